@@ -1,0 +1,103 @@
+"""What a wire format offers, in both directions, without I/O. No module in this folder imports trio.
+
+A dialect has up to two sides, in one file: the *client side* (their request in, our answer out) and the *provider side* (our
+request out, their answer in). Decoders take bytes however they were cut; encoders give bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from clawproxy.context import Exchange
+from clawproxy.errors import ClawError, ProviderFault
+from clawproxy.events import Batch, Outcome
+from clawproxy.messages import ChatRequest, Route, Usage
+
+
+@frozen(slots=True)
+class OutboundRequest:
+    """A provider request, ready but for the connection: `path` goes after the provider's base path, `headers` without
+    credentials, host and length."""
+
+    path: str
+    body: bytes
+    headers: Sequence[tuple[str, str]] = (("content-type", "application/json"),)
+    method: str = "POST"
+    stream: bool = False
+
+
+# --- client side -----------------------------------------------------------------------------------------------------------
+
+
+class AnswerEncoder(Protocol):
+    """Turns one exchange's events into the bytes of one HTTP answer. Two lives: `stream` (SSE) or whole."""
+
+    content_type: str
+
+    def encode(self, batch: Batch) -> bytes:
+        """Stream: the bytes to write now, the batch's own where they can stand. Whole: b"", the events are kept."""
+        ...
+
+    def finish(self, outcome: Outcome, usage: Usage | None) -> bytes:
+        """Stream: terminal bytes (`[DONE]`), as far as passed-through bytes did not hold them. Whole: the body."""
+        ...
+
+    def fail(self, error: ClawError) -> bytes:
+        """Stream only: the error event. No `[DONE]` follows."""
+        ...
+
+    def keepalive(self) -> bytes:
+        """Stream only: a comment that clients ignore. b"" where the format has none."""
+        ...
+
+
+class ClientDialect(Protocol):
+    name: str
+
+    def decode_request(self, body: bytes, config_limits: Mapping[str, int]) -> ChatRequest:
+        """Raises ClawError("invalid_json" | "json_too_deep" | "invalid_request" | "unknown_parameter"...) with `param`."""
+        ...
+
+    def answer(self, exchange: Exchange, request: ChatRequest) -> AnswerEncoder: ...
+
+    def error_body(self, error: ClawError, request_id: str) -> bytes:
+        """The dialect's error document, for a status before any answer."""
+        ...
+
+
+# --- provider side ---------------------------------------------------------------------------------------------------------
+
+
+class ProviderDecoder(Protocol):
+    """One answer of a provider, fed as it arrives."""
+
+    done: bool
+    """The terminal marker was seen: the answer is complete whatever the socket does next."""
+
+    def feed(self, data: bytes) -> Batch | None:
+        """The events that are whole now; None where none is. Broken bytes become a `Failed` event, never an exception."""
+        ...
+
+    def close(self) -> Batch | None:
+        """The body ended. What is still missing becomes `Failed(provider_error.cut)`."""
+        ...
+
+
+class ProviderDialect(Protocol):
+    name: str
+    auth_header: str
+    """`authorization` (as `Bearer KEY`), `x-api-key`, `x-goog-api-key`, `api-key`: where the provider's key goes."""
+
+    def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
+        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost."""
+        ...
+
+    def decoder(self, request: ChatRequest) -> ProviderDecoder: ...
+
+    def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
+        """From status, headers (lower-case names, allow-listed) and at most 64 KiB of body. Only allow-listed, redacted words
+        of the provider pass."""
+        ...

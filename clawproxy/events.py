@@ -1,0 +1,166 @@
+"""What answers are made of: a closed union of events, and the batches they travel in.
+
+Rule 1: these classes are final; dispatch is by `type(event)`. A new kind of event is a new class here and a case in every
+        encoder (mypy shows where: each ends in `assert_never`).
+Rule 2: a batch is what one network read of the provider decoded to. Nothing waits to fill one up.
+Rule 3: a batch keeps the provider's own bytes; they are sent as they are when nobody changed an event and the client speaks
+        the same dialect. Events are decoded when someone asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, final
+
+from attrs import frozen
+
+from clawproxy.errors import ClawError
+from clawproxy.messages import EMPTY, Usage
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "budget", "cancelled", "other"]
+
+
+@final
+@frozen(slots=True)
+class Begin:
+    """The provider began: its id for the answer and the model that answers. Held back until the first content."""
+
+    model: str | None = None
+    id: str | None = None
+    extra: Mapping[str, Any] = EMPTY
+
+
+@final
+@frozen(slots=True)
+class Text:
+    text: str
+
+
+@final
+@frozen(slots=True)
+class Reasoning:
+    text: str
+
+
+@final
+@frozen(slots=True)
+class Refused:
+    """The model's own refusal text (OpenAI `delta.refusal`)."""
+
+    text: str
+
+
+@final
+@frozen(slots=True)
+class ToolCallDelta:
+    index: int
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@final
+@frozen(slots=True)
+class UsageReport:
+    """Usage as the provider reports it; cumulative: the last one counts."""
+
+    usage: Usage
+
+
+@final
+@frozen(slots=True)
+class Finish:
+    reason: FinishReason
+    raw: str | None = None
+    """The provider's own word."""
+
+
+@final
+@frozen(slots=True)
+class End:
+    """The terminal marker of the format was seen (`[DONE]`, `message_stop`, the whole body). After it the answer is complete,
+    whatever the socket does."""
+
+
+@final
+@frozen(slots=True)
+class Failed:
+    """The provider reported an error inside its answer, or its bytes could not be understood."""
+
+    error: ClawError
+
+
+@final
+@frozen(slots=True)
+class KeepAlive:
+    """A comment or ping. It resets no clock and reaches no tap."""
+
+
+Event = Begin | Text | Reasoning | Refused | ToolCallDelta | UsageReport | Finish | End | Failed | KeepAlive
+CONTENT: frozenset[type] = frozenset({Text, Reasoning, Refused, ToolCallDelta})
+"""The events a client is waiting for: the first of them is the commit point, and only they reset the `stall` clock."""
+
+
+class Batch:
+    """Events that arrived together, and the bytes they arrived as.
+
+    Attributes:
+        raw: the provider's bytes of exactly these events, or None where they can not stand for them (made by the gateway,
+            changed by a transform, or holding something this client did not ask for).
+        dialect: the format `raw` is in.
+    """
+
+    __slots__ = ("_decode", "_events", "dialect", "raw")
+
+    def __init__(
+        self,
+        events: Sequence[Event] | None = None,
+        *,
+        raw: bytes | None = None,
+        dialect: str = "",
+        decode: Callable[[bytes], Sequence[Event]] | None = None,
+    ) -> None:
+        if events is None and (decode is None or raw is None):
+            raise ValueError("a batch needs its events, or its bytes and a way to decode them")
+        self._events = events
+        self._decode = decode
+        self.raw = raw
+        self.dialect = dialect
+
+    @property
+    def events(self) -> Sequence[Event]:
+        if self._events is None:
+            assert self._decode is not None
+            assert self.raw is not None
+            self._events = self._decode(self.raw)
+        return self._events
+
+    def replaced(self, events: Sequence[Event]) -> Batch:
+        """The same place in the stream with other events: the provider's bytes no longer stand for them."""
+        return Batch(events, dialect=self.dialect)
+
+    def has_content(self) -> bool:
+        return any(type(event) in CONTENT for event in self.events)
+
+    def __repr__(self) -> str:
+        return f"<Batch {list(self.events)!r}{' raw' if self.raw is not None else ''}>"
+
+
+@final
+@frozen(slots=True)
+class Notice:
+    """Something the client should know about its request: `prompt_truncated`, `redacted`, `fallback`, `parameter_dropped`..."""
+
+    code: str
+    message: str
+    details: Mapping[str, Any] = EMPTY
+
+
+@final
+@frozen(slots=True)
+class Outcome:
+    """How an exchange ended. `label` is one of `errors.OUTCOMES`."""
+
+    label: str
+    error: ClawError | None = None
+    finish: FinishReason | None = None

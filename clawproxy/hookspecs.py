@@ -1,0 +1,131 @@
+"""The hooks, in the order a request meets them: the table of contents of the system.
+
+An implementation may take any subset of a hook's arguments, by name. Order is the operator's list `[pipeline] order`: requests
+go down it, responses come up it. `docs/plugins.md` says what happens when a hook raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import pluggy
+from attrs import frozen
+
+from clawproxy.events import Batch, Event, Outcome
+from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+
+if TYPE_CHECKING:
+    from clawproxy.context import App, Attempt, Exchange, Registry
+
+hookspec = pluggy.HookspecMarker("clawproxy")
+hookimpl = pluggy.HookimplMarker("clawproxy")
+
+
+@frozen
+class Observe:
+    """A tap that only looks. `see(batch)` is called for each batch, synchronously; `end()` once, when the attempt is over.
+    If it raises it is dropped and logged once: the answer goes on."""
+
+    see: Callable[[Batch], None]
+    end: Callable[[], None] | None = None
+
+
+@frozen
+class Transform:
+    """A tap that may change the answer.
+
+    Args:
+        change: gets a batch's events and returns those to pass on; the *same object* means "nothing changed". An empty
+            sequence holds everything back.
+        end: called once after the last batch of a good answer; gives back held events.
+        streams: what it does with streams. `per_batch` and `window` pass text on as it comes (a window holds back what may
+            begin a match); `hold_back` gets the whole answer in one call; `reject` refuses streaming requests. Silence means
+            `hold_back`, so a filter can not be bypassed by streaming.
+    If it raises, the answer ends with an error.
+    """
+
+    change: Callable[[Sequence[Event]], Sequence[Event]]
+    end: Callable[[], Sequence[Event]] | None = None
+    streams: Literal["per_batch", "window", "hold_back", "reject"] = "hold_back"
+
+
+class Plan(Protocol):
+    """A router's answer: asked for the next route before each attempt, with the attempts so far."""
+
+    def next(self, history: Sequence[Attempt]) -> Route | None: ...
+
+    @property
+    def candidates(self) -> Sequence[Route]:
+        """Every route it might give, best first."""
+
+
+# --- once, or at each (re)load -----------------------------------------------------------------------------------------
+
+
+@hookspec
+def register(registry: Registry) -> None:
+    """Once, at start: declare the plugin's settings class and what it adds (dialects, secret schemes)."""
+
+
+@hookspec
+def configure(config: Any) -> Any:
+    """At start and at each reload: the plugin's own checked settings in, a fresh state for the new generation out.
+
+    The value returned is handed to the plugin's other hooks as `state`. Nothing shared is touched here.
+    """
+
+
+@hookspec
+def lifespan(app: App) -> AbstractAsyncContextManager[None]:  # type: ignore[empty-body]
+    """An async context manager around the whole service; what it opens, it closes."""
+
+
+# --- going down, once per request ------------------------------------------------------------------------------------------
+
+
+@hookspec
+async def authenticate(credentials: Credentials, state: Any, app: App) -> Principal | None:
+    """Who is this? The first Principal wins; raise `ClawError("auth...")` to refuse; None to leave it to the next plugin."""
+
+
+@hookspec
+async def prepare_request(exchange: Exchange, request: ChatRequest, state: Any) -> ChatRequest | None:
+    """Change or refuse the request. Each plugin gets the previous one's result; None means unchanged."""
+
+
+@hookspec
+async def choose_route(exchange: Exchange, request: ChatRequest, state: Any) -> Plan | None:
+    """Where should it go? The first plan wins."""
+
+
+# --- once per attempt ------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def open_attempt(  # type: ignore[empty-body]
+    exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Any
+) -> AbstractAsyncContextManager[None]:
+    """An async context manager around one attempt: entered in order, left shielded and bounded in reverse. May refuse."""
+
+
+@hookspec
+def tap_response(exchange: Exchange, route: Route, state: Any) -> Observe | Transform | None:
+    """Look at, or change, what this attempt answers. Called once; what it returns is called per batch."""
+
+
+@hookspec
+def attempt_finished(exchange: Exchange, attempt: Attempt, state: Any) -> None:
+    """An attempt is over: what it came to is in `attempt`."""
+
+
+# --- once per exchange ------------------------------------------------------------------------------------------------------
+
+
+@hookspec
+async def exchange_closed(exchange: Exchange, outcome: Outcome, state: Any) -> None:
+    """Exactly once for each exchange that began, shielded, at most 5 s."""
+
+
+AsyncHook = Callable[..., Awaitable[Any]]

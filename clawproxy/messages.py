@@ -1,0 +1,206 @@
+"""What clients ask for, in one vocabulary for all formats.
+
+Rule 1: values are frozen; a hook returns a changed copy (`attrs.evolve`).
+Rule 2: a field means the same in every dialect; what a dialect has beyond it travels in `extra`, untouched, and comes out
+        again only in the same dialect.
+Rule 3: None is "not said". It never stands for zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@frozen(slots=True)
+class TextPart:
+    text: str
+    extra: Mapping[str, Any] = EMPTY
+
+
+@frozen(slots=True)
+class ImagePart:
+    """An image by `url` (never fetched by the gateway), or inline as base64 `data` with its `media_type`."""
+
+    url: str | None = None
+    data: str | None = None
+    media_type: str | None = None
+    detail: str | None = None
+    extra: Mapping[str, Any] = EMPTY
+
+
+@frozen(slots=True)
+class AudioPart:
+    data: str
+    """base64"""
+    format: str
+    extra: Mapping[str, Any] = EMPTY
+
+
+@frozen(slots=True)
+class FilePart:
+    """A document: inline base64 `data`, or a provider's `file_id`, or a `url`."""
+
+    data: str | None = None
+    file_id: str | None = None
+    url: str | None = None
+    filename: str | None = None
+    media_type: str | None = None
+    extra: Mapping[str, Any] = EMPTY
+
+
+Part = TextPart | ImagePart | AudioPart | FilePart
+
+
+@frozen(slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: str
+    """JSON, as the model wrote it; it need not be valid."""
+
+
+@frozen(slots=True)
+class Message:
+    role: Role
+    content: str | tuple[Part, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str | None = None
+    extra: Mapping[str, Any] = EMPTY
+
+    def text(self) -> str:
+        """All the text of this message, parts joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
+
+
+@frozen(slots=True)
+class Tool:
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    """JSON Schema"""
+    strict: bool | None = None
+    extra: Mapping[str, Any] = EMPTY
+
+
+@frozen(slots=True)
+class ToolChoice:
+    mode: Literal["auto", "none", "required", "tool"]
+    name: str | None = None
+
+
+@frozen(slots=True)
+class ResponseFormat:
+    mode: Literal["text", "json_object", "json_schema"]
+    schema: Mapping[str, Any] | None = None
+    """The dialect-neutral part: `{"name", "schema", "strict", "description"}`."""
+
+
+@frozen(slots=True)
+class ChatRequest:
+    """One prompt, whatever format it came in."""
+
+    model: str
+    messages: tuple[Message, ...]
+    stream: bool = False
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    user: str | None = None
+    metadata: Mapping[str, Any] = EMPTY
+    include_usage: bool = False
+    """The client asked for usage figures at the end of its stream."""
+    dialect: str = ""
+    """The format it came in; `extra` is only meaningful to the same one."""
+    extra: Mapping[str, Any] = EMPTY
+
+    def texts(self) -> Iterator[str]:
+        """Every text a model would read, message by message."""
+        for message in self.messages:
+            yield message.text()
+
+
+@frozen(slots=True)
+class Usage:
+    """What was used, in tokens. `cached`, `cache_write` are part of `input`; `reasoning` is part of `output`."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    source: Literal["measured", "estimated"] = "measured"
+    raw: Mapping[str, Any] = EMPTY
+    """What the provider said, unclamped."""
+
+    @property
+    def total_tokens(self) -> int | None:
+        if self.input_tokens is None and self.output_tokens is None:
+            return None
+        return (self.input_tokens or 0) + (self.output_tokens or 0)
+
+
+@frozen(slots=True)
+class Credentials:
+    """What somebody showed at the door. `token` is theirs: it goes to `authenticate` and nowhere else."""
+
+    token: str | None = field(repr=False)
+    peer: str = ""
+    """The address it came from."""
+    surface: str = ""
+
+
+@frozen(slots=True)
+class Principal:
+    """Who is asking, once known."""
+
+    key: str
+    """The key's name: what budgets, logs and metrics call it."""
+    user: str | None = None
+    team: str | None = None
+    app: str | None = None
+    roles: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    models: tuple[str, ...] = ("*",)
+    """Names or `prefix*` patterns of the models it may use."""
+    may_assert: bool = False
+    """Whether the client's own `user` and `app` count."""
+    expires: float | None = None
+    """Unix time."""
+
+    def may_use(self, model: str) -> bool:
+        return any(
+            pattern == "*" or pattern == model or (pattern.endswith("*") and model.startswith(pattern[:-1]))
+            for pattern in self.models
+        )
+
+
+@frozen(slots=True)
+class Route:
+    """One way to serve a request: a provider by name, and the model's name there."""
+
+    provider: str
+    model: str
+    reason: str = ""
+    """Why this one, in a word, for the client and the log: `priority`, `failover`."""
+    strategy: str = "priority"
+    context_tokens: int | None = None
+    """The context window, where the operator stated it."""
+    max_output_tokens: int | None = None

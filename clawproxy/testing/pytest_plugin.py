@@ -1,0 +1,1 @@
+"""The pytest entry point of the test kit."""
