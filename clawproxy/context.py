@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import trio
 
-    from clawproxy.config import Config
+    from clawproxy.config import Config, SecretRef
+    from clawproxy.secrets import Secret
     from clawproxy.stores.base import Store
 
 
@@ -134,6 +135,10 @@ class Exchange:
         self.notices.append(Notice(code, message, details or EMPTY))
 
 
+def _no_secrets(ref: SecretRef) -> Secret:
+    raise LookupError("this service resolves no secrets")
+
+
 @define(eq=False)
 class App:
     """The service a plugin's `lifespan` lives in."""
@@ -147,6 +152,12 @@ class App:
     """The service nursery, for work that outlives a request."""
     count: Callable[..., None] = lambda *_a, **_k: None
     """`count("clawproxy_name_total", label="value")`: add one to a counter; labels from closed sets only."""
+    pepper: bytes = field(default=b"", repr=False)
+    """The key of the HMAC under which client keys are known (`keys.digest`)."""
+    resolve_secret: Callable[[SecretRef], Secret] = _no_secrets
+    """Raises LookupError with a sentence that holds no secret."""
+    shared: dict[str, Any] = field(factory=dict)
+    """What plugins keep across reloads (counters, breakers): one entry each, under the plugin's name."""
 
 
 @define(eq=False)
