@@ -161,6 +161,8 @@ class AttemptRun:
         relay = pipeline.relay(self.exchange, attempt.route)
         dialect = upstream.dialect(attempt.route.provider)
         outbound = dialect.encode_request(request, attempt.route)
+        # The id the ledger knows this attempt by, so that the provider's records can be held against it.
+        outbound = evolve(outbound, headers=(*outbound.headers, ("x-request-id", attempt.id)))
         held: list[Batch] = []
         good = False
         try:
