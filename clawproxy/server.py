@@ -200,7 +200,7 @@ class Server:
             if provider.dialect == "scripted" and provider.base_url is None:
                 scripted = ScriptedProvider(provider.script) if provider.script else ScriptedProvider()
                 url = await nursery.start(scripted.serve, "127.0.0.1", 0)
-                providers[name] = evolve(provider, base_url=f"{url}/v1")
+                providers[name] = evolve(provider, base_url=url)
         return evolve(self.config, providers=providers)
 
     # --- connections ---------------------------------------------------------------------------------------------------------------

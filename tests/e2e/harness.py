@@ -80,7 +80,7 @@ async def gateway(tmp_path: Path, *, plugins: dict[str, object] | None = None, *
     provider = ScriptedProvider()
     async with trio.open_nursery() as nursery:
         url = await nursery.start(provider.serve, "127.0.0.1", 0)
-        config = make_config(tmp_path, f"{url}/v1", **changes)
+        config = make_config(tmp_path, url, **changes)
         server = Server(config, ephemeral=False, plugins=plugins or {})
         ready: list[Listening] = []
         up = trio.Event()
