@@ -29,6 +29,7 @@ class Connection:
     """Attributes `created` and `idle_since` are the pool's: seconds of `trio.current_time()`."""
 
     __slots__ = (
+        "_deferred",
         "_engine",
         "_limit",
         "_parser",
@@ -49,6 +50,7 @@ class Connection:
         self._engine = engine
         self._parser = ResponseParser(engine)
         self._pending = b""
+        self._deferred: ProviderFault | None = None
         self._received = 0
         self._spoilt = False
         self.created = self.idle_since = trio.current_time()
@@ -83,6 +85,8 @@ class Connection:
         if self._pending:
             data, self._pending = self._pending, b""
             return data
+        if self._deferred is not None:
+            raise self._deferred
         if self._parser.complete:
             return None
         data = self._feed(await self._network())
@@ -141,7 +145,11 @@ class Connection:
             return self._parser.feed(data)
         except BadAnswer as error:
             self._spoilt = True
-            raise self._fault("malformed", str(error)) from None
+            malformed = self._fault("malformed", str(error))
+            if not error.body:
+                raise malformed from None
+            self._deferred = malformed
+            return error.body
 
     def _fault(self, kind: Kind, cause: str) -> ProviderFault:
         head = self._parser.head

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import ssl
 from collections.abc import Callable
@@ -25,6 +24,8 @@ from clawproxy.upstream.request import RequestEncoder
 from clawproxy.upstream.url import BaseURL
 
 logger = logging.getLogger("clawproxy.upstream")
+
+MAX_PAUSE = 5.0
 
 _KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -84,15 +85,13 @@ class Provider:
         """The provider refused it. It may have been replaced where it is kept: read it again next time."""
         self._credential = None
 
-    async def maintain(self) -> None:
-        """Close what is too old, keep `min_idle` warm. For ever."""
-        pause = max(0.05, min(self._settings.idle / 4, self._settings.lifetime / 4, 5.0))
-        while True:
-            self.pool.sweep()
-            await self._warm_up()
-            await trio.sleep(pause if math.isfinite(pause) else 5.0)
+    @property
+    def pause(self) -> float:
+        """Seconds between two rounds of maintenance."""
+        return max(0.05, min(self._settings.idle / 4, self._settings.lifetime / 4, MAX_PAUSE))
 
-    async def _warm_up(self) -> None:
+    async def warm_up(self) -> None:
+        """Open connections until `min_idle` are there, or one can not be had within the `connect` clock."""
         while self.pool.statistics().idle < self._settings.min_idle and self.pool.reserve():
             connection: Connection | None = None
             try:
@@ -109,11 +108,13 @@ class Provider:
         if self._api_key is None:
             return None
         if self._credential is None:
+            secret = None
             try:
                 secret = self._resolve_secret(self._api_key)
             except (LookupError, OSError, ValueError, ConfigError) as error:
                 logger.error("providers.%s.api_key can not be read: %s", self.name, type(error).__name__)
-                raise fault("auth", self.name, "its api_key can not be read", sent=False) from None
+            if secret is None:  # raised out here, so that the cause, whatever it quotes, is no one's context
+                raise fault("auth", self.name, "its api_key can not be read", sent=False)
             if not _KEY.fullmatch(secret.reveal()):
                 raise fault("auth", self.name, "its api_key is empty or holds characters no header may carry", sent=False)
             self._credential = secret

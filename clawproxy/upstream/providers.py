@@ -23,7 +23,7 @@ from clawproxy.upstream import base
 from clawproxy.upstream.answer import Opening
 from clawproxy.upstream.dns import Resolver
 from clawproxy.upstream.pool import PoolStatistics
-from clawproxy.upstream.provider import Provider
+from clawproxy.upstream.provider import MAX_PAUSE, Provider
 from clawproxy.upstream.proxy import Proxy, proxy_for
 from clawproxy.upstream.request import header_problem
 from clawproxy.upstream.url import BaseURL, parse_base_url
@@ -104,12 +104,17 @@ class Providers:
         return Opening(self._get(route.provider), request, outbound, phases, fair_key)
 
     async def run(self) -> None:
-        """Maintenance, for ever; the server starts it and cancels it. One task for each provider, so that one that hangs while
-        it is warmed up keeps no other's connections."""
-        async with trio.open_nursery() as nursery:
+        """Maintenance, for ever; the server starts it and cancels it. Old connections are closed, `min_idle` is kept warm.
+
+        It is only hygiene: a connection that is too old is never taken, swept or not.
+        """
+        pause = min((provider.pause for provider in self._providers.values()), default=MAX_PAUSE)
+        while True:
             for provider in self._providers.values():
-                nursery.start_soon(provider.maintain)
-            await trio.sleep_forever()
+                provider.pool.sweep()
+            for provider in self._providers.values():
+                await provider.warm_up()
+            await trio.sleep(pause)
 
     def statistics(self) -> Mapping[str, PoolStatistics]:
         """By provider."""

@@ -41,7 +41,14 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"
 
 
 class BadAnswer(Exception):
-    """The bytes are not an HTTP/1.1 answer. Its text is ours, and short."""
+    """The bytes are not an HTTP/1.1 answer. Its text is ours, and short.
+
+    `body`: what was still good before the place. It may hold the terminal event, after which nothing else matters.
+    """
+
+    def __init__(self, cause: str, body: bytes = b"") -> None:
+        super().__init__(cause)
+        self.body = body
 
 
 @frozen(slots=True)
@@ -118,7 +125,7 @@ class Engine(Protocol):
         ...
 
     def feed(self, data: bytes) -> bytes:
-        """The body bytes in `data`. Raises BadAnswer."""
+        """The body bytes in `data`. Raises BadAnswer with those before the fault; nothing may be fed after it."""
         ...
 
 
@@ -167,7 +174,7 @@ class HttptoolsEngine:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if not sink.complete:
-                raise BadAnswer("its body breaks RFC 9112") from None
+                raise BadAnswer("its body breaks RFC 9112", b"".join(sink.pieces)) from None
             sink.extra = True
         pieces = sink.pieces
         if not pieces:
@@ -206,7 +213,7 @@ class H11Engine:
                 elif event is h11.NEED_DATA:
                     break
         except h11.RemoteProtocolError:
-            raise BadAnswer("its body breaks RFC 9112") from None
+            raise BadAnswer("its body breaks RFC 9112", b"".join(pieces)) from None
         return b"".join(pieces)
 
 
@@ -231,7 +238,7 @@ class ResponseParser:
         return self.complete and not self._engine.extra and self.head is not None and self.head.keep_alive
 
     def feed(self, data: bytes) -> bytes:
-        """The body bytes in `data`, b"" where there are none (yet). Raises BadAnswer; nothing may be fed after it."""
+        """The body bytes in `data`, b"" where there are none (yet). Raises BadAnswer as an engine does."""
         body = self._engine.feed(data) if self.head is not None else self._feed_head(data)
         self.complete = self._engine.complete
         return body

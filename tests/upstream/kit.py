@@ -268,7 +268,13 @@ class Bench:
     phases: RecordedPhases = field(factory=RecordedPhases)
 
     def open(
-        self, prompt: str = "hi", *, stream: bool = True, fair_key: str = "k", phases: RecordedPhases | None = None, **outbound: Any
+        self,
+        prompt: str = "hi",
+        *,
+        stream: bool = True,
+        fair_key: str = "k",
+        phases: RecordedPhases | None = None,
+        **outbound: Any,
     ) -> Opening:
         request = make_request(prompt, stream=stream)
         if phases is None:
@@ -304,7 +310,7 @@ class Bench:
         return figures.active, figures.idle, figures.waiting
 
 
-def make_providers(base_url: str, dialect: LineDialect | None = None, **changes: Any) -> Providers:
+def make_providers(base_url: str | None, speaks: LineDialect | None = None, **changes: Any) -> Providers:
     """One provider named `test`. `response`, `environ` and `resolver` go where they belong, the rest to ProviderConfig."""
     response = changes.pop("response", 64 * 1024 * 1024)
     resolver: Resolver | None = changes.pop("resolver", None)
@@ -312,7 +318,7 @@ def make_providers(base_url: str, dialect: LineDialect | None = None, **changes:
     resolve: Callable[[SecretRef], Secret] = changes.pop("resolve", lambda ref: Secret(ref.value))
     settings = ProviderConfig(**({"dialect": "lines", "base_url": base_url, "api_key": SecretRef("", KEY)} | changes))
     config = Config(providers={"test": settings}, limits=LimitsConfig(response=Size(response)))
-    return Providers(config, {"lines": dialect or LineDialect()}, resolve, 1, resolver=resolver, environ=environ)
+    return Providers(config, {"lines": speaks or LineDialect()}, resolve, 1, resolver=resolver, environ=environ)
 
 
 @asynccontextmanager
@@ -321,9 +327,10 @@ async def bench(script: Script, tls: ssl.SSLContext | None = None, **changes: An
     dialect = changes.pop("dialect", None) or LineDialect()
     host = changes.pop("host", "127.0.0.1")
     prefix = changes.pop("prefix", "")
+    scheme = "http" if tls is None else "https"
     async with scripted_peer(script, tls) as peer:
-        scheme = "http" if tls is None else "https"
-        providers = make_providers(f"{scheme}://{host}:{peer.port}{prefix}", dialect, **changes)
+        url = changes.pop("base_url", f"{scheme}://{host}:{peer.port}{prefix}")
+        providers = make_providers(url, dialect, **changes)
         made = Bench(peer, providers, dialect)
         yield made
         assert made.counts()[0] == made.counts()[2] == 0, repr(made.pool)
@@ -341,5 +348,5 @@ def descriptors() -> int:
 async def eventually(condition: Callable[[], bool], seconds: float = 2.0) -> None:
     """Wait for something another task is about to do."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - there is nothing to be woken by
+        while not condition():
             await trio.sleep(0.001)

@@ -26,12 +26,11 @@ async def test_a_stream_gives_one_batch_for_each_network_read() -> None:
 
 
 async def test_an_event_split_over_reads_makes_no_empty_batch() -> None:
-    async with bench(always(CHUNKED, chunk(b"he"), chunk(b"ll"), chunk(b"o\nEND\n"), b"0\r\n\r\n")) as b:
-        async with b.open() as stream:
-            batch = await stream.receive()
-            assert batch is not None
-            assert list(batch.events) == [Text("hello"), End()]
-            assert await stream.receive() is None
+    async with bench(always(CHUNKED, chunk(b"he"), chunk(b"ll"), chunk(b"o\nEND\n"), b"0\r\n\r\n")) as b, b.open() as stream:
+        batch = await stream.receive()
+        assert batch is not None
+        assert list(batch.events) == [Text("hello"), End()]
+        assert await stream.receive() is None
 
 
 @pytest.mark.parametrize(
@@ -137,7 +136,9 @@ async def test_a_path_that_would_leave_its_place_is_refused(path: str) -> None:
         assert b.peer.opened == 0
 
 
-@pytest.mark.parametrize("header", [("x-a", "b\r\nc: d"), ("x-a\r\n", "b"), ("host", "evil"), ("authorization", "Bearer x"), ("", "")])
+@pytest.mark.parametrize(
+    "header", [("x-a", "b\r\nc: d"), ("x-a\r\n", "b"), ("host", "evil"), ("authorization", "Bearer x"), ("", "")]
+)
 async def test_a_dialect_can_not_break_the_head(header: tuple[str, str]) -> None:
     async with bench(always(whole(b"x."))) as b:
         with pytest.raises(ValueError, match="bad header"):
