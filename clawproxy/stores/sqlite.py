@@ -58,7 +58,6 @@ class _Lane:
         try:
             return await trio.to_thread.run_sync(work, self.connection, *args, limiter=self._limiter)
         except (sqlite3.Error, OSError) as error:
-            log.error("the store failed: %s", error)
             raise ClawError("store_unavailable") from error
 
 
@@ -83,6 +82,8 @@ class SqliteStore:
         self._dropped = 0
         self._sick = False
         """The last fold failed."""
+        self._journal_failed = False
+        """The last append failed."""
         self._folded = 0
         """Bytes of the active segment that are folded."""
         self._behind = 0
@@ -155,8 +156,13 @@ class SqliteStore:
         try:
             segment.append(open_line(row))
         except OSError as error:
-            log.error("the journal can not be written: %s", error)
+            if not self._journal_failed:
+                self._journal_failed = True
+                log.error("the journal can not be written (%s): new requests are refused until it can", error)
             raise ClawError("store_unavailable") from error
+        if self._journal_failed:
+            self._journal_failed = False
+            log.warning("the journal can be written again")
         self._dirty.set()
 
     async def close_row(self, row: LedgerClose) -> None:
@@ -204,10 +210,10 @@ class SqliteStore:
             segment = self._next_segment(segment)
         try:
             folded = await self._writer.run(self._fold_now, segment.path.name if segment else None)
-        except ClawError:
+        except ClawError as error:
             self._sick = True
             if not was_sick:
-                log.error("the ledger can not be written: new requests are refused until it can")
+                log.error("the ledger can not be written (%s): new requests are refused until it can", error.__cause__)
             raise
         self._sick = False
         if was_sick:
