@@ -95,7 +95,10 @@ class SqliteStore:
         try:
             for _ in range(3):
                 self._lanes.append(_Lane(path))
-        except OSError as error:
+        except (OSError, ConfigError) as error:
+            self._abandon()
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError([f"server.state_dir: {path} can not be opened ({error.strerror})."]) from error
         self._writer, self._reader, self._keys = self._lanes
 
@@ -109,17 +112,14 @@ class SqliteStore:
         make_private_dir(state_dir)
         make_private_dir(state_dir / "journal")
         lock = Lock(state_dir)
-        store = None
         try:
             store = cls(state_dir, lock, instance)
             store._recover()
-        except BaseException as error:
-            if store is not None:
-                store._abandon()
+        except (sqlite3.Error, OSError, ConfigError) as error:
             lock.release()
-            if isinstance(error, (sqlite3.Error, OSError)):
-                raise ConfigError([f"server.state_dir: {state_dir} can not be used: {error}."]) from error
-            raise
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError([f"server.state_dir: {state_dir} can not be used: {error}."]) from error
         return store
 
     @classmethod
@@ -135,9 +135,18 @@ class SqliteStore:
 
     def _recover(self) -> None:
         connection = self._writer.connection
-        database.fold(connection, self._folder)
-        database.remove_folded(connection, self._folder, None)
-        self._begin_segment(database.next_number(connection, self._folder))
+        try:
+            database.fold(connection, self._folder)
+            database.remove_folded(connection, self._folder, None)
+            self._begin_segment(database.next_number(connection, self._folder))
+        except (sqlite3.Error, OSError):
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Where opening failed: no thread runs yet."""
+        for lane in self._lanes:
+            lane.connection.close()
 
     def _begin_segment(self, number: int) -> None:
         new = Segment(self._folder / segment_name(number, self._instance))
@@ -290,11 +299,3 @@ class SqliteStore:
             log.error("%d attempts could not be closed in the ledger: they stay open rows", len(self._spool))
         if self._lock is not None:
             self._lock.release()
-
-    def _abandon(self) -> None:
-        """Where opening failed: no thread runs yet."""
-        if self._segment is not None:
-            self._segment.close()
-        for lane in self._lanes:
-            lane.connection.close()
-

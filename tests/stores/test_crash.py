@@ -34,7 +34,7 @@ async def write_until_killed(state_dir: Path) -> None:
             for row in rows:
                 await store.open_row(row)
                 os.write(1, b"o %b\n" % row.id.encode())
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             for row in rows[:4]:
                 await store.close_row(make_close(row.id, input_tokens=2, output_tokens=1))
                 os.write(1, b"c %b\n" % row.id.encode())

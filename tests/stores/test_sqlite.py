@@ -16,7 +16,7 @@ from clawproxy.secrets import Secret
 from clawproxy.stores import database, sqlite
 from clawproxy.stores.sqlite import SqliteStore
 
-from .conftest import make_close, make_key, make_open
+from .conftest import eventually, make_close, make_key, make_open
 
 
 @pytest.fixture
@@ -147,10 +147,10 @@ async def test_a_second_writer_is_refused_by_name(state_dir: Path) -> None:
     await store.open_row(make_open())
     assert len(await store.rows()) == 1
     await store.aclose()
-    SqliteStore.open(state_dir, "two")._abandon()
+    await SqliteStore.open(state_dir, "two").aclose()
 
 
-async def test_a_failed_open_lets_go_of_the_lock(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_open_lets_go_of_the_lock(state_dir: Path) -> None:
     state_dir.mkdir()
     (state_dir / "clawproxy.db").write_bytes(b"not a database at all, but long enough to be looked at" * 10)
     for _ in range(2):
@@ -171,7 +171,7 @@ async def test_a_newer_schema_is_refused(state_dir: Path) -> None:
         SqliteStore.open_tool(state_dir)
 
 
-async def test_a_directory_that_can_not_be_made(tmp_path: Path) -> None:
+def test_a_directory_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="state_dir"):
         SqliteStore.open(tmp_path / "file" / "state", "one")
@@ -236,7 +236,7 @@ async def test_many_fold_at_once_and_each_record_counts_once(state_dir: Path, mo
         while True:
             await tool.flush()
             folds += 1
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.run)
@@ -302,9 +302,7 @@ async def test_folding_happens_within_its_period(state_dir: Path) -> None:
         nursery.start_soon(store.run)
         await store.open_row(make_open())
         reader = sqlite3.connect(state_dir / "clawproxy.db")
-        with trio.fail_after(2):
-            while not reader.execute("SELECT count(*) FROM attempts").fetchone()[0]:
-                await trio.sleep(0.02)
+        await eventually(lambda: reader.execute("SELECT count(*) FROM attempts").fetchone()[0] == 1)
         reader.close()
         nursery.cancel_scope.cancel()
     await store.aclose()

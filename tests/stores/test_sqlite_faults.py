@@ -16,7 +16,7 @@ from clawproxy.errors import ClawError
 from clawproxy.stores import sqlite
 from clawproxy.stores.sqlite import SqliteStore
 
-from .conftest import make_close, make_open
+from .conftest import eventually, make_close, make_open
 
 
 @pytest.fixture
@@ -42,9 +42,7 @@ async def test_nothing_is_admitted_while_the_database_is_locked(state_dir: Path,
             await store.open_row(make_open())
         await store.close_row(make_close(running.id))
         other.execute("ROLLBACK")
-        with trio.fail_after(5):
-            while store._sick:
-                await trio.sleep(0.01)
+        await eventually(lambda: not (store._sick))
         await store.open_row(make_open())
         nursery.cancel_scope.cancel()
     other.close()
@@ -119,9 +117,7 @@ async def fill_the_disk(state_dir: Path) -> None:
         else:
             raise AssertionError("admitted with a spool that can not be written")
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        with trio.fail_after(5):
-            while store._spool or store._sick:
-                await trio.sleep(0.01)
+        await eventually(lambda: not (store._spool or store._sick))
         await store.open_row(make_open())
         nursery.cancel_scope.cancel()
     rows = await store.rows()
