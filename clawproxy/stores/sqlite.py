@@ -58,7 +58,6 @@ class _Lane:
         try:
             return await trio.to_thread.run_sync(work, self.connection, *args, limiter=self._limiter)
         except (sqlite3.Error, OSError) as error:
-            log.error("the store failed: %s", error)
             raise ClawError("store_unavailable") from error
 
 
@@ -83,6 +82,8 @@ class SqliteStore:
         self._dropped = 0
         self._sick = False
         """The last fold failed."""
+        self._journal_failed = False
+        """The last append failed."""
         self._folded = 0
         """Bytes of the active segment that are folded."""
         self._behind = 0
@@ -94,7 +95,10 @@ class SqliteStore:
         try:
             for _ in range(3):
                 self._lanes.append(_Lane(path))
-        except OSError as error:
+        except (OSError, ConfigError) as error:
+            self._abandon()
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError([f"server.state_dir: {path} can not be opened ({error.strerror})."]) from error
         self._writer, self._reader, self._keys = self._lanes
 
@@ -108,17 +112,14 @@ class SqliteStore:
         make_private_dir(state_dir)
         make_private_dir(state_dir / "journal")
         lock = Lock(state_dir)
-        store = None
         try:
             store = cls(state_dir, lock, instance)
             store._recover()
-        except BaseException as error:
-            if store is not None:
-                store._abandon()
+        except (sqlite3.Error, OSError, ConfigError) as error:
             lock.release()
-            if isinstance(error, (sqlite3.Error, OSError)):
-                raise ConfigError([f"server.state_dir: {state_dir} can not be used: {error}."]) from error
-            raise
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError([f"server.state_dir: {state_dir} can not be used: {error}."]) from error
         return store
 
     @classmethod
@@ -134,9 +135,18 @@ class SqliteStore:
 
     def _recover(self) -> None:
         connection = self._writer.connection
-        database.fold(connection, self._folder)
-        database.remove_folded(connection, self._folder, None)
-        self._begin_segment(database.next_number(connection, self._folder))
+        try:
+            database.fold(connection, self._folder)
+            database.remove_folded(connection, self._folder, None)
+            self._begin_segment(database.next_number(connection, self._folder))
+        except (sqlite3.Error, OSError):
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Where opening failed: no thread runs yet."""
+        for lane in self._lanes:
+            lane.connection.close()
 
     def _begin_segment(self, number: int) -> None:
         new = Segment(self._folder / segment_name(number, self._instance))
@@ -155,8 +165,13 @@ class SqliteStore:
         try:
             segment.append(open_line(row))
         except OSError as error:
-            log.error("the journal can not be written: %s", error)
+            if not self._journal_failed:
+                self._journal_failed = True
+                log.error("the journal can not be written (%s): new requests are refused until it can", error)
             raise ClawError("store_unavailable") from error
+        if self._journal_failed:
+            self._journal_failed = False
+            log.warning("the journal can be written again")
         self._dirty.set()
 
     async def close_row(self, row: LedgerClose) -> None:
@@ -204,10 +219,10 @@ class SqliteStore:
             segment = self._next_segment(segment)
         try:
             folded = await self._writer.run(self._fold_now, segment.path.name if segment else None)
-        except ClawError:
+        except ClawError as error:
             self._sick = True
             if not was_sick:
-                log.error("the ledger can not be written: new requests are refused until it can")
+                log.error("the ledger can not be written (%s): new requests are refused until it can", error.__cause__)
             raise
         self._sick = False
         if was_sick:
@@ -284,11 +299,3 @@ class SqliteStore:
             log.error("%d attempts could not be closed in the ledger: they stay open rows", len(self._spool))
         if self._lock is not None:
             self._lock.release()
-
-    def _abandon(self) -> None:
-        """Where opening failed: no thread runs yet."""
-        if self._segment is not None:
-            self._segment.close()
-        for lane in self._lanes:
-            lane.connection.close()
-

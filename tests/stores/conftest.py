@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import trio
 
 from clawproxy.context import new_id
 from clawproxy.stores.base import KeyRecord, LedgerClose, LedgerOpen
@@ -57,6 +58,14 @@ def make_key(name: str = "alice", **changes: Any) -> KeyRecord:
         "created": 5.0,
     }
     return KeyRecord(**(values | changes))
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while True:
+            if condition():
+                return
+            await trio.sleep(0.01)
 
 
 @pytest.fixture
