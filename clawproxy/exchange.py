@@ -12,6 +12,7 @@ Rule 3: what runs after the scope (telling the client, closing hooks) is shielde
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ class _Story:
         self.ends = trio.current_time() + exchange.deadlines.total
         call.lifetime.scope.deadline = self.ends
         self.hook = ""
-        self.armed = 0.0
+        self.armed = -math.inf
         self.queueing = False
         self.result: Outcome | None = None
 

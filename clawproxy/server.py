@@ -23,7 +23,7 @@ import trio
 from attrs import evolve, frozen
 
 from clawproxy.config import Config
-from clawproxy.config.load import settings_of
+from clawproxy.config.sections import settings_of
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.context import App
 from clawproxy.dialects import CLIENT, PROVIDER
@@ -39,10 +39,10 @@ from clawproxy.pipeline.compile import lifespans
 from clawproxy.scripted import ScriptedProvider
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
-from clawproxy.transport.connection import Surfaces, serve_connection
-from clawproxy.transport.hangup import HangUpMonitor
+from clawproxy.transport.connection import serve_connection
+from clawproxy.transport.front import Front
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
-from clawproxy.transport.pulse import Pulse
+from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 from clawproxy.upstream.providers import Providers
 
@@ -104,8 +104,7 @@ class Server:
         problems, _ = check_secrets(config, self.plugins.registry.secret_schemes)
         if problems:
             raise ConfigError([f"{'.'.join(path)}: {sentence}" for path, sentence in problems])
-        self.monitor = HangUpMonitor()
-        self.pulse = Pulse()
+        self.front = Front()
         self.websockets = Connections()
         self.limits = ConnectionLimits(config.limits)
         self.metrics = Metrics()
@@ -126,7 +125,7 @@ class Server:
         finally:
             for each in [*bound, *([admin] if admin else [])]:
                 each.close()
-            self.monitor.close()
+            self.front.close()
 
     def _open_store(self) -> tuple[Store, Path | None]:
         if self.ephemeral:
@@ -160,7 +159,7 @@ class Server:
             for _, manager in lifespans(self.plugins, config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(upstream)
-            for background in (self.monitor.run, self.pulse.run, upstream.run, self._watch_lag):
+            for background in (self.front.run, upstream.run, self._watch_lag):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)
@@ -237,14 +236,7 @@ class Server:
                 if tls is not None:
                     stream = trio.SSLStream(tcp, tls, server_side=True, https_compatible=True)
                 await serve_connection(
-                    stream,
-                    self.gateway,
-                    self.monitor,
-                    peer,
-                    secure=tls is not None,
-                    accepted_at=accepted_at,
-                    surfaces=surfaces,
-                    pulse=self.pulse,
+                    stream, self.gateway, surfaces, self.front, peer, secure=tls is not None, accepted_at=accepted_at
                 )
             finally:
                 self.limits.release(peer)
@@ -288,6 +280,7 @@ class Server:
         limit = self.gateway.deadlines.drain
         log_event("server.draining", "info", in_flight=self.gateway.in_flight, limit_ms=round(limit * 1000))
         self.websockets.going_away(limit)
+        self.front.drain()
         with trio.move_on_after(limit):
             await self._until_idle_or_hurried()
         for call in tuple(self.gateway.calls):

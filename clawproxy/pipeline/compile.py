@@ -98,7 +98,9 @@ class Pipeline:
                 continue
             if plan is not None:
                 return plan
-        raise ClawError("no_route") from failed if failed else ClawError("model_not_found", param="model")
+        if failed is not None:
+            raise ClawError("no_route") from failed
+        raise ClawError("model_not_found", param="model")
 
     # --- around one attempt -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import trio
 from attrs import define, field
 
 from clawproxy.config import Config, ModelConfig, ProviderConfig, RouteConfig
-from clawproxy.config.load import plugin_settings
+from clawproxy.config.sections import settings_of
 from clawproxy.context import App, Exchange, new_id
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Event, Notice, Outcome, Reasoning, Text
@@ -145,7 +145,7 @@ async def claw(
     app.count = gateway.count
     loaded = Plugins(names, plugins)
     upstream = ScriptedUpstream()
-    generation = Generation(1, config, gateway, loaded, plugin_settings(config, loaded.registry.settings), upstream)
+    generation = Generation(1, config, gateway, loaded, settings_of(config, loaded.registry.settings), upstream)
     gateway.install(generation)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         app.nursery = nursery
