@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from clawproxy.clocks import Deadlines
-from clawproxy.errors import ClawError
+from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Notice
 from clawproxy.messages import EMPTY, Principal, Route, Usage
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     import trio
 
-    from clawproxy.config import Config
+    from clawproxy.config import Config, SecretRef
+    from clawproxy.secrets import Secret
     from clawproxy.stores.base import Store
 
 
@@ -134,6 +135,10 @@ class Exchange:
         self.notices.append(Notice(code, message, details or EMPTY))
 
 
+def _no_secrets(ref: SecretRef) -> Secret:
+    raise ConfigError([f"no secrets can be resolved here ({ref.scheme}:...)"])
+
+
 @define(eq=False)
 class App:
     """The service a plugin's `lifespan` lives in."""
@@ -143,6 +148,10 @@ class App:
     instance: str
     state_dir: Path | None
     """None where nothing is kept (tests, `--ephemeral`)."""
+    resolve_secret: Callable[[SecretRef], Secret] = _no_secrets
+    """Raises ConfigError where the reference leads nowhere."""
+    pepper: bytes = b""
+    """The HMAC key of stored credentials; it lives outside the store."""
     nursery: trio.Nursery | None = None
     """The service nursery, for work that outlives a request."""
     count: Callable[..., None] = lambda *_a, **_k: None

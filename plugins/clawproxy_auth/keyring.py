@@ -1,0 +1,49 @@
+"""The keys of one configuration generation, by digest; and the plugin's settings."""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+from attrs import field, frozen, validators
+
+from clawproxy.config.schema import Duration
+from clawproxy.messages import Principal
+
+_CREDENTIAL = re.compile(r"[!-~]{1,8192}")
+
+
+@frozen
+class AuthSettings:
+    """`[plugins.auth]`."""
+
+    failures: int = field(default=10, validator=validators.ge(1))
+    """Failed attempts from one address, or on one token prefix, within `window` before they are answered 429."""
+    window: Duration = field(default=Duration(60.0), validator=validators.gt(Duration(0.0)))
+
+
+@frozen(slots=True)
+class Keyring:
+    settings: AuthSettings
+    pepper: bytes = field(repr=False)
+    _known: dict[bytes, tuple[bytes, Principal]] = field(factory=dict, repr=False)
+
+    def add(self, mark: bytes, principal: Principal) -> Principal | None:
+        """Keep a key by its digest. Returns who has it already, if anyone."""
+        twin = self._known.get(mark)
+        if twin is not None:
+            return twin[1]
+        self._known[mark] = (mark, principal)
+        return None
+
+    def find(self, mark: bytes) -> Principal | None:
+        """The look-up's time depends on the digest, which nobody can steer without the pepper."""
+        entry = self._known.get(mark)
+        if entry is None or not hmac.compare_digest(entry[0], mark):
+            return None
+        return entry[1]
+
+
+def is_credential(token: str) -> bool:
+    """1 to 8192 visible ASCII characters: nothing else is looked up anywhere."""
+    return _CREDENTIAL.fullmatch(token) is not None
