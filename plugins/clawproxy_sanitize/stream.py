@@ -1,0 +1,118 @@
+"""Redaction of an answer's events.
+
+Rule 1: each text of the answer (its words, its reasoning, its refusal, the arguments of each tool call) is a text of its own,
+        looked at in its own `Window`.
+Rule 2: the order of content is kept: at most one text holds anything back, and it lets go before another text's event.
+Rule 3: usage reports pass at once, for some providers send one with every piece and none ends a text. What ends the answer
+        (`Finish`, `End`, `Failed`) lets go what is held first.
+Rule 4: when nothing was changed and nothing is held, the very sequence that came in goes out.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from attrs import evolve
+
+from clawproxy.events import End, Event, Failed, Finish, Reasoning, Refused, Text, ToolCallDelta
+from clawproxy_sanitize.scanner import Scanner
+from clawproxy_sanitize.window import Window
+
+Key = type[Text] | type[Reasoning] | type[Refused] | int
+"""A kind of text, or a tool call's index."""
+TEXTS = 128
+"""Texts remembered at once: a provider may make up any number of tool calls."""
+
+
+class Answer:
+    """The transform of one attempt. `told(counts)` is called when a secret of a kind not seen before was found."""
+
+    __slots__ = ("_counts", "_current", "_key", "_scanner", "_told", "_told_of", "_windows")
+
+    def __init__(self, scanner: Scanner, counts: Counter[str], told: Callable[[Counter[str]], None]) -> None:
+        self._scanner = scanner
+        self._counts = counts
+        self._told = told
+        self._told_of = len(counts)
+        self._windows: dict[Key, Window] = {}
+        self._key: Key = Text
+        self._current = self._window(Text)
+
+    def change(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Raises Refusal where a rule blocks."""
+        out: list[Event] = []
+        for event in events:
+            kind = type(event)
+            if kind is Text or kind is Reasoning or kind is Refused:
+                if kind is not self._key:
+                    self._turn(kind, out)
+                pieces = self._current.feed(event.text)  # type: ignore[union-attr]
+                if pieces is None:
+                    out.append(event)
+                else:
+                    self._pass_on(pieces, event, event.text, out)  # type: ignore[union-attr]
+            elif isinstance(event, ToolCallDelta):
+                if self._key != event.index:
+                    self._turn(event.index, out)
+                self._tool(event, out)
+            else:
+                if kind is Finish or kind is End or kind is Failed:
+                    self._let_go(out)
+                out.append(event)
+        if len(self._counts) > self._told_of:
+            self._told_of = len(self._counts)
+            self._told(self._counts)
+        if len(out) == len(events) and all(map(operator.is_, out, events)):
+            return events
+        return out
+
+    def end(self) -> Sequence[Event]:
+        out: list[Event] = []
+        self._let_go(out)
+        if len(self._counts) > self._told_of:
+            self._told(self._counts)
+        return out
+
+    def _tool(self, event: ToolCallDelta, out: list[Event]) -> None:
+        if not event.arguments:
+            out.append(event)
+            return
+        pieces = self._current.feed(event.arguments)
+        if pieces is None:
+            out.append(event)
+            return
+        begins = event.call_id is not None or event.name is not None
+        if begins and (len(pieces) != 1 or pieces[0] != event.arguments):
+            out.append(evolve(event, arguments=""))
+        self._pass_on(pieces, event, event.arguments, out)
+
+    def _pass_on(self, pieces: Sequence[str], event: Event, text: str, out: list[Event]) -> None:
+        if len(pieces) == 1 and pieces[0] == text:
+            out.append(event)
+        else:
+            out += map(self._event, pieces)
+
+    def _turn(self, key: Key, out: list[Event]) -> None:
+        """Another text goes on."""
+        if self._current.held:
+            out += map(self._event, self._current.interrupt())
+        self._key = key
+        self._current = self._window(key)
+
+    def _let_go(self, out: list[Event]) -> None:
+        if self._current.held:
+            out += map(self._event, self._current.finish())
+
+    def _window(self, key: Key) -> Window:
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = Window(self._scanner, self._counts)
+            if len(self._windows) > TEXTS:
+                del self._windows[next(iter(self._windows))]
+        return window
+
+    def _event(self, text: str) -> Event:
+        key = self._key
+        return ToolCallDelta(key, arguments=text) if isinstance(key, int) else key(text)

@@ -1,0 +1,205 @@
+"""The same redaction over text that comes in pieces.
+
+Rule 1: however a text is cut, what comes out, joined, is what `Scanner.redact` makes of the whole.
+Rule 2: text is held only while it may be the beginning of a match; at most `BOUND` bytes of it. A longer match is replaced at
+        the bound, and what goes on like it is dropped; a longer beginning that is no match yet is let go.
+Rule 3: a short piece is held whole, so that an event stays one event; a long one is cut where the doubt begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+
+from clawproxy_sanitize.scanner import Match, Scanner, decode, encode, noted
+
+BOUND = 8192
+SHORT = 64
+LONG = 512
+"""From this many bytes held, new ones are looked at an eighth more at a time: else a long key would be read again for each
+token of it."""
+LEAK = 12
+"""Characters of an unfinished secret that must not be let go together."""
+_LIKE_A_KEY = re.compile(r"[A-Za-z0-9+/=_-]*")
+_LIKE_A_BLOCK = re.compile(r"[A-Za-z0-9+/=_.\\\s-]*")
+
+
+class Window:
+    """One text. `buffer` is one character of context and what is not finished; of it, the first `out` bytes have been given out
+    already, and a match may begin from `scan` on."""
+
+    __slots__ = ("_buffer", "_counts", "_dropping", "_out", "_scan", "_scanner", "_sizes", "_wait")
+
+    def __init__(self, scanner: Scanner, counts: Counter[str]) -> None:
+        self._scanner = scanner
+        self._counts = counts
+        self._buffer = b""
+        self._out = 0
+        self._scan = 0
+        self._sizes: deque[int] = deque()
+        """Bytes of each piece not yet given out."""
+        self._dropping: re.Pattern[str] | None = None
+        self._wait = 0
+        """The buffer's length from which it is looked at again."""
+
+    @property
+    def held(self) -> int:
+        """Bytes held back."""
+        return len(self._buffer) - self._out
+
+    def feed(self, text: str) -> list[str] | None:
+        """The next piece in; the pieces to pass on now. None: this piece, just as it is. Raises Refusal."""
+        data = encode(text)
+        if self._dropping is None:
+            buffer = self._buffer
+            if self._scan == len(buffer) == self._out and self._scanner.is_clean(buffer + data):
+                if data:
+                    self._rest(data)
+                return None
+        else:
+            match = self._dropping.match(text)
+            data = encode(text[match.end() :]) if match is not None else data
+            if not data:
+                return []
+            self._dropping = None
+        if data:
+            self._buffer += data
+            self._sizes.append(len(data))
+        if len(self._buffer) < self._wait:
+            return []
+        out: list[str] = []
+        self._advance(out, last=False)
+        return out
+
+    def finish(self) -> list[str]:
+        """The text is over: what was held, redacted."""
+        out: list[str] = []
+        self._advance(out, last=True)
+        return out
+
+    def interrupt(self) -> list[str]:
+        """Another text goes on instead: what was held, redacted. Should this one go on all the same, a secret begun here is
+        still known: its beginning was let go only while shorter than `LEAK`."""
+        out: list[str] = []
+        place = self._matches(out)
+        begun = self._scanner.begins(self._buffer, place)
+        if begun is None:
+            self._give(len(self._buffer), out)
+            dropping = _LIKE_A_KEY if place == len(self._buffer) and place > self._scan else None
+            self._rest(self._buffer)
+            self._dropping = dropping
+        elif len(decode(self._buffer[begun:])) >= LEAK:
+            self._give(begun, out)
+            self._counts["unfinished"] += 1
+            self._replace(len(self._buffer), b"[redacted:unfinished]", out)
+            self._rest(self._buffer)
+            self._dropping = _LIKE_A_KEY
+        else:
+            self._give(len(self._buffer), out)
+            self._trim(begun)
+        return out
+
+    # --- what happens to the buffer --------------------------------------------------------------------------------------
+
+    def _advance(self, out: list[str], *, last: bool) -> None:
+        place = self._scan
+        while True:
+            buffer = self._buffer
+            found = self._scanner.find(buffer, place)
+            begun = None if last else self._scanner.begins(buffer, place)
+            if found is not None and (begun is None or begun > found):
+                place = self._take(self._scanner.match(buffer, found), out)
+                continue
+            if begun is None:
+                self._give(len(buffer), out)
+                self._rest(buffer)
+                return
+            if len(buffer) - begun <= BOUND:
+                self._give(self._cut(begun), out)
+                self._trim(begun)
+                return
+            match = self._scanner.match(buffer, begun)
+            if match is None:
+                place = begun + _width(buffer, begun)
+                continue
+            place = self._take(match, out)
+            if place == len(buffer):
+                self._rest(buffer)
+                self._dropping = _LIKE_A_BLOCK
+                return
+
+    def _matches(self, out: list[str]) -> int:
+        """Take every match there is; returns where the last one ended."""
+        place = self._scan
+        while (found := self._scanner.find(self._buffer, place)) is not None:
+            place = self._take(self._scanner.match(self._buffer, found), out)
+        return place
+
+    def _take(self, match: Match | None, out: list[str]) -> int:
+        assert match is not None
+        noted(match.rule, self._counts)
+        if match.rule.action == "flag":
+            self._give(match.end, out)
+        else:
+            self._give(match.start, out)
+            self._replace(match.end, match.rule.replacement, out)
+        return match.end
+
+    def _give(self, end: int, out: list[str]) -> None:
+        """Pass on the buffer up to `end`, as the pieces it came in."""
+        while self._out < end:
+            size = min(self._sizes[0], end - self._out)
+            out.append(decode(self._buffer[self._out : self._out + size]))
+            self._consume(size)
+
+    def _replace(self, end: int, replacement: bytes, out: list[str]) -> None:
+        out.append(decode(replacement))
+        while self._out < end:
+            self._consume(min(self._sizes[0], end - self._out))
+
+    def _consume(self, size: int) -> None:
+        self._out += size
+        if self._sizes[0] == size:
+            self._sizes.popleft()
+        else:
+            self._sizes[0] -= size
+
+    def _cut(self, begun: int) -> int:
+        """Where to stop giving out, when a match may begin at `begun`."""
+        start = self._out
+        for size in self._sizes:
+            if start + size > begun:
+                return start if size <= SHORT else begun
+            start += size
+        return begun
+
+    def _rest(self, data: bytes) -> None:
+        """Everything is given out: keep the last character of `data` as context."""
+        self._buffer = data[_before(data, len(data)) :]
+        self._out = self._scan = len(self._buffer)
+        self._wait = 0
+
+    def _trim(self, scan: int) -> None:
+        """Keep what is held, and one character before `scan`."""
+        start = min(_before(self._buffer, scan), self._out)
+        self._buffer = self._buffer[start:]
+        self._out -= start
+        self._scan = scan - start
+        held = len(self._buffer)
+        self._wait = held + (held >> 3) if held > LONG else 0
+
+
+def _width(data: bytes, place: int) -> int:
+    """Bytes of the character at `place`."""
+    end = place + 1
+    while end < len(data) and data[end] & 0xC0 == 0x80:
+        end += 1
+    return end - place
+
+
+def _before(data: bytes, place: int) -> int:
+    """Where the character before `place` begins; 0 at the start."""
+    place = max(0, place - 1)
+    while place and data[place] & 0xC0 == 0x80:
+        place -= 1
+    return place
