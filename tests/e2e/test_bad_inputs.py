@@ -45,14 +45,32 @@ def body(rng: random.Random) -> bytes:
     text = bytearray(chat_body("hello", temperature=1, max_tokens=5, stop=["a"], stream=bool(rng.randrange(2))))
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(text))
-        swap = rng.choice([b"", b"null", b"[]", b"{", b"}", b'"', b"1e999", b"-1", b"\xff", b"\\ud800", b"[" * 100, b"true", b"9" * 400])
+        swap = rng.choice(
+            [b"", b"null", b"[]", b"{", b"}", b'"', b"1e999", b"-1", b"\xff", b"\\ud800", b"[" * 100, b"true", b"9" * 400]
+        )
         text[place : place + rng.randint(0, 6)] = swap
     return post(bytes(text))
 
 
 def value(rng: random.Random) -> bytes:
     fields = ["model", "messages", "temperature", "max_tokens", "stop", "tools", "tool_choice", "stream", "n", "metadata", "user"]
-    values = [None, True, -1, 1.5, "", "x" * 300, [], {}, [1], [[]], {"a": {"b": []}}, ["a", 1], 10**18, "\u2028", {"type": "function"}]
+    values = [
+        None,
+        True,
+        -1,
+        1.5,
+        "",
+        "x" * 300,
+        [],
+        {},
+        [1],
+        [[]],
+        {"a": {"b": []}},
+        ["a", 1],
+        10**18,
+        "\u2028",
+        {"type": "function"},
+    ]
     document = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
     for _ in range(rng.randint(1, 3)):
         document[rng.choice(fields)] = rng.choice(values)  # type: ignore[assignment]
@@ -70,7 +88,8 @@ def garbage(rng: random.Random) -> bytes:
 
 def websocket(rng: random.Random) -> bytes:
     key = base64.b64encode(rng.randbytes(16)).decode()
-    head = f"GET /websocket HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+    head = "GET /websocket HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
     if rng.randrange(3):
         head += f"Authorization: Bearer {KEY}\r\n"
     frames = b"".join(frame(rng) for _ in range(rng.randint(1, 5)))
@@ -84,7 +103,12 @@ def frame(rng: random.Random) -> bytes:
         "x",
         {"type": "llm_request"},
         {"type": "llm_request", "model": "test-model", "prompt": rng.choice([1, None, [], "hi", [{"type": "image"}]])},
-        {"type": "llm_request", "model": "../../admin", "prompt": "x", "parameters": {rng.choice(["stream", "zzz"]): rng.choice([1, None])}},
+        {
+            "type": "llm_request",
+            "model": "../../admin",
+            "prompt": "x",
+            "parameters": {rng.choice(["stream", "zzz"]): rng.choice([1, None])},
+        },
         {"type": "llm_cancel", "id": rng.choice([1, None, "no such"])},
         {"type": "auth", "token": rng.choice([1, None, "wrong", "x" * 9000])},
         {"type": rng.choice([1, None, "zzz", "ping", "resume", "credit"])},

@@ -149,7 +149,9 @@ async def test_another_route_takes_over_unseen(tmp_path: Path) -> None:
         }
         models = {"test-model": ModelConfig(tuple(RouteConfig(name, f"on-{name}") for name in providers))}
         other.provider.by_model["on-hangs"] = _script("stall")
-        async with gateway(tmp_path / "second", deadlines=attrs.evolve(FAST, total=5.0), providers=providers, models=models) as running:
+        async with gateway(
+            tmp_path / "second", deadlines=attrs.evolve(FAST, total=5.0), providers=providers, models=models
+        ) as running:
             with trio.fail_after(5):
                 async with await running.connect() as connection:
                     reply = await chat(connection, "hello", key=KEY, stream=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio_websocket import connect_websocket, ConnectionClosed
+from trio_websocket import ConnectionClosed, connect_websocket
 
 from tests.e2e.harness import KEY, Running, descriptors, gateway
 
