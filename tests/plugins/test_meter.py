@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 import clawproxy_meter as meter
+from clawproxy import hookspecs
 from clawproxy.config import Config
 from clawproxy.context import App, Attempt, Exchange
 from clawproxy.errors import ClawError, ProviderFault
@@ -304,7 +306,7 @@ async def test_two_gateways_in_one_process_do_not_meet() -> None:
 
 def test_settings_are_checked() -> None:
     assert meter.MeterSettings(estimate_bytes_per_token=3.5).estimate_bytes_per_token == 3.5
-    with pytest.raises(ValueError, match="above zero"):
+    with pytest.raises(ValueError, match="estimate_bytes_per_token"):
         meter.MeterSettings(estimate_bytes_per_token=0)
 
 
@@ -322,3 +324,17 @@ def test_the_bound_counts_what_a_model_reads() -> None:
 def test_the_bound_is_above_any_byte_level_count(texts: list[str]) -> None:
     request = make_request(messages=tuple(Message("user", text) for text in texts))
     assert prompt_bound(request) >= sum(len(text.encode()) for text in texts) + 8 * len(texts)
+
+
+def test_its_hooks_are_the_systems() -> None:
+    manager = pluggy.PluginManager("clawproxy")
+    manager.add_hookspecs(hookspecs)
+    manager.register(meter)
+    manager.check_pending()
+    assert {caller.name for caller in manager.get_hookcallers(meter) or []} == {
+        "configure",
+        "lifespan",
+        "open_attempt",
+        "register",
+        "tap_response",
+    }
