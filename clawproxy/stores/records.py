@@ -92,7 +92,7 @@ def read_line(line: bytes) -> tuple[str, Values] | None:
     except (ValueError, msgspec.MsgspecError):
         return None
     names = {b"o": OPEN_FIELDS, b"c": CLOSE_FIELDS}.get(kind)
-    if names is None:
+    if names is None or not values or type(values[0]) is not str:
         return None
     values = values[: len(names)] + (None,) * (len(names) - len(values))
     return kind.decode(), values

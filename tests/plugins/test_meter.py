@@ -338,3 +338,27 @@ def test_its_hooks_are_the_systems() -> None:
         "register",
         "tap_response",
     }
+
+
+counts = st.none() | st.integers(-1, 2 * figures.CLAMP_FLOOR) | st.sampled_from([True, 1.0, "1"])
+
+
+@given(st.builds(Usage, counts, counts, counts, counts, counts))
+def test_what_is_sane_is_believed_as_it_is(reported: Any) -> None:
+    if figures.is_sane(reported):
+        assert figures.believed(reported, figures.bounds(make_request(), make_route(), 1, 1)) == (reported, False)
+
+
+async def test_it_works_over_the_embedded_store(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "test")
+    app = App(Config(), store, "test", tmp_path)
+    async with meter.lifespan(app):
+        gateway = Gateway(app)
+        await gateway.attempt(make_exchange(requested_model="x" * 100_000), [Text("hi"), usage(18, 2), End()])
+    await store.aclose()
+    tool = SqliteStore.open_tool(tmp_path)
+    [row] = await tool.rows()
+    assert row.opened.model == "x" * 512
+    assert row.closed is not None
+    assert (row.closed.source, row.closed.input_tokens) == ("measured", 18)
+    await tool.aclose()
