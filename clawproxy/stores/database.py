@@ -238,9 +238,7 @@ def remove_folded(connection: sqlite3.Connection, folder: Path, active: str | No
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # to the disk, before what it came from goes; waits for nobody
     for path in done:
         path.unlink(missing_ok=True)
-    connection.execute(
-        "DELETE FROM segments WHERE number <= (SELECT max(number) FROM segments) - ?", (KEPT_SEGMENT_ROWS,)
-    )
+    connection.execute("DELETE FROM segments WHERE number <= (SELECT max(number) FROM segments) - ?", (KEPT_SEGMENT_ROWS,))
 
 
 def _is_done(connection: sqlite3.Connection, path: Path, number: int) -> bool:

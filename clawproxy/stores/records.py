@@ -77,9 +77,7 @@ def _clamped(kind: bytes, values: Values, ints: frozenset[int]) -> Values:
 
 
 def _bounded(values: Values) -> Values:
-    return tuple(
-        value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values
-    )
+    return tuple(value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values)
 
 
 def read_line(line: bytes) -> tuple[str, Values] | None:

@@ -65,9 +65,7 @@ class Writer:
         if app.nursery is not None and self._chain is not None:
             app.nursery.start_soon(self._run)
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if _running.get(self._app.instance) is self:
             del _running[self._app.instance]
         self._task.cancel()

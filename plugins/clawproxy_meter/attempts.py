@@ -185,9 +185,10 @@ class Metered:
     def reckon(self, outcome: str | None = None) -> Usage | None:
         """What the attempt comes to by now, kept in the books; None where it is free: never sent, or turned away unserved."""
         attempt, billed = self._attempt, books_of(self._exchange).billed
-        usage = None
-        if attempt.sent and not self._turned_away():
-            usage = billed[attempt.id] = self._reckon(self._tally.final or outcome in ("complete", "truncated"))
+        if not attempt.sent or self._turned_away():
+            billed.pop(attempt.id, None)  # by now it is known better than when it was reckoned before
+            return None
+        usage = billed[attempt.id] = self._reckon(self._tally.final or outcome in ("complete", "truncated"))
         return usage
 
     def _turned_away(self) -> bool:

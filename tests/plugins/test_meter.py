@@ -230,6 +230,18 @@ async def test_a_provider_that_turned_the_request_away_billed_nothing(gateway: G
     assert exchange.usage is None
 
 
+async def test_what_turns_out_to_be_free_at_the_end_is_taken_back(gateway: Gateway) -> None:
+    exchange, attempt = make_exchange(), make_attempt(sent=True)
+    async with meter.open_attempt(exchange, make_request(PROMPT), attempt.route, attempt, gateway.settings):
+        tap = meter.tap_response(exchange, attempt.route)
+        assert isinstance(tap, Observe)
+        assert tap.end is not None
+        tap.end()
+        assert exchange.usage == Usage(5, 0, source="estimated")
+        attempt.status = 503
+    assert exchange.usage is None
+
+
 async def test_retries_add_up_and_one_estimate_makes_the_sum_one(gateway: Gateway) -> None:
     exchange = make_exchange()
     await gateway.attempt(exchange, sent=False, outcome="provider_error.unreachable")

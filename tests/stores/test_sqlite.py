@@ -8,6 +8,7 @@ import os
 import sqlite3
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,19 @@ async def test_tools_work_beside_the_gateway(state_dir: Path) -> None:
     await store.close_row(make_close(row.id))
     assert (await store.usage())[0].input_tokens == 7
     assert len(await store.rows()) == 1
+    await store.aclose()
+
+
+async def test_another_process_that_leaves_does_not_take_the_wal_along(state_dir: Path) -> None:
+    """SQLite removes the -wal file with the last connection, as told by POSIX locks, which any close() of the file drops."""
+    store = SqliteStore.open(state_dir, "one")
+    tool = SqliteStore.open_tool(state_dir)
+    await store.open_row(make_open())
+    await store.flush()
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM attempts').fetchall(); c.close()"
+    await trio.run_process([sys.executable, "-c", script, str(state_dir / "clawproxy.db")])
+    assert (state_dir / "clawproxy.db-wal").exists()
+    await tool.aclose()
     await store.aclose()
 
 
