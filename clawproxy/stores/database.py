@@ -69,7 +69,10 @@ def connect(path: Path, busy: float) -> sqlite3.Connection:
 
     Raises ConfigError where the file is not ours or is newer than this version.
     """
-    os.close(open_private(path, os.O_RDWR | os.O_CREAT))  # SQLite gives its -wal and -shm files the same mode
+    try:  # SQLite gives its -wal and -shm files the same mode
+        os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass  # never opened here: closing it would let go of the POSIX locks of this process's other connections
     connection = sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
     try:
         _prepare(connection, path, busy)
@@ -232,12 +235,10 @@ def remove_folded(connection: sqlite3.Connection, folder: Path, active: str | No
     done = [path for path, number in _numbered(folder) if path.name != active and _is_done(connection, path, number)]
     if not done:
         return
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # to the disk, before what it came from goes
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # to the disk, before what it came from goes; waits for nobody
     for path in done:
         path.unlink(missing_ok=True)
-    connection.execute(
-        "DELETE FROM segments WHERE number <= (SELECT max(number) FROM segments) - ?", (KEPT_SEGMENT_ROWS,)
-    )
+    connection.execute("DELETE FROM segments WHERE number <= (SELECT max(number) FROM segments) - ?", (KEPT_SEGMENT_ROWS,))
 
 
 def _is_done(connection: sqlite3.Connection, path: Path, number: int) -> bool:

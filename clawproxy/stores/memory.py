@@ -80,9 +80,7 @@ class MemoryStore:
 def _group(row: LedgerRow, group_by: GroupBy | None) -> str | None:
     if group_by is None:
         return None
-    value: str | None = (
-        (row.closed.outcome if row.closed else None) if group_by == "outcome" else getattr(row.opened, group_by)
-    )
+    value: str | None = (row.closed.outcome if row.closed else None) if group_by == "outcome" else getattr(row.opened, group_by)
     return value
 
 
@@ -109,5 +107,3 @@ def _sum(group: str | None, rows: Sequence[LedgerRow]) -> UsageRow:
         output_tokens=taken,
         cost_nano=None if unknown else cost,
     )
-
-

@@ -69,10 +69,7 @@ def usage(connection: sqlite3.Connection, group_by: GroupBy | None, since: float
 # --- keys --------------------------------------------------------------------------------------------------------------------
 
 _SELECT_KEY = f"SELECT {_columns(_KEY_FIELDS)} FROM keys"
-_ADD_KEY = (
-    f"INSERT INTO keys ({_columns(_KEY_FIELDS)}) VALUES ({', '.join('?' * len(_KEY_FIELDS))}) "
-    "ON CONFLICT (id) DO NOTHING"
-)
+_ADD_KEY = f"INSERT INTO keys ({_columns(_KEY_FIELDS)}) VALUES ({', '.join('?' * len(_KEY_FIELDS))}) ON CONFLICT (id) DO NOTHING"
 
 
 def add_key(connection: sqlite3.Connection, record: KeyRecord) -> None:

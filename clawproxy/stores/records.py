@@ -77,9 +77,7 @@ def _clamped(kind: bytes, values: Values, ints: frozenset[int]) -> Values:
 
 
 def _bounded(values: Values) -> Values:
-    return tuple(
-        value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values
-    )
+    return tuple(value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values)
 
 
 def read_line(line: bytes) -> tuple[str, Values] | None:
@@ -92,7 +90,7 @@ def read_line(line: bytes) -> tuple[str, Values] | None:
     except (ValueError, msgspec.MsgspecError):
         return None
     names = {b"o": OPEN_FIELDS, b"c": CLOSE_FIELDS}.get(kind)
-    if names is None:
+    if names is None or not values or type(values[0]) is not str:
         return None
     values = values[: len(names)] + (None,) * (len(names) - len(values))
     return kind.decode(), values

@@ -60,7 +60,6 @@ class _Lane:
         except (sqlite3.Error, OSError) as error:
             raise ClawError("store_unavailable") from error
 
-
     async def aclose(self) -> None:
         """Stops a query that runs. Called shielded and bounded; where the thread does not end in time the connection stays."""
         self.connection.interrupt()

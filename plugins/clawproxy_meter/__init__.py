@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from clawproxy.context import App, Attempt, Exchange, Registry
 from clawproxy.hookspecs import Observe, hookimpl
@@ -22,16 +22,11 @@ from clawproxy_meter.service import Service, service_of
 __all__ = ["MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
 
 
-def _positive(_instance: object, attribute: object, value: float) -> None:
-    if not value > 0:
-        raise ValueError("must be above zero")
-
-
 @frozen
 class MeterSettings:
     """`[plugins.meter]`."""
 
-    estimate_bytes_per_token: float = field(default=4.0, validator=_positive)
+    estimate_bytes_per_token: float = field(default=4.0, validator=validators.gt(0))
     """How many bytes of UTF-8 text count as one token, where a provider measured nothing."""
 
 

@@ -22,6 +22,8 @@ from clawproxy_meter import figures
 
 log = logging.getLogger("clawproxy.meter")
 
+_NOTHING = Usage()
+
 
 class Tally:
     """What one attempt delivered, as the provider sent it."""
@@ -183,9 +185,10 @@ class Metered:
     def reckon(self, outcome: str | None = None) -> Usage | None:
         """What the attempt comes to by now, kept in the books; None where it is free: never sent, or turned away unserved."""
         attempt, billed = self._attempt, books_of(self._exchange).billed
-        usage = None
-        if attempt.sent and not self._turned_away():
-            usage = billed[attempt.id] = self._reckon(self._tally.final or outcome in ("complete", "truncated"))
+        if not attempt.sent or self._turned_away():
+            billed.pop(attempt.id, None)  # by now it is known better than when it was reckoned before
+            return None
+        usage = billed[attempt.id] = self._reckon(self._tally.final or outcome in ("complete", "truncated"))
         return usage
 
     def _turned_away(self) -> bool:
@@ -205,23 +208,29 @@ class Metered:
 
     def _reckon(self, whole: bool) -> Usage:
         tally = self._tally
-        said = self._reported() or Usage()
-        limits = figures.bounds(self._request, tally.route, self._reserved, self._reserved_output)
-        usage, clamped = figures.believed(said, limits)
-        if clamped and not self._flagged:
-            self._flagged = True
-            self._app.count("clawproxy_usage_clamped_total", provider=tally.route.provider)
-            log.warning("provider %s reported absurd usage for attempt %s", tally.route.provider, self._attempt.id)
+        said = self._reported()
+        if said is None:
+            said = _NOTHING
+        elif whole and said.source == "measured" and figures.is_sane(said):
+            return said
+        usage = self._believed(said)
         given, taken = usage.input_tokens, usage.output_tokens
-        delivered = figures.estimate(tally.size, self._bytes_per_token)
         measured = given is not None and taken is not None
         if given is None:
             given = figures.estimate(self._reserved, self._bytes_per_token)
-        if taken is None:
-            taken = delivered
-        elif not whole:  # an early report of an answer that was cut knows less than what came after it
-            taken, measured = max(taken, delivered), False
+        if taken is None or not whole:  # an early report of an answer that was cut knows less than what came after it
+            taken, measured = max(taken or 0, figures.estimate(tally.size, self._bytes_per_token)), False
         return evolve(usage, input_tokens=given, output_tokens=taken, source="measured" if measured else "estimated")
+
+    def _believed(self, said: Usage) -> Usage:
+        provider = self._tally.route.provider
+        limits = figures.bounds(self._request, self._tally.route, self._reserved, self._reserved_output)
+        usage, clamped = figures.believed(said, limits)
+        if clamped and not self._flagged:
+            self._flagged = True
+            self._app.count("clawproxy_usage_clamped_total", provider=provider)
+            log.warning("provider %s reported absurd usage for attempt %s", provider, self._attempt.id)
+        return usage
 
     def _outcome(self, exc: BaseException | None) -> str:
         attempt = self._attempt

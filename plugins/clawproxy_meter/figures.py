@@ -103,6 +103,24 @@ def bounds(request: ChatRequest, route: Route, reserved_input: int, reserved_out
     return Bounds(most_input, most_output)
 
 
+def is_sane(usage: Usage) -> bool:
+    """Whether its figures need no second look: counts, no part above its whole, all below every bound."""
+    given, taken = usage.input_tokens, usage.output_tokens
+    return (
+        type(given) is int
+        and type(taken) is int
+        and 0 <= given <= CLAMP_FLOOR
+        and 0 <= taken <= CLAMP_FLOOR
+        and _is_part(usage.cached_tokens, given)
+        and _is_part(usage.cache_write_tokens, given)
+        and _is_part(usage.reasoning_tokens, taken)
+    )
+
+
+def _is_part(value: object, whole: int) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= whole)
+
+
 def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:
     """The usage with every figure in its bounds, and whether any was not.
 

@@ -32,8 +32,6 @@ class Service:
     async def __aenter__(self) -> None:
         _running[self._app.instance] = self._app
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if _running.get(self._app.instance) is self._app:
             del _running[self._app.instance]

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 import clawproxy_meter as meter
+from clawproxy import hookspecs
 from clawproxy.config import Config
 from clawproxy.context import App, Attempt, Exchange
 from clawproxy.errors import ClawError, ProviderFault
@@ -228,6 +230,18 @@ async def test_a_provider_that_turned_the_request_away_billed_nothing(gateway: G
     assert exchange.usage is None
 
 
+async def test_what_turns_out_to_be_free_at_the_end_is_taken_back(gateway: Gateway) -> None:
+    exchange, attempt = make_exchange(), make_attempt(sent=True)
+    async with meter.open_attempt(exchange, make_request(PROMPT), attempt.route, attempt, gateway.settings):
+        tap = meter.tap_response(exchange, attempt.route)
+        assert isinstance(tap, Observe)
+        assert tap.end is not None
+        tap.end()
+        assert exchange.usage == Usage(5, 0, source="estimated")
+        attempt.status = 503
+    assert exchange.usage is None
+
+
 async def test_retries_add_up_and_one_estimate_makes_the_sum_one(gateway: Gateway) -> None:
     exchange = make_exchange()
     await gateway.attempt(exchange, sent=False, outcome="provider_error.unreachable")
@@ -304,7 +318,7 @@ async def test_two_gateways_in_one_process_do_not_meet() -> None:
 
 def test_settings_are_checked() -> None:
     assert meter.MeterSettings(estimate_bytes_per_token=3.5).estimate_bytes_per_token == 3.5
-    with pytest.raises(ValueError, match="above zero"):
+    with pytest.raises(ValueError, match="estimate_bytes_per_token"):
         meter.MeterSettings(estimate_bytes_per_token=0)
 
 
@@ -322,3 +336,41 @@ def test_the_bound_counts_what_a_model_reads() -> None:
 def test_the_bound_is_above_any_byte_level_count(texts: list[str]) -> None:
     request = make_request(messages=tuple(Message("user", text) for text in texts))
     assert prompt_bound(request) >= sum(len(text.encode()) for text in texts) + 8 * len(texts)
+
+
+def test_its_hooks_are_the_systems() -> None:
+    manager = pluggy.PluginManager("clawproxy")
+    manager.add_hookspecs(hookspecs)
+    manager.register(meter)
+    manager.check_pending()
+    assert {caller.name for caller in manager.get_hookcallers(meter) or []} == {
+        "configure",
+        "lifespan",
+        "open_attempt",
+        "register",
+        "tap_response",
+    }
+
+
+counts = st.none() | st.integers(-1, 2 * figures.CLAMP_FLOOR) | st.sampled_from([True, 1.0, "1"])
+
+
+@given(st.builds(Usage, counts, counts, counts, counts, counts))
+def test_what_is_sane_is_believed_as_it_is(reported: Any) -> None:
+    if figures.is_sane(reported):
+        assert figures.believed(reported, figures.bounds(make_request(), make_route(), 1, 1)) == (reported, False)
+
+
+async def test_it_works_over_the_embedded_store(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "test")
+    app = App(Config(), store, "test", tmp_path)
+    async with meter.lifespan(app):
+        gateway = Gateway(app)
+        await gateway.attempt(make_exchange(requested_model="x" * 100_000), [Text("hi"), usage(18, 2), End()])
+    await store.aclose()
+    tool = SqliteStore.open_tool(tmp_path)
+    [row] = await tool.rows()
+    assert row.opened.model == "x" * 512
+    assert row.closed is not None
+    assert (row.closed.source, row.closed.input_tokens) == ("measured", 18)
+    await tool.aclose()

@@ -9,15 +9,18 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
+from clawproxy.errors import ConfigError
 from clawproxy.stores import sqlite
 from clawproxy.stores.sqlite import SqliteStore
 
-from .conftest import make_close, make_open
+from .conftest import make_close, make_key, make_open
 
 CYCLES = 20
 
@@ -40,26 +43,63 @@ async def write_until_killed(state_dir: Path) -> None:
                 os.write(1, b"c %b\n" % row.id.encode())
 
 
-def run_and_kill(state_dir: Path, after: float) -> list[str]:
+@contextmanager
+def gateway(state_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that runs `write_until_killed`, killed at the end."""
     script = (
         "import sys, trio; from pathlib import Path; from tests.stores import test_crash as t; "
         "trio.run(t.write_until_killed, Path(sys.argv[1]))"
     )
     root = Path(__file__).parents[2]
     with subprocess.Popen([sys.executable, "-c", script, str(state_dir)], cwd=root, stdout=subprocess.PIPE) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def heard(child: subprocess.Popen[bytes], seconds: float) -> bytes:
+    """What the child says in that time from its first word on."""
+    assert child.stdout is not None
+    said = b""
+    until = None
+    while until is None or time.monotonic() < until:
+        ready, _, _ = select.select([child.stdout], [], [], 0.005)
+        if ready:
+            data = os.read(child.stdout.fileno(), 65536)
+            assert data, "the child ended by itself"
+            said += data
+            until = until or time.monotonic() + seconds
+    return said
+
+
+def run_and_kill(state_dir: Path, after: float) -> list[str]:
+    with gateway(state_dir) as child:
         assert child.stdout is not None
-        said = b""
-        kill_at = None
-        while kill_at is None or time.monotonic() < kill_at:
-            ready, _, _ = select.select([child.stdout], [], [], 0.005)
-            if ready:
-                data = os.read(child.stdout.fileno(), 65536)
-                assert data, "the child ended by itself"
-                said += data
-                kill_at = kill_at or time.monotonic() + after
+        said = heard(child, after)
         child.kill()
         said += child.stdout.read()
     return said.decode().split("\n")[:-1]
+
+
+async def test_tools_see_what_a_running_gateway_has_written(tmp_path: Path) -> None:
+    state_dir = tmp_path / "state"
+    with gateway(state_dir) as child:
+        said = await trio.to_thread.run_sync(heard, child, 0.05)
+        with pytest.raises(ConfigError, match="in use"):
+            SqliteStore.open(state_dir, "second")
+        tool = SqliteStore.open_tool(state_dir)
+        attempts = 0
+        for _ in range(5):
+            opened = {line[2:] for line in said.decode().split("\n")[:-1] if line.startswith("o")}
+            assert opened <= {row.opened.id for row in await tool.rows()}
+            await tool.add_key(make_key())
+            [total] = await tool.usage()
+            assert total.attempts > attempts
+            attempts = total.attempts
+            said += await trio.to_thread.run_sync(heard, child, 0.01)
+        assert len(await tool.keys()) == 5
+        await tool.aclose()
 
 
 @pytest.mark.slow

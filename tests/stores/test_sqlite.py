@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,6 +208,19 @@ async def test_tools_work_beside_the_gateway(state_dir: Path) -> None:
     await store.aclose()
 
 
+async def test_another_process_that_leaves_does_not_take_the_wal_along(state_dir: Path) -> None:
+    """SQLite removes the -wal file with the last connection, as told by POSIX locks, which any close() of the file drops."""
+    store = SqliteStore.open(state_dir, "one")
+    tool = SqliteStore.open_tool(state_dir)
+    await store.open_row(make_open())
+    await store.flush()
+    script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM attempts').fetchall(); c.close()"
+    await trio.run_process([sys.executable, "-c", script, str(state_dir / "clawproxy.db")])
+    assert (state_dir / "clawproxy.db-wal").exists()
+    await tool.aclose()
+    await store.aclose()
+
+
 async def test_tools_work_without_a_gateway_and_leave_the_journal_to_it(state_dir: Path) -> None:
     tool = SqliteStore.open_tool(state_dir)
     key = make_key()
@@ -339,9 +356,6 @@ async def test_closing_a_cancelled_gateway_still_folds(state_dir: Path) -> None:
 
 async def test_no_secret_reaches_the_disk(state_dir: Path) -> None:
     """A hundred keys, A-02: only their digests and prefixes are kept."""
-    import hashlib
-    import hmac
-
     secrets = [Secret(f"ck-{os.urandom(16).hex()}") for _ in range(100)]
     store = SqliteStore.open(state_dir, "one")
     for secret in secrets:
@@ -349,7 +363,10 @@ async def test_no_secret_reaches_the_disk(state_dir: Path) -> None:
         await store.add_key(make_key(digest=digest, prefix=secret.reveal()[:6]))
         await store.open_row(make_open(key=str(secret)))
     await store.flush()
-    kept = b"".join(path.read_bytes() for path in state_dir.rglob("*") if path.is_file())
+    files = [str(path) for path in state_dir.rglob("*") if path.is_file()]
+    assert any(name.endswith("-wal") for name in files)
+    # by another process: closing the file here would let go of SQLite's locks
+    kept = subprocess.run(["cat", *files], capture_output=True, check=True).stdout
     assert len(kept) > 10_000
     for secret in secrets:
         assert secret.reveal().encode()[:12] not in kept
