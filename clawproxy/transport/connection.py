@@ -365,7 +365,7 @@ class Connection:
             raise ClawError("method_not_allowed")
         if self._surfaces.fallback is not None and not risky_target(head.target):
             return await self._plain(head, self._surfaces.fallback)
-        return await self._refuse(ClawError("endpoint_not_found"), head, close=risky_target(head.target))
+        raise ClawError("endpoint_not_found")
 
     # --- answers -----------------------------------------------------------------------------------------------------------
 
@@ -392,6 +392,8 @@ class Connection:
         if close or error.slug in _CLOSING or self._errors >= self._limits.errors_per_connection:
             self._keep = False
         elif head is not None:
+            if error.status in (404, 405) and risky_target(head.target):
+                self._keep = False
             self._drop_body(head)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
         fields = [*error_fields(error, self._request_id), *self._extra]
