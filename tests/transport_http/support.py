@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import tomllib
@@ -241,6 +240,8 @@ class Door:
     address: tuple[str, int]
     serving: int = 0
     connections: int = 0
+    quiet: trio.Event = field(factory=trio.Event)
+    """Set whenever the last connection has ended."""
     clients: list[Raw] = field(factory=list)
 
     async def connect(self, *, buffer: int = 0) -> Raw:
@@ -256,8 +257,8 @@ class Door:
     async def rest(self) -> None:
         """Until no connection is served."""
         with trio.fail_after(3):
-            while self.serving:
-                await trio.sleep(0.005)
+            await self.quiet.wait()
+        assert self.serving == 0
 
 
 async def take_websocket(stream: Stream, head: Head, leftover: bytes, service: Service, peer: str) -> None:
@@ -283,6 +284,8 @@ async def opened(
     door = Door(small, shared, listener.socket.getsockname()[:2])
 
     async def serve(stream: trio.SocketStream) -> None:
+        if not door.serving:
+            door.quiet = trio.Event()
         door.serving += 1
         door.connections += 1
         if sndbuf:
@@ -294,10 +297,12 @@ async def opened(
             )
         finally:
             door.serving -= 1
+            if not door.serving:
+                door.quiet.set()
 
     async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, serve, [listener])
         nursery.start_soon(shared.run)
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
         try:
             yield door
         finally:
@@ -391,5 +396,3 @@ class Raw:
         self.stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.close()
 
-
-NEVER = math.inf
