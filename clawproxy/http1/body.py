@@ -39,9 +39,8 @@ class BodyReader:
         else:
             used = self._check.feed(data)
             ended, size = self._check.done, self._check.size
-        whole = used == len(data)
         try:
-            piece = self._engine.body(data if whole else data[:used])
+            piece = self._engine.body(self._for_engine(data, used))
         except EngineRefused as error:
             raise ClawError("bad_body") from error
         self._pieces.append(piece)
@@ -50,9 +49,13 @@ class BodyReader:
             raise ClawError("bad_body")
         if ended:
             self.done = True
-            if not whole:
-                self.rest = data[used:]
+            self.rest = data[used:]
         return ended
+
+    def _for_engine(self, data: bytes, used: int) -> bytes:
+        if self._check is None or self._check.for_engine == len(data):
+            return data if used == len(data) else data[:used]
+        return data[: self._check.for_engine] + (b"\r\n" if self._check.done else b"")
 
     def content(self) -> bytes:
         pieces = self._pieces

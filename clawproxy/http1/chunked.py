@@ -3,7 +3,8 @@
 Rule 1: a chunk-size line is hex digits, extensions in their grammar, CRLF: nothing between, no white space.
 Rule 2: bounds on everything: a line (4 KiB), chunks (10 000), decoded bytes, trailers (16 KiB), and the raw bytes in
         proportion to the decoded ones, so that framing can not cost more than content.
-Rule 3: trailers are checked as fields and dropped; they never change what the head said.
+Rule 3: trailers are checked as fields and dropped, and do not reach an engine (llhttp would read a `Content-Length` there as
+        the head's); they never change what the head said.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 class ChunkCheck:
     """Walks over the raw bytes of one body; any cut of the same bytes gives the same verdict."""
 
-    __slots__ = ("_chunks", "_left", "_limit", "_line", "_raw", "_state", "_trailers", "done", "size")
+    __slots__ = ("_chunks", "_left", "_limit", "_line", "_raw", "_state", "_trailers", "done", "for_engine", "size")
 
     def __init__(self, limit: int) -> None:
         """Args: limit: the most decoded bytes."""
@@ -41,6 +42,8 @@ class ChunkCheck:
         self.size = 0
         """Decoded bytes so far."""
         self.done = False
+        self.for_engine = 0
+        """How many bytes of the last `feed` came before the trailers; the empty line that ends the body is left out as well."""
 
     def feed(self, data: bytes) -> int:
         """How many bytes of `data` belong to this body: all of them unless it is `done`.
@@ -49,6 +52,7 @@ class ChunkCheck:
             ClawError: bad_body, body_too_large.
         """
         at, stop = 0, len(data)
+        self.for_engine = 0 if self._state == _TRAILERS else stop
         while at < stop and not self.done:
             if self._state == _DATA:
                 step = min(self._left, stop - at)
@@ -61,7 +65,10 @@ class ChunkCheck:
             elif self._state == _DATA_END:
                 at = self._after_data(data, at)
             else:
+                trailers = self._state == _TRAILERS
                 at = self._one_line(data, at)
+                if self._state == _TRAILERS and not trailers:
+                    self.for_engine = at
         return at
 
     def _after_data(self, data: bytes, at: int) -> int:

@@ -35,7 +35,7 @@ from clawproxy.service import Call, Service
 from clawproxy.transport import access, origins
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import JSON, Fields, HttpClient, PlainHandler, bounded_write, error_fields, openai_error
-from clawproxy.transport.surfaces import Surfaces, model_of, models_document
+from clawproxy.transport.surfaces import Surfaces, WebSocketSurface
 from clawproxy.transport.wire import Stream, Wire
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class Connection:
         self._extra: Fields = ()
         self._keep = True
         self._no_body = False
+        self._body_taken = False
         self._limits = service.config.limits
 
     # --- seen from outside -------------------------------------------------------------------------------------------------
@@ -197,6 +198,7 @@ class Connection:
         self._request_id = new_id()
         self._dialect = None
         self._extra = ()
+        self._body_taken = False
         self._no_body = head is not None and head.method == "HEAD"
         self._keep = (
             head is not None
@@ -217,20 +219,10 @@ class Connection:
             if dialect is not None:
                 self._dialect = dialect
                 return await self._exchange(head, dialect)
-        method = "GET" if self._no_body else head.method
-        handler = surfaces.plain.get((method, head.path))
         try:
-            if handler is not None:
-                return await self._plain(head, handler)
-            if method == "GET" and surfaces.websocket is not None and head.path in surfaces.websocket_paths:
-                return await self._upgrade(head)
-            if method == "GET" and surfaces.models:
-                model = model_of(head.path)
-                if model is not None:
-                    return await self._models(head, model)
-            if head.method == "OPTIONS" and (head.path == "*" or surfaces.allowed(head.path)):
-                return await self._options(head)
-            return await self._unknown(head)
+            if head.method == "GET" and surfaces.websocket is not None and head.path in surfaces.websocket_paths:
+                return await self._upgrade(head, surfaces.websocket)
+            return await self._plain(head, surfaces.handler(head, self._service))
         except ClawError as error:
             return await self._refuse(error, head)
 
@@ -291,6 +283,7 @@ class Connection:
     async def _read_body(self, head: Head, limit: int) -> bytes:
         """The whole content. Raises ClawError: bad_body, body_too_large, client_gone."""
         reader = BodyReader(head, self._engine, limit)
+        self._body_taken = True
         if not reader.done:
             data, self._leftover = self._leftover, b""
             if not data or not reader.feed(data):
@@ -320,12 +313,12 @@ class Connection:
     async def _plain(self, head: Head, handler: PlainHandler) -> bool:
         try:
             body = b""
-            if head.method in ("POST", "PUT", "PATCH", "DELETE"):
+            if head.method in ("GET", "HEAD", "OPTIONS"):
+                self._drop_body(head)
+            else:
                 body = await self._read_body(head, self._surfaces.plain_body)
             answer = await handler(head, body, self._peer)
             fields = [("x-request-id", self._request_id), *answer.headers.items(), *self._extra]
-            if head.method in ("GET", "HEAD"):
-                self._drop_body(head)
             text = self._whole(answer.status, fields, answer.body, answer.content_type)
         except ClawError:
             raise
@@ -334,43 +327,21 @@ class Connection:
             raise ClawError("internal") from None
         return await self._answer(text)
 
-    async def _models(self, head: Head, model: str) -> bool:
-        principal = await self._service.authenticate(access.read_credentials(head, self._peer, "models"))
-        answer = models_document(head, self._service, principal, model)
-        self._drop_body(head)
-        return await self._answer(self._whole(200, [("x-request-id", self._request_id), *self._extra], answer.body, JSON))
-
-    async def _upgrade(self, head: Head) -> bool:
-        if self._surfaces.websocket is None or head.version != "1.1" or head.get("upgrade") is None or self._no_body:
+    async def _upgrade(self, head: Head, websocket: WebSocketSurface) -> bool:
+        if head.version != "1.1" or head.get("upgrade") is None:
             raise ClawError("upgrade_required")
         self._front.monitor.unwatch(self._wire.sock)  # its own reader never stops
-        leftover, self._leftover = self._leftover, b""
         self._front.discard(self)
-        await self._surfaces.websocket(self._wire.stream, head, leftover, self._service, self._peer)
+        leftover, self._leftover = self._leftover, b""
+        await websocket(self._wire.stream, head, leftover, self._service, self._peer)
         self._wire.broken = True  # spoken for: nothing of ours may follow
         return False
-
-    async def _options(self, head: Head) -> bool:
-        self._drop_body(head)
-        allowed = "GET, HEAD, POST, OPTIONS" if head.path == "*" else ", ".join([*self._surfaces.allowed(head.path), "OPTIONS"])
-        fields = [("x-request-id", self._request_id), ("allow", allowed), *self._extra]
-        if self._extra:
-            fields.extend(origins.preflight_headers(head))
-        return await self._answer(self._whole(204, fields, b"", ""))
-
-    async def _unknown(self, head: Head) -> bool:
-        allowed = self._surfaces.allowed(head.path)
-        if allowed:
-            self._extra = (*self._extra, ("allow", ", ".join([*allowed, "OPTIONS"])))
-            raise ClawError("method_not_allowed")
-        if self._surfaces.fallback is not None and not risky_target(head.target):
-            return await self._plain(head, self._surfaces.fallback)
-        return await self._refuse(ClawError("endpoint_not_found"), head, close=risky_target(head.target))
 
     # --- answers -----------------------------------------------------------------------------------------------------------
 
     def _drop_body(self, head: Head) -> None:
         """Take an unwanted body out of what is already here; where it is not all here, the connection is to close."""
+        self._body_taken = True
         if not head.content_length and not head.chunked:
             return
         if self._phase == "request":
@@ -392,17 +363,16 @@ class Connection:
         if close or error.slug in _CLOSING or self._errors >= self._limits.errors_per_connection:
             self._keep = False
         elif head is not None:
-            self._drop_body(head)
+            if error.status in (404, 405) and risky_target(head.target):
+                self._keep = False
+            if not self._body_taken:
+                self._drop_body(head)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
         fields = [*error_fields(error, self._request_id), *self._extra]
-        if error.slug == "upgrade_required":
-            fields += [("upgrade", "websocket"), ("sec-websocket-version", "13")]
         return await self._answer(self._whole(error.status, fields, body, JSON))
 
     def _whole(self, status: int, fields: list[tuple[str, str]], body: bytes, content_type: str) -> bytes:
-        return response.whole(
-            status, fields, body, content_type=content_type, close=not self._keep, no_body=self._no_body
-        )
+        return response.whole(status, fields, body, content_type=content_type, close=not self._keep, no_body=self._no_body)
 
     async def _answer(self, text: bytes) -> bool:
         try:

@@ -70,6 +70,10 @@ def error_fields(error: ClawError, request_id: str) -> list[tuple[str, str]]:
         headers.append(("x-should-retry", "false"))
     if error.status == 401:
         headers.append(("www-authenticate", "Bearer"))
+    elif error.slug == "method_not_allowed" and "allow" in error.details.extra:
+        headers.append(("allow", error.details.extra["allow"]))
+    elif error.slug == "upgrade_required":
+        headers += [("upgrade", "websocket"), ("sec-websocket-version", "13")]
     return headers
 
 

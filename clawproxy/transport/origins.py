@@ -78,7 +78,7 @@ def cors_headers(head: Head) -> tuple[tuple[str, str], ...]:
     )
 
 
-def preflight_headers(head: Head) -> tuple[tuple[str, str], ...]:
+def preflight_headers() -> tuple[tuple[str, str], ...]:
     """The answer to a browser's preflight (Fetch, 3.2.2)."""
     return (
         ("access-control-allow-methods", _METHODS),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
+import trio
 from attrs import frozen
 
 from clawproxy.config import Config
@@ -14,10 +16,11 @@ from clawproxy.dialects import jsonio
 from clawproxy.dialects.base import ClientDialect
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
-from clawproxy.messages import Principal
+from clawproxy.http1.headcheck import risky_target
 from clawproxy.service import Service
+from clawproxy.transport.access import read_credentials
 from clawproxy.transport.http import PlainHandler, PlainResponse
-from clawproxy.transport.origins import check_origin
+from clawproxy.transport.origins import check_origin, preflight_headers
 from clawproxy.transport.wire import Stream
 
 WebSocketSurface = Callable[[Stream, Head, bytes, Service, str], Awaitable[None]]
@@ -63,6 +66,32 @@ class Surfaces:
             methods.add("HEAD")
         return sorted(methods)
 
+    def handler(self, head: Head, service: Service) -> PlainHandler:
+        """What serves this request, which is for no dialect and no WebSocket.
+
+        Raises:
+            ClawError: method_not_allowed, endpoint_not_found.
+        """
+        method = "GET" if head.method == "HEAD" else head.method
+        found = self.plain.get((method, head.path))
+        if found is not None:
+            return found
+        if self.models and method == "GET":
+            model = model_of(head.path)
+            if model is not None:
+                return functools.partial(_models, service, model)
+        if head.path == "*":
+            return functools.partial(_options, "GET, HEAD, POST, OPTIONS")
+        methods = self.allowed(head.path)
+        if methods:
+            allowed = ", ".join([*methods, "OPTIONS"])
+            if method == "OPTIONS":
+                return functools.partial(_options, allowed)
+            raise ClawError("method_not_allowed", extra={"allow": allowed})
+        if self.fallback is not None and not risky_target(head.target):
+            return self.fallback
+        raise ClawError("endpoint_not_found")
+
 
 def model_of(path: str) -> str | None:
     """`/v1/models` -> "", `/v1/models/a%2Fb` -> "a/b", other paths -> None. Decoded once; it is only looked up in a list."""
@@ -74,12 +103,13 @@ def model_of(path: str) -> str | None:
     return None
 
 
-def models_document(head: Head, service: Service, principal: Principal, name: str) -> PlainResponse:
+async def _models(service: Service, name: str, head: Head, body: bytes, peer: str) -> PlainResponse:
     """The model list, or one model, in OpenAI's shape; in Anthropic's where the client says `anthropic-version`.
 
     Raises:
-        ClawError: model_not_found.
+        ClawError: as `Service.authenticate`; model_not_found.
     """
+    principal = await service.authenticate(read_credentials(head, peer, "models"))
     anthropic = head.get("anthropic-version") is not None
     entries = [_entry(model, provider, anthropic) for model, provider in service.models(principal)]
     if name:
@@ -92,6 +122,14 @@ def models_document(head: Head, service: Service, principal: Principal, name: st
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
         return PlainResponse(body=jsonio.encode({"data": entries, "has_more": False, **ends}))
     return PlainResponse(body=jsonio.encode({"object": "list", "data": entries}))
+
+
+async def _options(allowed: str, head: Head, body: bytes, peer: str) -> PlainResponse:
+    await trio.lowlevel.checkpoint()
+    headers = {"allow": allowed}
+    if head.get("origin") is not None:
+        headers.update(preflight_headers())
+    return PlainResponse(204, "", b"", headers)
 
 
 def _entry(model: str, provider: str, anthropic: bool) -> dict[str, Any]:
