@@ -9,7 +9,6 @@ Rule 4: a server frame is one JSON object in UTF-8 whose first key is `type`. Th
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NoReturn, cast
@@ -199,10 +198,10 @@ def _metadata(value: Any) -> Mapping[str, Any]:
             result[name] = tuple(_word(tag, f"{where}[{index}]") for index, tag in enumerate(array(item, where, 64)))
         elif isinstance(item, str):
             result[name] = _word(item, where)
-        elif item is None or isinstance(item, bool) or (isinstance(item, int | float) and math.isfinite(item)):
+        elif item is None or (isinstance(item, bool | int | float) and abs(item) < 2**63):  # false for NaN, too
             result[name] = item
         else:
-            invalid(where, "must be a string, a number, a boolean or null")
+            invalid(where, "must be a string, a number below 2^63, a boolean or null")
     for name in ("user_id", "app"):
         if result.get(name) is not None and not isinstance(result[name], str):
             invalid(f"metadata.{name}", "must be a string")

@@ -6,7 +6,6 @@ place as `param`. Messages name the place and the rule, never the value.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -50,9 +49,9 @@ def integer(value: Any, where: str, low: int, high: int) -> int:
 
 
 def number(value: Any, where: str, low: float, high: float) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         invalid(where, "must be a number")
-    if not low <= value <= high:
+    if not low <= value <= high:  # false for NaN, too
         invalid(where, f"must be from {low:g} to {high:g}")
     return value
 

@@ -177,11 +177,14 @@ async def gateway(service: FakeService | None = None, wrap: Callable[[trio.abc.S
         async def handler(tcp: trio.SocketStream) -> None:
             stream = tcp if wrap is None else wrap(tcp)
             data = b""
-            while b"\r\n\r\n" not in data:
-                more = await stream.receive_some(65536)
-                if not more:
-                    return
-                data += more
+            try:
+                while b"\r\n\r\n" not in data:
+                    more = await stream.receive_some(65536)
+                    if not more:
+                        return
+                    data += more
+            except trio.BrokenResourceError:
+                return
             head, leftover = parse_head(data)
             here.active += 1
             try:

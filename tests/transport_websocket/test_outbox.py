@@ -123,7 +123,7 @@ async def test_a_burst_is_one_system_call(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_nothing_follows_the_close_frame() -> None:
     async with pair() as both:
         both.outbox.push(text_frame(b"last"))
-        both.outbox.seal(close_frame(1000))
+        both.outbox.seal(close_frame(1000), ClawError("client_gone"))
         both.outbox.push(text_frame(b"too late"))
         both.outbox.push_control(ping_frame())
         with pytest.raises(ClawError, match="client_gone"):

@@ -9,6 +9,7 @@ Rule 3: a request that its client cancelled ends with `llm_response_end`, outcom
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clawproxy.dialects.claw import Answer, Whole
@@ -35,13 +36,13 @@ class ClawClient:
         id: the client's name for it.
         gate: the scope of what happens before the exchange takes over (authenticating this message), while that lasts.
         cancelled_at: Unix time of its `llm_cancel`.
-        over: its last frame was made.
+        over: its last frame was made, and its id is free again, although the exchange may still be closing its books.
     """
 
-    __slots__ = ("_answer", "_exchange", "_notices", "_outbox", "_whole", "cancelled_at", "gate", "id", "lifetime", "over",
-                 "request_id")  # fmt: skip
+    __slots__ = ("_answer", "_exchange", "_notices", "_on_over", "_outbox", "_whole", "cancelled_at", "gate", "id", "lifetime",
+                 "over", "request_id")  # fmt: skip
 
-    def __init__(self, ident: str, request_id: str, outbox: Outbox) -> None:
+    def __init__(self, ident: str, request_id: str, outbox: Outbox, on_over: Callable[[ClawClient], None]) -> None:
         self.id = ident
         self.request_id = request_id
         self.lifetime = Lifetime()
@@ -50,6 +51,7 @@ class ClawClient:
         self.over = False
         self._answer = Answer(ident, request_id)
         self._outbox = outbox
+        self._on_over = on_over
         self._exchange: Exchange | None = None
         self._whole: Whole | None = None
         self._notices = 0
@@ -111,6 +113,7 @@ class ClawClient:
         self.over = True
         receipt = None if self.cancelled_at is None or outcome.label != "cancelled" else self._receipt()
         self._push(self._answer.end(self._exchange, outcome, usage, receipt))
+        self._on_over(self)
 
     def end_with(self, error: ClawError) -> None:
         """The last frame for an error: `error`, or `llm_response_end` where the client itself asked for it."""
@@ -121,6 +124,7 @@ class ClawClient:
             return
         self.over = True
         self._push(self._answer.error(error))
+        self._on_over(self)
 
     def settle(self, outcome: Outcome) -> None:
         """Make sure of an end, after the exchange has returned."""

@@ -37,8 +37,8 @@ class Outbox:
         on_empty: called synchronously each time everything is with the kernel.
     """
 
-    __slots__ = ("_control", "_data", "_dead", "_empty", "_limit", "_on_dead", "_on_empty", "_sock", "_space", "_stop", "_stream",
-                 "_tail", "_writer", "failure", "sealed", "size", "written_at")  # fmt: skip
+    __slots__ = ("_cause", "_control", "_data", "_dead", "_empty", "_limit", "_on_dead", "_on_empty", "_sock", "_space", "_stop",
+                 "_stream", "_tail", "_writer", "failure", "sealed", "size", "written_at")  # fmt: skip
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class Outbox:
         self._stop = False
         self.size = 0
         """Bytes not yet with the kernel."""
+        self._cause: ClawError | None = None
         self.sealed = False
         """The close frame is in: nothing is taken any more."""
         self.failure: ClawError | None = None
@@ -87,10 +88,11 @@ class Outbox:
         self.size += len(frame)
         self._wake()
 
-    def seal(self, close: bytes) -> None:
-        """Append the close frame behind everything that is queued, and take nothing more."""
+    def seal(self, close: bytes, cause: ClawError) -> None:
+        """Append the close frame behind everything that is queued, and take nothing more: producers get `cause`."""
         self.push(close)
         self.sealed = True
+        self._cause = cause
         self._release()
 
     def stop(self) -> None:
@@ -104,7 +106,7 @@ class Outbox:
         """Wait until there is room for another batch. Cancelling it loses nothing.
 
         Raises:
-            ClawError: `client_gone` or `timeout.write`: nobody will read it.
+            ClawError: nobody will read it: `client_gone`, `timeout.write`, or why the connection is being closed.
         """
         while self.size > HIGH and not self.sealed and self.failure is None:
             if self._space is None:
@@ -113,11 +115,11 @@ class Outbox:
         self.check()
 
     def check(self) -> None:
-        """Raises ClawError (`client_gone` or `timeout.write`) where nothing can be delivered any more."""
+        """Raises ClawError as `room` does where nothing can be delivered any more."""
+        if self._cause is not None:
+            raise self._cause.with_traceback(None)
         if self.failure is not None:
             raise self.failure.with_traceback(None)
-        if self.sealed:
-            raise ClawError("client_gone")
 
     async def flushed(self) -> None:
         """Wait until everything is with the kernel, or never will be."""

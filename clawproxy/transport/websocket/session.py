@@ -281,13 +281,15 @@ class Session:
     def begin(self, ident: str, frame: Mapping[str, Any]) -> None:
         """Start a request in a task of its own."""
         assert self._nursery is not None
-        client = ClawClient(ident, new_id(), self._outbox)
+        client = ClawClient(ident, new_id(), self._outbox, self.finished)
         self._streams[ident] = client
         assert self._credentials is not None
         self._nursery.start_soon(requests.run, self, client, frame, self._credentials)
 
     def finished(self, client: ClawClient) -> None:
-        """A request is over and its books are closed."""
+        """A request's last frame is out: its id may be used again."""
+        if self._streams.get(client.id) is not client:
+            return
         del self._streams[client.id]
         if not self._streams:
             if self._failing is not None:
@@ -299,7 +301,7 @@ class Session:
         """Cancel every open request, and the check of a credential."""
         if self._checking is not None:
             self._checking.cancel()
-        for client in self._streams.values():
+        for client in tuple(self._streams.values()):
             client.cancel(cause)
 
     # --- what goes out ---------------------------------------------------------------------------------------------------------
@@ -342,8 +344,9 @@ class Session:
             return
         self._close_by = trio.current_time() + LINGER
         self._failing = None
-        self._outbox.seal(close_frame(code if echo else None, reason))
-        self.hang_up(cause or ClawError("client_gone"))
+        cause = cause or ClawError("client_gone")
+        self._outbox.seal(close_frame(code if echo else None, reason), cause)
+        self.hang_up(cause)
         self._service.count("clawproxy_websocket_closed_total", code=str(code) if code in CODES else "other")
         self._arm(self._close_by)
 
