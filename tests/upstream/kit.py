@@ -279,7 +279,8 @@ class Bench:
         request = make_request(prompt, stream=stream)
         if phases is None:
             self.phases = phases = RecordedPhases()
-        out = OutboundRequest(**({"path": "/say", "body": prompt.encode(), "stream": stream} | outbound))
+        values: dict[str, Any] = {"path": "/say", "body": prompt.encode(), "stream": stream}
+        out = OutboundRequest(**(values | outbound))
         opening = self.providers.open(Route("test", "m"), request, out, phases, fair_key)
         assert isinstance(opening, Opening)
         return opening
