@@ -214,7 +214,7 @@ async def scripted_peer(script: Script, tls: ssl.SSLContext | None = None) -> As
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
         peer.port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, peer.serve, listeners)
+        await nursery.start(trio.serve_listeners, peer.serve, listeners)
         try:
             yield peer
         finally:
@@ -349,5 +349,5 @@ def descriptors() -> int:
 async def eventually(condition: Callable[[], bool], seconds: float = 2.0) -> None:
     """Wait for something another task is about to do."""
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110, RUF100
             await trio.sleep(0.001)

@@ -128,6 +128,7 @@ async def test_cancelled_while_waiting_for_a_place() -> None:
                 await b.ask(phases=RecordedPhases())
 
         async def check() -> None:
+            await trio.lowlevel.checkpoint()
             assert b.counts()[0] == b.counts()[2] == 0, repr(b.pool)
 
         assert await sweep(run, check) >= 3
@@ -158,6 +159,7 @@ async def test_ten_thousand_cancels_that_race_with_the_end_of_connect() -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(50):
                 nursery.start_soon(user)
+        assert 100 < finished < 9900, "the cancels did not race with anything"
         active, _, waiting = b.counts()
         assert (active, waiting) == (0, 0), repr(b.pool)
         while b.pool._idle:
