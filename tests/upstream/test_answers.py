@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 import trio
 
+from clawproxy.config import Config, ProviderConfig
+from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, End, Failed, Text
-from tests.upstream.kit import CHUNKED, KEY, Conversation, LineDialect, always, bench, chunk, once, whole
+from clawproxy.messages import Route
+from clawproxy.secrets import Secret
+from clawproxy.testing.factories import make_request
+from clawproxy.upstream.providers import Providers
+from tests.upstream.kit import CHUNKED, KEY, Conversation, LineDialect, RecordedPhases, always, bench, chunk, once, whole
 
 
 async def test_a_stream_gives_one_batch_for_each_network_read() -> None:
@@ -73,6 +79,59 @@ async def test_an_answer_cut_in_two_anywhere(cut: int) -> None:
         assert await b.ask() == [Text("hi"), End()]
         # The terminal event is enough for the answer; a last chunk that is not here when it is closed costs the connection.
         assert b.counts() == (0, 1 if cut < answer.index(b"END\n") + 4 else 0, 0)
+
+
+async def test_a_provider_that_is_always_ahead_does_not_keep_the_loop() -> None:
+    ticks = 0
+
+    async def others() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await trio.lowlevel.checkpoint()
+
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        await talk.say(CHUNKED)
+        for _ in range(200):
+            await talk.say(chunk(b"x" * 65000 + b"\n"))
+        await talk.say(chunk(b"END\n") + b"0\r\n\r\n")
+
+    async with bench(script) as b, trio.open_nursery() as nursery, b.open() as stream:
+        await trio.sleep(0.05)
+        nursery.start_soon(others)
+        reads = 0
+        while await stream.receive() is not None:
+            reads += 1
+        assert ticks >= reads / 8
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_whose_bytes_are_always_there_can_be_cancelled() -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        await talk.say(CHUNKED)
+        while True:
+            await talk.say(chunk(b"x" * 65000))
+
+    async with bench(script) as b:
+        with trio.fail_after(2), trio.move_on_after(0.05) as scope:
+            await b.ask()
+        assert scope.cancelled_caught
+
+
+async def test_providers_without_an_address_are_served_in_process() -> None:
+    async with bench(always(whole(b"x."))) as inner:
+        settings = ProviderConfig(dialect="scripted")
+        config = Config(providers={"test": settings})
+        outer = Providers(config, {}, lambda ref: Secret(""), in_process={"scripted": inner.providers})
+        assert outer.dialect("test") is inner.dialect
+        request, out = make_request(), OutboundRequest("/say", b"hi")
+        async with outer.open(Route("test", "m"), request, out, RecordedPhases(), "k") as stream:
+            batch = await stream.receive()
+            assert batch is not None
+        assert outer.statistics() == {}
+        await outer.aclose()
 
 
 async def test_what_goes_out_is_ours_alone() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from clawproxy.errors import ClawError
 from clawproxy.events import End, Text
 from clawproxy.upstream.dial import connect_tcp
 from clawproxy.upstream.dns import JOINABLE, Address, Resolver
@@ -172,6 +173,19 @@ async def test_waiting_look_ups_begin_when_others_end(names: Names) -> None:
         assert repr(resolver) == "<Resolver [1 running, 1 waiting | max 1]>"
         names.release.set()
     assert names.asked == ["hung.test", "b.test"]
+
+
+async def test_no_thread_to_be_had(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse)
+    resolver = Resolver(names)
+    async with bench(always(whole(b"x.")), host="a.test", resolver=resolver) as b:
+        with pytest.raises(ClawError) as caught:
+            await b.ask()
+        assert caught.value.slug == "overloaded"
+    assert repr(resolver) == "<Resolver [0 running, 0 waiting | max 20]>"
 
 
 # --- several addresses -----------------------------------------------------------------------------------------------------
