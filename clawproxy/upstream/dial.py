@@ -77,9 +77,11 @@ class Dialer:
         answer = bytearray()
         while b"\r\n\r\n" not in answer:
             data = await wire.receive()
-            if not data or len(answer) > MAX_TUNNEL_HEAD:
-                raise self._refused("the proxy closed the connection" if not data else "the proxy's answer is too large")
+            if not data:
+                raise self._refused("the proxy closed the connection")
             answer += data
+            if len(answer) > MAX_TUNNEL_HEAD:
+                raise self._refused("the proxy's answer is too large")
         end = answer.index(b"\r\n\r\n") + 4
         try:
             status = parse_head(answer[:end]).status

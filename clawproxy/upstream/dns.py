@@ -9,6 +9,7 @@ Rule 3: no bookkeeping across an await: a look-up starts, queues and ends synchr
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 from collections import deque
@@ -116,23 +117,32 @@ class Resolver:
             except trio.RunFinishedError:
                 pass  # the loop has ended; nobody waits any more
 
-        trio.lowlevel.start_thread_soon(lambda: _usable(self._lookup(lookup.host)), deliver, f"resolve {lookup.host}")
+        try:
+            trio.lowlevel.start_thread_soon(lambda: _usable(self._lookup(lookup.host)), deliver, f"resolve {lookup.host}")
+        except RuntimeError:  # the system gives no more threads
+            self._settle(lookup, OSError(errno.EAGAIN, "no thread for a look-up"))
 
     def _finish(self, lookup: _Lookup, result: outcome.Outcome[tuple[Address, ...]]) -> None:
-        self._running -= 1
+        """Runs in the loop, not in anybody's task: it must not raise."""
         try:
-            lookup.addresses = result.unwrap()
+            self._settle(lookup, result.unwrap())
         except OSError as error:
-            lookup.error = error
+            self._settle(lookup, error)
         except Exception:  # UnicodeError for a label that is too long; whatever else a resolver module may raise
-            lookup.error = socket.gaierror(socket.EAI_NONAME, "not a name")
+            self._settle(lookup, socket.gaierror(socket.EAI_NONAME, "not a name"))
+        while self._queue and self._running < self._limit:
+            self._start(self._queue.popleft())
+
+    def _settle(self, lookup: _Lookup, found: tuple[Address, ...] | OSError) -> None:
+        self._running -= 1
+        if isinstance(found, OSError):
+            lookup.error = found
         else:
-            self._known[lookup.host] = (trio.current_time() + self._ttl, lookup.addresses)
+            lookup.addresses = found
+            self._known[lookup.host] = (trio.current_time() + self._ttl, found)
         if self._under_way.get(lookup.host) is lookup:
             del self._under_way[lookup.host]
         lookup.done.set()
-        if self._queue:
-            self._start(self._queue.popleft())
 
 
 def _literal(host: str) -> Address | None:

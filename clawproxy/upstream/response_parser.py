@@ -5,7 +5,8 @@ Rule 1: the head must match the grammar of RFC 9112 to the letter before an engi
 Rule 2: framing is decided here (RFC 9112, 6.3). Content-Length with Transfer-Encoding, two Content-Lengths, or any coding but
         `chunked` is an error, not a choice.
 Rule 3: interim answers (1xx) are skipped, at most ten; 101 is an error, as nobody asked to switch.
-Rule 4: httptools (llhttp) where it is installed, else h11. Both pass the same tests.
+Rule 4: httptools (llhttp) where it is installed, else h11. Both pass the same tests; h11 alone forgives a bare LF or
+        an odd character in the lines around chunks.
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ async def scripted_peer(script: Script, tls: ssl.SSLContext | None = None) -> As
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
         peer.port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, peer.serve, listeners)
+        await nursery.start(trio.serve_listeners, peer.serve, listeners)
         try:
             yield peer
         finally:
@@ -279,7 +279,8 @@ class Bench:
         request = make_request(prompt, stream=stream)
         if phases is None:
             self.phases = phases = RecordedPhases()
-        out = OutboundRequest(**({"path": "/say", "body": prompt.encode(), "stream": stream} | outbound))
+        values: dict[str, Any] = {"path": "/say", "body": prompt.encode(), "stream": stream}
+        out = OutboundRequest(**(values | outbound))
         opening = self.providers.open(Route("test", "m"), request, out, phases, fair_key)
         assert isinstance(opening, Opening)
         return opening
@@ -348,5 +349,5 @@ def descriptors() -> int:
 async def eventually(condition: Callable[[], bool], seconds: float = 2.0) -> None:
     """Wait for something another task is about to do."""
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110, RUF100
             await trio.sleep(0.001)

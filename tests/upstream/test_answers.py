@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 import trio
 
+from clawproxy.config import Config, ProviderConfig
+from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, End, Failed, Text
-from tests.upstream.kit import CHUNKED, KEY, Conversation, LineDialect, always, bench, chunk, once, whole
+from clawproxy.messages import Route
+from clawproxy.secrets import Secret
+from clawproxy.testing.factories import make_request
+from clawproxy.upstream.providers import Providers
+from tests.upstream.kit import CHUNKED, KEY, Conversation, LineDialect, RecordedPhases, always, bench, chunk, once, whole
 
 
 async def test_a_stream_gives_one_batch_for_each_network_read() -> None:
@@ -75,6 +81,59 @@ async def test_an_answer_cut_in_two_anywhere(cut: int) -> None:
         assert b.counts() == (0, 1 if cut < answer.index(b"END\n") + 4 else 0, 0)
 
 
+async def test_a_provider_that_is_always_ahead_does_not_keep_the_loop() -> None:
+    ticks = 0
+
+    async def others() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await trio.lowlevel.checkpoint()
+
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        await talk.say(CHUNKED)
+        for _ in range(200):
+            await talk.say(chunk(b"x" * 65000 + b"\n"))
+        await talk.say(chunk(b"END\n") + b"0\r\n\r\n")
+
+    async with bench(script) as b, trio.open_nursery() as nursery, b.open() as stream:
+        await trio.sleep(0.05)
+        nursery.start_soon(others)
+        reads = 0
+        while await stream.receive() is not None:
+            reads += 1
+        assert ticks >= reads / 8
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_whose_bytes_are_always_there_can_be_cancelled() -> None:
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        await talk.say(CHUNKED)
+        while True:
+            await talk.say(chunk(b"x" * 65000))
+
+    async with bench(script) as b:
+        with trio.fail_after(2), trio.move_on_after(0.05) as scope:
+            await b.ask()
+        assert scope.cancelled_caught
+
+
+async def test_providers_without_an_address_are_served_in_process() -> None:
+    async with bench(always(whole(b"x."))) as inner:
+        settings = ProviderConfig(dialect="scripted")
+        config = Config(providers={"test": settings})
+        outer = Providers(config, {}, lambda ref: Secret(""), in_process={"scripted": inner.providers})
+        assert outer.dialect("test") is inner.dialect
+        request, out = make_request(), OutboundRequest("/say", b"hi")
+        async with outer.open(Route("test", "m"), request, out, RecordedPhases(), "k") as stream:
+            batch = await stream.receive()
+            assert batch is not None
+        assert outer.statistics() == {}
+        await outer.aclose()
+
+
 async def test_what_goes_out_is_ours_alone() -> None:
     async with bench(always(whole(b"x.")), prefix="/api/v1/", headers={"X-Org": "acme"}) as b:
         await b.ask("prompt", stream=False, headers=(("content-type", "application/json"), ("x-org", "dialect's")))
@@ -110,10 +169,10 @@ async def test_head_and_body_go_out_in_one_write() -> None:
 
 
 async def test_a_body_larger_than_all_buffers() -> None:
-    prompt = "x" * 8_000_000
+    prompt = "x" * 4_000_000
     async with bench(always(whole(b"x."))) as b:
         await b.ask(prompt, stream=False)
-        assert len(b.peer.seen[0].body) == 8_000_000
+        assert len(b.peer.seen[0].body) == 4_000_000
 
 
 async def test_an_answer_before_the_request_was_read_is_heard() -> None:
@@ -122,7 +181,7 @@ async def test_an_answer_before_the_request_was_read_is_heard() -> None:
         await trio.sleep(0.05)
 
     async with bench(script) as b:
-        error = await b.fault(prompt="x" * 8_000_000)
+        error = await b.fault(prompt="x" * 4_000_000)
         assert b.dialect.errors[0][0] == 413
         assert error.details.provider_status == 413
         assert b.counts() == (0, 0, 0)

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from clawproxy.config import SecretRef
-from clawproxy.errors import ClawError, ConfigError, ProviderFault
+from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import End, Text
 from clawproxy.secrets import Secret
 from clawproxy.upstream import answer
@@ -20,12 +20,10 @@ from tests.upstream.kit import (
     CHUNKED,
     KEY,
     Conversation,
-    RecordedPhases,
     always,
     bench,
     chunk,
     descriptors,
-    make_providers,
     once,
     whole,
 )
@@ -380,43 +378,3 @@ async def test_out_of_descriptors_is_not_the_providers_fault() -> None:
         assert isinstance(caught.value.__cause__, OSError)
         assert caught.value.__cause__.errno == errno.EMFILE
         assert descriptors() == before
-
-
-# --- configuration ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"base_url": None}, "base_url"),
-        ({"base_url": "api.example.com"}, "base_url"),
-        ({"base_url": "ftp://x"}, "base_url"),
-        ({"base_url": "https://user:pass@x"}, "base_url"),
-        ({"base_url": "https://x?key=1"}, "base_url"),
-        ({"base_url": "https://x:0"}, "base_url"),
-        ({"base_url": "https://x:99999"}, "base_url"),
-        ({"base_url": "https://[::g]"}, "base_url"),
-        ({"base_url": "https://x/../y"}, "base_url"),
-        ({"base_url": "https://x y"}, "base_url"),
-        ({"base_url": "https://"}, "base_url"),
-        ({"dialect": "klingon"}, "dialect"),
-        ({"headers": {"Host": "x"}}, "headers"),
-        ({"headers": {"x": "a\nb"}}, "headers"),
-        ({"headers": {"Authorization": "Bearer x"}}, "headers"),
-        ({"environ": {"http_proxy": "socks5://x:1"}, "base_url": "http://provider.test"}, "base_url"),
-    ],
-)
-def test_bad_configuration_is_reported_by_key(changes: dict[str, object], key: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        make_providers(**({"base_url": "https://x"} | changes))  # type: ignore[arg-type]
-    (problem,) = caught.value.problems
-    assert problem.startswith(f"providers.test.{key}: ")
-    assert "user:pass" not in problem
-
-
-async def test_an_unknown_provider() -> None:
-    providers = make_providers("http://127.0.0.1:1")
-    with pytest.raises(ClawError, match="no_route"):
-        providers.dialect("nobody")
-    assert repr(providers) == "<Providers generation 1 [<Pool test [0 active, 0 idle, 0 waiting | max 1024]>]>"
-    assert RecordedPhases().entered == []
