@@ -27,19 +27,68 @@ MAX_OUTPUT = 10_000_000
 """The most `max_tokens` may say; a model's own bound is the route's."""
 SEED = 2**63
 
-FORBIDDEN: frozenset[str] = frozenset({
-    "api_base", "api_key", "api_type", "api_version", "aws_access_key_id", "aws_region_name", "aws_secret_access_key",
-    "aws_session_token", "azure_ad_token", "azure_endpoint", "base_url", "callbacks", "client", "custom_llm_provider",
-    "endpoint", "endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks", "headers", "host",
-    "max_retries", "mock_response", "model_list", "models", "num_retries", "organization", "proxies", "proxy",
-    "request_timeout", "success_callback", "timeout", "url", "vertex_credentials", "vertex_location",
-    "vertex_project",
-})
+FORBIDDEN: frozenset[str] = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_type",
+        "api_version",
+        "aws_access_key_id",
+        "aws_region_name",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "azure_ad_token",
+        "azure_endpoint",
+        "base_url",
+        "callbacks",
+        "client",
+        "custom_llm_provider",
+        "endpoint",
+        "endpoint_url",
+        "extra_body",
+        "extra_headers",
+        "extra_query",
+        "fallbacks",
+        "headers",
+        "host",
+        "max_retries",
+        "mock_response",
+        "model_list",
+        "models",
+        "num_retries",
+        "organization",
+        "proxies",
+        "proxy",
+        "request_timeout",
+        "success_callback",
+        "timeout",
+        "url",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
 
-_KNOWN = frozenset({
-    "model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p", "stop", "seed", "tools",
-    "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "user", "metadata",
-})
+_KNOWN = frozenset(
+    {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stop",
+        "seed",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "reasoning_effort",
+        "user",
+        "metadata",
+    }
+)
 _TOOL = frozenset({"type", "function"})
 _FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 _SIMPLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
