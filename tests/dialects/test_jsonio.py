@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clawproxy.dialects import CLIENT, jsonio
@@ -208,6 +208,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_encode_and_decode_are_inverse(value: Any) -> None:
     data = jsonio.encode(value)
@@ -217,6 +218,7 @@ def test_encode_and_decode_are_inverse(value: Any) -> None:
     assert jsonio.decode(json.dumps(value).encode()) == value
 
 
+@settings(deadline=None)
 @given(st.text('[]{}",:\\1ea ', max_size=60), st.integers(0, 4))
 def test_the_scan_agrees_with_a_parser_that_counts(text: str, depth: int) -> None:
     """Valid JSON is refused exactly if it is deeper than allowed; anything else is an error of either kind."""

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clawproxy.dialects import CLIENT, PROVIDER
@@ -228,6 +228,7 @@ def test_bytes_of_another_dialect_are_not_passed() -> None:
     assert documents(stream)[1]["choices"][0]["delta"] == {"content": "a"}
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=5))
 def test_i07_no_text_can_end_an_event(texts: list[str]) -> None:
     """Whatever a model writes, the client's reader sees one event with equal text."""

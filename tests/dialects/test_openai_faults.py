@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clawproxy.dialects import CLIENT, PROVIDER
@@ -123,9 +123,11 @@ def test_retry_after(headers: dict[str, str], millis: int | None) -> None:
     assert decode_error(429, headers, b"", NOW).details.retry_after_ms == millis
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_retry_after_is_read_or_not(text: str) -> None:
-    assert retry_after_ms({"retry-after": text}, NOW) in (None, *range(1_000, 600_001))
+    millis = retry_after_ms({"retry-after": text}, NOW)
+    assert millis is None or 1_000 <= millis <= 600_000
 
 
 CANARY = "sk-canary-0123456789abcdef"

@@ -140,6 +140,7 @@ def test_a_policys_text_wins_over_what_the_client_sent() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
+        {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
         {"tools": [{"type": "custom", "custom": {"name": "g", "format": {"type": "text"}}}]},
         {"tools": [{"type": "function", "cache_control": {}, "function": {"name": "f", "later": 1}}]},
         {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
@@ -219,7 +220,7 @@ REQUEST = st.builds(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(REQUEST)
 def test_a_request_survives_the_way_to_a_provider_and_back(request: ChatRequest) -> None:
     """What a provider (or a second gateway in its place) reads is what was authorised. Only usage is asked for on the way."""

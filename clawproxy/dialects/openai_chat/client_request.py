@@ -147,7 +147,7 @@ def decode_request(body: bytes, limits: Mapping[str, int]) -> ChatRequest:
         tools=_tools(said.get("tools")),
         tool_choice=tool_choice,
         parallel_tool_calls=_flag(said, "parallel_tool_calls"),
-        response_format=_response_format(said.get("response_format")),
+        response_format=_response_format(said.get("response_format"), extra),
         reasoning_effort=_effort(said.get("reasoning_effort")),
         user=check.token(said["user"], "user", longest=256, empty=True) if "user" in said else None,
         metadata=_metadata(said.get("metadata")),
@@ -237,11 +237,14 @@ def _tool_choice(said: Mapping[str, Any], extra: dict[str, Any]) -> ToolChoice |
     return None
 
 
-def _response_format(value: Any) -> ResponseFormat | None:
+def _response_format(value: Any, extra: dict[str, Any]) -> ResponseFormat | None:
     if value is None:
         return None
     fields = check.mapping(value, "response_format")
     mode = check.need(fields, "type", "response_format")
+    rest = check.beyond(fields, frozenset({"type", "json_schema"}))
+    if rest:
+        extra["response_format"] = rest
     if mode == "json_schema":
         where = "response_format.json_schema"
         inner = check.mapping(check.need(fields, "json_schema", "response_format"), where)
