@@ -14,6 +14,7 @@ MASK = "***"
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), by)
     for pattern, by in (
+        (r"-----BEGIN[^-]*-----.*?(?:-----END[^-]*-----|$)", MASK),
         (r"([a-z][a-z0-9+.-]{1,20}://)[^\s/@\"'<>]*@", rf"\1{MASK}@"),  # user:password@ in a URL
         (r"([a-z][a-z0-9+.-]{1,20}://[^\s?#\"'<>]*)[?#][^\s\"'<>]*", rf"\1?{MASK}"),  # a URL's query string and fragment
         (r"\b(bearer|basic|digest|negotiate)\s+[^\s\"',;]+", rf"\1 {MASK}"),
@@ -24,7 +25,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
          r"[-_][A-Za-z0-9_*.-]{3,}", MASK),
         (r"\b(?:AKIA|ASIA|AIza|ya29)[A-Za-z0-9_*.-]{4,}", MASK),
         (r"\beyJ[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)*", MASK),  # a JWT
-        (r"-----BEGIN[^-]*-----.*?(?:-----END[^-]*-----|$)", MASK),
         # Anything long with both letters and digits that has no space: a key nobody told us the prefix of.
         (r"(?<![A-Za-z0-9_+/=-])(?=[A-Za-z_+/=-]*[0-9])(?=[0-9_+/=-]*[A-Za-z])[A-Za-z0-9_+/=-]{24,}", MASK),
     )
@@ -33,7 +33,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 def redact(text: str) -> str:
     """`text` (its first 4 KiB) on one line, without control or invisible characters, secrets replaced by `***`."""
-    text = "".join([character if character.isprintable() else " " for character in text[:_READ]])
+    # Invisible characters go without a trace: in the middle of a key they would hide it from the patterns.
+    text = "".join([c if c.isprintable() else " " if c.isspace() else "" for c in text[:_READ]])
     for pattern, by in _PATTERNS:
         text = pattern.sub(by, text)
     return text

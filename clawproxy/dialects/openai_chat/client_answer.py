@@ -117,6 +117,10 @@ class StreamEncoder(_Encoder):
             return b""
         if batch.raw is not None and batch.dialect == NAME:
             return self._passed(batch.raw, batch.events)
+        if not self.begun and batch.dialect == NAME:
+            for event in batch.events:
+                if isinstance(event, Begin):
+                    self._adopt(event)
         return b"".join([self._event(event) for event in batch.events])
 
     def _passed(self, raw: bytes, events: Any) -> bytes:
@@ -126,6 +130,7 @@ class StreamEncoder(_Encoder):
                 continue
             if kind is Begin:
                 self._adopt(event)
+                self.begun = True
             elif kind is Finish:
                 self.finished = True
             elif kind is UsageReport:
@@ -141,8 +146,7 @@ class StreamEncoder(_Encoder):
         return raw
 
     def _adopt(self, begin: Begin) -> None:
-        """The client has seen the provider's id and model: chunks made later carry the same."""
-        self.begun = True
+        """Take on the provider's id and model: all chunks of an answer carry the same, made or passed on."""
         self.id = begin.id or self.id
         self.model = begin.model or self.model
         self.made = b""

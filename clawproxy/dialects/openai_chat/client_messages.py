@@ -47,9 +47,9 @@ def message(value: Any, where: str) -> Message:
         elif isinstance(fields.get("reasoning"), str):
             reasoning = fields["reasoning"]  # stays in `extra` too: the name this client uses for it
     else:
-        for name in ("tool_calls", "reasoning_content"):
-            if fields.get(name) is not None:
-                extra[name] = fields[name]
+        for odd in ("tool_calls", "reasoning_content"):
+            if fields.get(odd) is not None:
+                extra[odd] = fields[odd]
     call_id = None
     if role == "tool":
         call_id = check.token(check.need(fields, "tool_call_id", where), f"{where}.tool_call_id", longest=512)

@@ -27,19 +27,68 @@ MAX_OUTPUT = 10_000_000
 """The most `max_tokens` may say; a model's own bound is the route's."""
 SEED = 2**63
 
-FORBIDDEN: frozenset[str] = frozenset({
-    "api_base", "api_key", "api_type", "api_version", "aws_access_key_id", "aws_region_name", "aws_secret_access_key",
-    "aws_session_token", "azure_ad_token", "azure_endpoint", "base_url", "callbacks", "client", "custom_llm_provider",
-    "endpoint", "endpoint_url", "extra_body", "extra_headers", "extra_query", "fallbacks", "headers", "host",
-    "max_retries", "mock_response", "model_list", "models", "num_retries", "organization", "proxies", "proxy",
-    "request_timeout", "success_callback", "timeout", "url", "vertex_credentials", "vertex_location",
-    "vertex_project",
-})
+FORBIDDEN: frozenset[str] = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_type",
+        "api_version",
+        "aws_access_key_id",
+        "aws_region_name",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "azure_ad_token",
+        "azure_endpoint",
+        "base_url",
+        "callbacks",
+        "client",
+        "custom_llm_provider",
+        "endpoint",
+        "endpoint_url",
+        "extra_body",
+        "extra_headers",
+        "extra_query",
+        "fallbacks",
+        "headers",
+        "host",
+        "max_retries",
+        "mock_response",
+        "model_list",
+        "models",
+        "num_retries",
+        "organization",
+        "proxies",
+        "proxy",
+        "request_timeout",
+        "success_callback",
+        "timeout",
+        "url",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
 
-_KNOWN = frozenset({
-    "model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p", "stop", "seed", "tools",
-    "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "user", "metadata",
-})
+_KNOWN = frozenset(
+    {
+        "model",
+        "messages",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "stop",
+        "seed",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "response_format",
+        "reasoning_effort",
+        "user",
+        "metadata",
+    }
+)
 _TOOL = frozenset({"type", "function"})
 _FUNCTION = frozenset({"name", "description", "parameters", "strict"})
 _SIMPLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -98,7 +147,7 @@ def decode_request(body: bytes, limits: Mapping[str, int]) -> ChatRequest:
         tools=_tools(said.get("tools")),
         tool_choice=tool_choice,
         parallel_tool_calls=_flag(said, "parallel_tool_calls"),
-        response_format=_response_format(said.get("response_format")),
+        response_format=_response_format(said.get("response_format"), extra),
         reasoning_effort=_effort(said.get("reasoning_effort")),
         user=check.token(said["user"], "user", longest=256, empty=True) if "user" in said else None,
         metadata=_metadata(said.get("metadata")),
@@ -188,11 +237,14 @@ def _tool_choice(said: Mapping[str, Any], extra: dict[str, Any]) -> ToolChoice |
     return None
 
 
-def _response_format(value: Any) -> ResponseFormat | None:
+def _response_format(value: Any, extra: dict[str, Any]) -> ResponseFormat | None:
     if value is None:
         return None
     fields = check.mapping(value, "response_format")
     mode = check.need(fields, "type", "response_format")
+    rest = check.beyond(fields, frozenset({"type", "json_schema"}))
+    if rest:
+        extra["response_format"] = rest
     if mode == "json_schema":
         where = "response_format.json_schema"
         inner = check.mapping(check.need(fields, "json_schema", "response_format"), where)

@@ -19,11 +19,20 @@ import msgspec
 from clawproxy.dialects.redact import words
 from clawproxy.errors import KINDS, ProviderFault
 
-QUOTA = frozenset({
-    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error", "quota_exceeded",
-    "insufficient_balance", "insufficient_funds", "enforced_spend_limit_reached", "access_terminated",
-    "payment_required",
-})
+QUOTA = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "billing_error",
+        "quota_exceeded",
+        "insufficient_balance",
+        "insufficient_funds",
+        "enforced_spend_limit_reached",
+        "access_terminated",
+        "payment_required",
+    }
+)
 CONTEXT = frozenset({"context_length_exceeded", "context_window_exceeded", "prompt_too_long"})
 BY_CODE: Mapping[str, str] = {
     "rate_limit_exceeded": "rate_limited",

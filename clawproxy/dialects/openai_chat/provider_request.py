@@ -24,11 +24,10 @@ def encode_body(request: ChatRequest, route: Route) -> bytes:
     body: dict[str, Any] = dict(request.extra) if same else {}
     newer = "max_completion_tokens" in body
     stream_options = body.pop("stream_options", None) or {}
+    beside_format = body.pop("response_format", None) or {}
     body.pop("max_completion_tokens", None)
     body["model"] = route.model
-    body["messages"] = [
-        _message(message, same, f"messages[{number}]") for number, message in enumerate(request.messages)
-    ]
+    body["messages"] = [_message(message, same, f"messages[{number}]") for number, message in enumerate(request.messages)]
     if request.max_tokens is not None:
         body["max_completion_tokens" if newer else "max_tokens"] = request.max_tokens
     for name in ("temperature", "top_p", "seed", "parallel_tool_calls", "reasoning_effort"):
@@ -41,12 +40,12 @@ def encode_body(request: ChatRequest, route: Route) -> bytes:
         body["tools"] = [_tool(tool, same) for tool in request.tools]
     if request.tool_choice is not None:
         choice = request.tool_choice
-        body["tool_choice"] = (
-            {"type": "function", "function": {"name": choice.name}} if choice.mode == "tool" else choice.mode
-        )
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.name}} if choice.mode == "tool" else choice.mode
     if request.response_format is not None:
         mode, schema = request.response_format.mode, request.response_format.schema
-        body["response_format"] = {"type": mode} if mode != "json_schema" else {"type": mode, "json_schema": schema}
+        body["response_format"] = {**beside_format, "type": mode}
+        if mode == "json_schema":
+            body["response_format"]["json_schema"] = schema
     if same and request.user is not None:
         body["user"] = request.user
     if same and request.metadata:
