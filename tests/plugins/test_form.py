@@ -15,9 +15,17 @@ from clawproxy import hookspecs
 
 PLUGINS = ["clawproxy_auth", "clawproxy_sanitize", "clawproxy_truncate", "clawproxy_router"]
 PUBLIC = {
-    f"clawproxy.{name}"
-    for name in ("hookspecs", "messages", "events", "errors", "context", "stores.base", "secrets", "config", "config.schema", "keys")
-}  # fmt: skip
+    "clawproxy.config",
+    "clawproxy.config.schema",
+    "clawproxy.context",
+    "clawproxy.errors",
+    "clawproxy.events",
+    "clawproxy.hookspecs",
+    "clawproxy.keys",
+    "clawproxy.messages",
+    "clawproxy.secrets",
+    "clawproxy.stores.base",
+}
 FOREIGN = {"attrs", "trio", "re2", "msgspec"}
 """What they may lean on beside the standard library: dependencies of ClawProxy itself."""
 

@@ -1,86 +1,29 @@
-"""clawproxy_sanitize: what is found, where, and that cutting the text changes nothing."""
+"""clawproxy_sanitize on whole texts: what is found, where, and what the settings do."""
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import re2
 from attrs import evolve
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import clawproxy_sanitize
 from clawproxy.context import Registry
-from clawproxy.errors import ClawError, ConfigError, Refusal
-from clawproxy.events import (
-    Begin,
-    End,
-    Event,
-    Failed,
-    Finish,
-    KeepAlive,
-    Reasoning,
-    Refused,
-    Text,
-    ToolCallDelta,
-    UsageReport,
-)
-from clawproxy.hookspecs import Transform
-from clawproxy.messages import FilePart, ImagePart, Message, ResponseFormat, TextPart, Tool, ToolCall, Usage
+from clawproxy.errors import ConfigError, Refusal
+from clawproxy.messages import FilePart, ImagePart, Message, ResponseFormat, TextPart, Tool, ToolCall
 from clawproxy.testing.factories import make_exchange, make_request
 from clawproxy_sanitize import Sanitizer, SanitizeSettings
 from clawproxy_sanitize.catalogue import CATALOGUE
 from clawproxy_sanitize.prefixes import Unfollowable, follow
+from clawproxy_sanitize.samples import BENIGN, BODY, LETTERS, SAMPLES
 from clawproxy_sanitize.scanner import MOST, Scanner, options
 from clawproxy_sanitize.settings import rules
-from clawproxy_sanitize.window import BOUND, Window
-
-LETTERS = "AbCdEfGhIjKlMnOpQrStUvWxYz0123456789" * 3
-UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" * 2
-HEX = "0123456789abcdef" * 6
-BODY = "\n".join((LETTERS + "+/")[:64] for _ in range(5))
-
-SAMPLES = {  # put together here, so that no scanner of repositories stumbles over the file
-    "claw": "claw_" + LETTERS[:33],
-    "anthropic": "sk-ant-" + "api03-" + LETTERS[:90] + "-AA",
-    "openai": "sk-" + "proj-" + LETTERS[:48],
-    "openrouter": "sk-or-" + "v1-" + HEX[:64],
-    "sk_key": "sk-" + "canary-" + HEX[:32],
-    "stripe": "sk_" + "live_" + LETTERS[:24],
-    "webhook_secret": "whsec_" + LETTERS[:32],
-    "aws_access_key": "AKIA" + UPPER[:16],
-    "aws_secret_key": "aws_secret_access_key" + " = " + LETTERS[:40],
-    "github": "ghp_" + LETTERS[:36],
-    "gitlab": "glpat-" + LETTERS[:20],
-    "google_api": "AIza" + LETTERS[:35],
-    "google_oauth": "ya29." + LETTERS[:60],
-    "slack": "xoxb-" + "123456789012-" + LETTERS[:24],
-    "slack_webhook": "hooks.slack.com/services/" + "T00000000/B00000000/" + LETTERS[:24],
-    "jwt": "eyJ" + LETTERS[:20] + ".eyJ" + LETTERS[:30] + "." + LETTERS[:43],
-    "huggingface": "hf_" + LETTERS[:34],
-    "groq": "gsk_" + LETTERS[:52],
-    "xai": "xai-" + LETTERS[:80],
-    "perplexity": "pplx-" + LETTERS[:48],
-    "replicate": "r8_" + LETTERS[:37],
-    "nvidia": "nvapi-" + LETTERS[:64],
-    "npm": "npm_" + LETTERS[:36],
-    "pypi": "pypi-" + LETTERS[:100],
-    "docker": "dckr_pat_" + LETTERS[:27],
-    "digitalocean": "dop_v1_" + HEX[:64],
-    "databricks": "dapi" + HEX[:32],
-    "sendgrid": "SG." + LETTERS[:22] + "." + LETTERS[:43],
-    "shopify": "shpat_" + HEX[:32],
-    "hashicorp_vault": "hvs." + LETTERS[:90],
-    "notion": "ntn_" + LETTERS[:46],
-    "age": "AGE-SECRET-KEY-1" + (UPPER + UPPER)[:58],
-    "private_key": f"-----BEGIN RSA PRIVATE KEY-----\n{BODY}\n-----END RSA PRIVATE KEY-----",
-}
 
 
 def configured(**changes: Any) -> Sanitizer:
@@ -104,36 +47,6 @@ CUSTOM = scanner(
 
 def once(found: Scanner, text: str) -> str:
     return found.redact(text, Counter())
-
-
-def cut(text: str, places: Sequence[int]) -> list[str]:
-    edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[a:b] for a, b in itertools.pairwise(edges)]
-
-
-def streamed(found: Scanner, pieces: Sequence[str]) -> list[str]:
-    window = Window(found, Counter())
-    out: list[str] = []
-    for piece in pieces:
-        passed = window.feed(piece)
-        out += [piece] if passed is None else passed
-    return out + window.finish()
-
-
-def answer(found: Sanitizer = DEFAULT, **changes: Any) -> tuple[Transform, Any]:
-    exchange = make_exchange(**changes)
-    tap = clawproxy_sanitize.tap_response(exchange, found)
-    assert tap is not None
-    return tap, exchange
-
-
-def run(tap: Transform, *batches: Sequence[Event]) -> list[Event]:
-    assert tap.end is not None
-    return [event for batch in batches for event in tap.change(batch)] + list(tap.end())
-
-
-def joined(events: Sequence[Event], kind: type[Text] | type[Reasoning] | type[Refused] = Text) -> str:
-    return "".join(event.text for event in events if type(event) is kind)
 
 
 # --- the catalogue -----------------------------------------------------------------------------------------------------
@@ -171,16 +84,6 @@ def test_a_key_that_is_cut_off_is_still_a_key() -> None:
     assert once(SCANNER, f"-----BEGIN PRIVATE KEY-----\n{BODY}") == "-----[redacted:private_key]"
     escaped = BODY.replace("\n", "\\n")
     assert once(SCANNER, f'{{"pem":"-----BEGIN EC PRIVATE KEY-----\\n{escaped}"}}') == '{"pem":"-----[redacted:private_key]"}'
-
-
-BENIGN = """
-Run `pip install scikit-learn` and sk-learn works; a task-manager, a disk-usage tool, risk-averse-people-everywhere-today.
-The header reads `-----BEGIN PRIVATE KEY-----` and ends with `-----END PRIVATE KEY-----`; never commit one.
-OpenAI keys begin with sk-, GitHub's with ghp_, Slack's with xoxb-, AWS ids with AKIA and JWTs with eyJ.
-commit 3f786850e387550fdab836ed7e6dc881de23001b, uuid 123e4567-e89b-12d3-a456-426614174000, task-0123456789abcdef01234567
-ICD-10 E11.9; 500 mg b.i.d.; SK-II; AIza; a 9-5 job; x-ray; s3://bucket/key; https://example.com/?q=eyJ&r=1
-def secret_access_key(): return os.environ["AWS_SECRET_ACCESS_KEY"]
-"""
 
 
 def test_ordinary_text_passes_untouched() -> None:
@@ -390,188 +293,3 @@ def test_each_beginning_of_a_sample_is_known(shape: Any) -> None:
 def test_what_can_not_be_followed_is_refused(pattern: str) -> None:
     with pytest.raises(Unfollowable):
         follow(pattern)
-
-
-# --- cut anywhere ------------------------------------------------------------------------------------------------------
-
-FRAGMENTS = st.one_of(
-    st.sampled_from(list(SAMPLES.values())),
-    st.sampled_from([sample[: len(sample) // 2] for sample in SAMPLES.values()]),
-    st.sampled_from(["ACME-1234", "ACME-12", "-abc", "<<", ">>", "zz", "top", "night", "Night Owl"]),
-    st.sampled_from(["ingale", "Ünder", "Ü", "task-", "s", "sk-"]),
-    st.sampled_from([" ", "\n", "\\n", ".", "é", "😀", "\ud800", "-----", "_", "=", "the quick brown fox", BENIGN]),
-    st.text(max_size=8),
-)  # fmt: skip
-TEXTS = st.lists(FRAGMENTS, max_size=8).map("".join)
-
-
-@pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
-@given(text=TEXTS, places=st.lists(st.integers(0, 4000), max_size=40))
-@example(text=f"a {KEY} b", places=list(range(200)))
-@example(text=SAMPLES["private_key"] + " and on", places=list(range(1000)))
-@settings(max_examples=300, deadline=None)
-def test_cutting_changes_nothing(found: Scanner, text: str, places: list[int]) -> None:
-    assert "".join(streamed(found, cut(text, places))) == once(found, text)
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-@given(places=st.lists(st.integers(0, 4000), max_size=20), before=TEXTS, after=st.sampled_from(["", " then", ".", "\n", "!x"]))
-@settings(max_examples=12, deadline=None)
-def test_no_part_of_a_secret_gets_out(name: str, places: list[int], before: str, after: str) -> None:
-    secret = "Zq9" + LETTERS[7:40]
-    sample = SAMPLES[name].replace(LETTERS[:20], secret[:20])
-    out = "".join(streamed(SCANNER, cut(f"{before} {sample}{after}", places)))
-    assert out == once(SCANNER, f"{before} {sample}{after}")
-    assert secret[:12] not in out
-
-
-def test_every_cut_of_every_sample() -> None:
-    for name, sample in SAMPLES.items():
-        text = f"x {sample}, y"
-        expected = once(SCANNER, text)
-        assert expected.count("[redacted:") == 1
-        for place in range(len(text)):
-            assert "".join(streamed(SCANNER, [text[:place], text[place:]])) == expected, (name, place)
-        assert "".join(streamed(SCANNER, list(text))) == expected
-
-
-def test_clean_text_goes_on_at_once() -> None:
-    words = [f" {word}" for word in BENIGN.replace("\n", " ").split()]
-    window, late = Window(SCANNER, Counter()), 0
-    for word in words:
-        passed = window.feed(word)
-        late += passed is not None
-    assert late < len(words) / 5
-
-
-def test_an_event_stays_one_event() -> None:
-    tap, _ = answer()
-    words = ["It", " s", "eems", " a", " task", "-", "s", "k", "-", "b", " p", "ypi", "-", " e", "yJ", "!"]
-    events = [Text(piece) for piece in words]
-    assert run(tap, *([event] for event in events)) == events
-
-
-def test_a_long_event_is_cut_where_the_doubt_begins() -> None:
-    tap, _ = answer()
-    assert joined(tap.change([Text("word " * 100 + "sk-ant")])) == "word " * 100
-    assert joined(tap.change([Text(" is how they begin")])) == "sk-ant is how they begin"
-
-
-def test_what_is_held_is_bounded() -> None:
-    window = Window(SCANNER, Counter())
-    out, most = [], 0
-    pieces = ["-----BEGIN PRIVATE KEY-----\n", *["AbCdEfGh\n"] * 5000, "!", "done"]
-    for piece in pieces:
-        passed = window.feed(piece)
-        out += [piece] if passed is None else passed
-        most = max(most, window.held)
-    out += window.finish()
-    assert "".join(out) == "-----[redacted:private_key]!done"
-    assert BOUND / 2 < most < BOUND * 1.2
-
-
-def test_a_beginning_without_end_is_let_go() -> None:
-    window = Window(CUSTOM, Counter())
-    text = "<<" + "x" * 3 * BOUND + f" {KEY} end"
-    out = []
-    for piece in cut(text, range(0, len(text), 100)):
-        passed = window.feed(piece)
-        out += [piece] if passed is None else passed
-    out += window.finish()
-    assert "".join(out) == text.replace(KEY, GONE)
-
-
-# --- events ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_same_sequence_comes_back_when_nothing_changed() -> None:
-    tap, exchange = answer()
-    batches: list[list[Event]] = [
-        [Begin("m"), Text("Hello"), Text(" there.")],
-        [Reasoning("hm,")],
-        [ToolCallDelta(0, "id", "f", '{"a":'), ToolCallDelta(1, "id2", "g", "{}"), ToolCallDelta(0, None, None, "1}")],
-        [Refused("no.")],
-        [KeepAlive(), UsageReport(Usage(1, 2)), Finish("stop"), End()],
-        [],
-    ]
-    for events in batches:
-        assert tap.change(events) is events
-    assert tap.streams == "window"
-    assert exchange.notices == []
-
-
-def test_what_is_held_comes_before_the_end() -> None:
-    for last in (Finish("stop"), End(), Failed(ClawError("provider_error.cut"))):
-        tap, _ = answer()
-        assert run(tap, [Text("see sk-")], [last]) == [Text("see sk-"), last]
-    tap, _ = answer()
-    assert tap.change([Text("see sk-")]) == []
-    assert run(tap) == [Text("see sk-")]
-
-
-def test_usage_reports_pass_and_end_nothing() -> None:
-    tap, _ = answer()
-    report = UsageReport(Usage(1, 1))
-    batches: list[list[Event]] = [[Text(piece), report] for piece in cut(f"key {KEY} ok", range(0, 90, 7))]
-    out = run(tap, *batches, [Finish("stop")])
-    assert out.count(report) == len(batches)
-    assert joined(out) == f"key {GONE} ok"
-
-
-def test_each_text_of_an_answer() -> None:
-    tap, exchange = answer()
-    half = len(KEY) // 2
-    out = run(
-        tap,
-        [Reasoning(KEY[:half]), Reasoning(KEY[half:] + ".")],
-        [Text(KEY[:half]), Text(KEY[half:] + ".")],
-        [Refused(KEY[:half]), Refused(KEY[half:] + ".")],
-        [ToolCallDelta(0, "c", "f", f'{{"k":"{KEY[:half]}'), ToolCallDelta(0, arguments=f'{KEY[half:]}"}}')],
-        [Finish("tool_calls"), End()],
-    )
-    assert [joined(out, kind) for kind in (Reasoning, Text, Refused)] == [f"{GONE}."] * 3
-    calls = [event for event in out if isinstance(event, ToolCallDelta)]
-    assert (calls[0].call_id, calls[0].name) == ("c", "f")
-    assert [call.call_id for call in calls].count("c") == 1
-    assert "".join(call.arguments for call in calls) == f'{{"k":"{GONE}"}}'
-    kinds = [type(event) for event in out]
-    assert kinds == sorted(kinds, key=[Reasoning, Text, Refused, ToolCallDelta, Finish, End].index)
-    assert [notice.details["where"] for notice in exchange.notices] == ["answer"]
-    assert exchange.state["sanitize"]["answer"] == {"openai": 4}
-
-
-@given(st.lists(st.integers(0, 60), max_size=12), st.lists(st.integers(0, 60), max_size=12))
-@settings(deadline=None)
-def test_texts_that_alternate_give_no_secret_away(mine: list[int], others: list[int]) -> None:
-    tap, _ = answer()
-    first = [ToolCallDelta(0, arguments=piece) for piece in cut(f"a {KEY} b", mine)]
-    second = [ToolCallDelta(1, arguments=piece) for piece in cut("some other text that says nothing", others)]
-    events = [event for pair in zip(first, second, strict=False) for event in pair]
-    out = run(tap, *([event] for event in events), first[len(second) :], second[len(first) :])
-    text = "".join(event.arguments for event in out if isinstance(event, ToolCallDelta) and event.index == 0)
-    assert not any(KEY[at : at + 12] in text for at in range(len(KEY) - 11))
-    assert joined([Text(e.arguments) for e in out if isinstance(e, ToolCallDelta) and e.index == 1]) == (
-        "some other text that says nothing"
-    )
-
-
-def test_block_ends_the_answer() -> None:
-    tap, _ = answer(configured(output="block"))
-    tap.change([Text(f"key {KEY[:20]}")])
-    with pytest.raises(Refusal) as caught:
-        tap.change([Text(f"{KEY[20:]} ")])
-    assert caught.value.slug == "refused.sanitize"
-
-
-def test_flag_changes_nothing_but_tells() -> None:
-    tap, exchange = answer(configured(output="flag"))
-    out = run(tap, *([Text(piece)] for piece in cut(f"key {KEY} ok", range(0, 90, 5))))
-    assert joined(out) == f"key {KEY} ok"
-    assert [notice.code for notice in exchange.notices] == ["flagged"]
-
-
-def test_any_number_of_tool_calls_is_bounded() -> None:
-    tap, _ = answer()
-    tap.change([ToolCallDelta(index, arguments="{}") for index in range(2000)])
-    holder = tap.change.__self__  # type: ignore[attr-defined]
-    assert len(holder._windows) <= 128
