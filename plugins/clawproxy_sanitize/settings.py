@@ -16,6 +16,10 @@ from clawproxy_sanitize.scanner import Rule, options
 
 Action = Literal["redact", "block", "flag", "off"]
 
+LARGEST = 128 << 10
+"""Characters of all beginnings together. RE2 compiles that in half a second; the next ten times as much takes half a minute,
+and an automaton that outgrows its memory would match nothing."""
+
 _NAME = re.compile(r"[a-z0-9_]{1,40}")
 
 
@@ -58,6 +62,8 @@ def rules(settings: SanitizeSettings, default: Action) -> list[Rule]:
         action = settings.actions.get(shape.name, default) if default != "off" else "off"
         if action != "off":
             found.append(Rule(shape.name, action, follow(shape.pattern), shape.lead))
+    if sum(len(rule.followed.begun or "") for rule in found) > LARGEST:
+        raise ConfigError(["plugins.sanitize: too much to look for; about a thousand words can be followed through a stream."])
     return found
 
 
