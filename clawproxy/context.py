@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from clawproxy.clocks import Deadlines
-from clawproxy.errors import ClawError, ConfigError
+from clawproxy.errors import ClawError
 from clawproxy.events import Notice
 from clawproxy.messages import EMPTY, Principal, Route, Usage
 
@@ -136,7 +136,7 @@ class Exchange:
 
 
 def _no_secrets(ref: SecretRef) -> Secret:
-    raise ConfigError([f"no secrets can be resolved here ({ref.scheme}:...)"])
+    raise LookupError(f"this service resolves no secrets ({ref.scheme}:...)")
 
 
 @define(eq=False)
@@ -149,9 +149,11 @@ class App:
     state_dir: Path | None
     """None where nothing is kept (tests, `--ephemeral`)."""
     resolve_secret: Callable[[SecretRef], Secret] = _no_secrets
-    """Raises ConfigError where the reference leads nowhere."""
-    pepper: bytes = b""
-    """The HMAC key of stored credentials; it lives outside the store."""
+    """Raises LookupError with a sentence that holds no secret."""
+    pepper: bytes = field(default=b"", repr=False)
+    """The HMAC key under which client keys are known (`keys.digest`); it lives outside the store."""
+    shared: dict[str, Any] = field(factory=dict)
+    """What plugins keep across reloads (counters, breakers): one entry each, under the plugin's name."""
     nursery: trio.Nursery | None = None
     """The service nursery, for work that outlives a request."""
     count: Callable[..., None] = lambda *_a, **_k: None

@@ -24,6 +24,8 @@ from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.ops.books import book, declare
+from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.logs import log_event, log_exception
 from clawproxy.ops.metrics import Metrics
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
@@ -113,7 +115,7 @@ class Generation:
         try:
             await self.pipeline.closed(exchange, outcome)
         finally:
-            self.gateway.book(exchange, outcome)
+            book(exchange, outcome, self.gateway.metrics)
 
 
 class Gateway:
@@ -122,11 +124,12 @@ class Gateway:
     def __init__(self, app: App, metrics: Metrics) -> None:
         self.app = app
         self.metrics = metrics
+        declare(metrics)
         limits = app.config.limits
         self.admission = Admission(limits.in_flight, limits.in_flight_per_key)
         self.in_flight = 0
         self.draining = False
-        self.lag = 0.0
+        self.lag = LoopLag()
         self.calls: set[Call] = set()
         self.idle = trio.Event()
         self._current: Generation | None = None
@@ -142,6 +145,7 @@ class Gateway:
     def install(self, generation: Generation) -> Generation | None:
         """Make it the current one; returns the one before, to be drained."""
         before, self._current = self._current, generation
+        self.metrics.allow("provider", generation.config.providers)
         self._verdicts.clear()
         return before
 
@@ -172,7 +176,7 @@ class Gateway:
             log_event("auth.slow", "error")
             raise ClawError("internal") from None
         except ClawError as error:
-            self.metrics.count("clawproxy_auth_failures_total", error=error.slug)
+            self.metrics.count("clawproxy_auth_failures_total", slug=error.slug)
             raise
         if _expired(principal):
             raise ClawError("auth.expired")
@@ -185,9 +189,16 @@ class Gateway:
     def admit(self) -> ClawError | None:
         if self.draining:
             return ClawError("shutting_down", retry_after_ms=1000)
-        if self.lag > self.current.config.limits.shed_lag:
+        if self.lag.seconds > self.current.config.limits.shed_lag:
             return ClawError("overloaded", retry_after_ms=1000)
         return None
+
+    def not_ready(self) -> Sequence[str]:
+        """Why a new request would be refused now, in the words of `/readyz`."""
+        refused = self.admit() if self._current is not None else None
+        if self._current is None:
+            return ["starting"]
+        return [] if refused is None else ["draining" if refused.slug == "shutting_down" else "overloaded"]
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.calls.add(call)
@@ -214,54 +225,6 @@ class Gateway:
     def report_plugin(self, plugin: str, what: str, detail: str) -> None:
         log_event(f"plugin.{what}", "warning" if what.endswith("slow") else "error", plugin=plugin, detail=detail)
         self.metrics.count("clawproxy_plugin_faults_total", plugin=plugin, what=what)
-
-    def book(self, exchange: Exchange, outcome: Outcome) -> None:
-        """One log line and the metrics of a finished exchange."""
-        timing = exchange.timing
-        metrics = self.metrics
-        metrics.count("clawproxy_requests_total", surface=exchange.surface, outcome=outcome.label)
-        metrics.observe("clawproxy_request_seconds", timing.total or 0.0, surface=exchange.surface)
-        if timing.first_token is not None:
-            metrics.observe("clawproxy_first_token_seconds", timing.first_token, surface=exchange.surface)
-        gateway = timing.gateway()
-        if gateway is not None:
-            metrics.observe("clawproxy_gateway_seconds", gateway, surface=exchange.surface)
-        if outcome.error is not None:
-            metrics.count("clawproxy_errors_total", slug=outcome.error.slug, fault=outcome.error.kind.fault)
-        usage = exchange.usage
-        if usage is not None:
-            metrics.count("clawproxy_tokens_total", usage.input_tokens or 0, direction="input")
-            metrics.count("clawproxy_tokens_total", usage.output_tokens or 0, direction="output")
-        route = exchange.route
-        error = outcome.error
-        log_event(
-            "exchange.closed",
-            "info",
-            request_id=exchange.request_id,
-            client_request_id=exchange.client_request_id,
-            generation=exchange.generation,
-            surface=exchange.surface,
-            peer=exchange.peer,
-            key=exchange.principal.key,
-            user=exchange.user,
-            model=exchange.requested_model,
-            provider=route.provider if route else None,
-            provider_model=route.model if route else None,
-            route_reason=route.reason if route else None,
-            attempts=len(exchange.attempts),
-            stream=exchange.stream,
-            outcome=outcome.label,
-            error=error.slug if error else None,
-            status=error.status if error else 200,
-            clock=error.details.clock if error else None,
-            limit_ms=error.details.limit_ms if error else None,
-            setting=error.details.setting if error else None,
-            fault=error.kind.fault if error else None,
-            input_tokens=usage.input_tokens if usage else None,
-            output_tokens=usage.output_tokens if usage else None,
-            usage_source=usage.source if usage else None,
-            timing_ms=timing.milliseconds(),
-        )
 
 
 def _expired(principal: Principal) -> bool:

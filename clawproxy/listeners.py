@@ -91,17 +91,17 @@ def _bind_unix(address: Address) -> Bound:
                 path.unlink()  # left by a process that died
             else:
                 raise OSError(98, "Address already in use")
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
-        sock._sock.bind(str(path))  # trio's bind awaits; a Unix path resolves nothing
+        sock.bind(str(path))
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise
     finally:
         os.umask(before)
-    return Bound(trio.SocketListener(sock), f"unix:{path}", address)
+    return Bound(trio.SocketListener(trio.socket.from_stdlib_socket(sock)), f"unix:{path}", address)
 
 
 def _reason(error: OSError) -> str:

@@ -23,17 +23,19 @@ import trio
 from attrs import evolve, frozen
 
 from clawproxy.config import Config
-from clawproxy.config.sections import settings_of
+from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
+from clawproxy.config.sections import settings_of
 from clawproxy.context import App
 from clawproxy.dialects import CLIENT, PROVIDER
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway, Generation
+from clawproxy.http1.head import Head
 from clawproxy.keys import load_or_create_pepper
 from clawproxy.listeners import Bound, bind_all, tls_context
 from clawproxy.ops.admin import AdminPages
-from clawproxy.ops.logs import log_event, log_exception, set_instance
-from clawproxy.ops.metrics import Metrics
+from clawproxy.ops.logs import LOG, log_event, log_exception
+from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
 from clawproxy.pipeline.compile import lifespans
 from clawproxy.scripted import ScriptedProvider
@@ -41,6 +43,7 @@ from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
 from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
+from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
     from clawproxy.secrets import Secret
     from clawproxy.stores.base import Store
 
-LAG_PERIOD = 0.1
 LAST_WORDS = 2.0
 """Seconds that calls have to say goodbye once draining is over, or at a second SIGTERM."""
 HTTP_SURFACES = {
@@ -103,7 +105,7 @@ class Server:
         self.settings = settings_of(config, self.plugins.registry.settings)
         problems, _ = check_secrets(config, self.plugins.registry.secret_schemes)
         if problems:
-            raise ConfigError([f"{'.'.join(path)}: {sentence}" for path, sentence in problems])
+            raise ConfigError([f"{dotted(path)}: {sentence}" for path, sentence in problems])
         self.front = Front()
         self.websockets = Connections()
         self.limits = ConnectionLimits(config.limits)
@@ -112,7 +114,7 @@ class Server:
         self.hurry = trio.Event()
         self.closing = False
 
-    # --- from nothing to listening ----------------------------------------------------------------------------------------------
+    # --- from nothing to listening ---
 
     async def run(self, ready: Callable[[Listening], None], *, signals: bool) -> None:
         bound, admin = await bind_all(self.config.server)
@@ -145,7 +147,7 @@ class Server:
         *,
         signals: bool,
     ) -> None:
-        set_instance(self.instance)
+        LOG.instance, LOG.generation = self.instance, 1
         app = App(self.config, store, self.instance, state_dir)
         app.resolve_secret = self._resolve
         app.pepper = self._pepper(state_dir)
@@ -159,7 +161,7 @@ class Server:
             for _, manager in lifespans(self.plugins, config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(upstream)
-            for background in (self.front.run, upstream.run, self._watch_lag):
+            for background in (self.front.run, upstream.run, gateway.lag.watch):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)
@@ -171,8 +173,8 @@ class Server:
                 for each in bound:
                     connections.start_soon(self._accept, each, tls, surfaces, connections)
                 if admin is not None:
-                    pages = AdminPages(gateway, config)
-                    connections.start_soon(self._accept, admin, None, Surfaces(plain=pages.routes()), connections)
+                    pages = _admin(AdminPages(gateway, config.server.hosts))
+                    connections.start_soon(self._accept, admin, None, pages, connections)
                 if signals:
                     service.start_soon(self._take_signals)
                 service.start_soon(self._drain_when_asked, connections.cancel_scope)
@@ -185,7 +187,10 @@ class Server:
         log_event("server.stopped", "info")
 
     def _resolve(self, ref: SecretRef) -> Secret:
-        return resolve_secret(ref, self.plugins.registry.secret_schemes)
+        try:
+            return resolve_secret(ref, self.plugins.registry.secret_schemes)
+        except ConfigError as error:
+            raise LookupError(error.problems[0]) from None
 
     def _pepper(self, state_dir: Path | None) -> bytes:
         if self.config.server.pepper is not None:
@@ -202,7 +207,7 @@ class Server:
                 providers[name] = evolve(provider, base_url=url)
         return evolve(self.config, providers=providers)
 
-    # --- connections ---------------------------------------------------------------------------------------------------------------
+    # --- connections ---
 
     async def _accept(self, bound: Bound, tls: ssl.SSLContext | None, surfaces: Surfaces, nursery: trio.Nursery) -> None:
         listener = bound.listener
@@ -245,22 +250,34 @@ class Server:
         finally:
             tcp.socket.close()
 
-    # --- watching -------------------------------------------------------------------------------------------------------------------
-
-    async def _watch_lag(self) -> None:
-        """How late the event loop is: the shedding of load looks at it."""
-        while True:
-            due = trio.current_time() + LAG_PERIOD
-            await trio.sleep_until(due)
-            self.gateway.lag = trio.current_time() - due
-            self.metrics.observe("clawproxy_loop_lag_seconds", self.gateway.lag)
+    # --- watching ---
 
     def _watch(self, upstream: Providers) -> None:
-        self.metrics.gauge("clawproxy_connections", lambda: self.limits.open, kind="all")
-        self.metrics.gauge("clawproxy_connections", lambda: len(self.websockets), kind="websocket")
-        self.metrics.gauge("clawproxy_in_flight", lambda: self.gateway.in_flight)
+        metrics = self.metrics
+        add_process(metrics)
+        metrics.gauge("clawproxy_connections", "Clients' connections open now.", lambda: self.limits.open)
+        metrics.gauge("clawproxy_websockets", "Of them, WebSockets.", lambda: len(self.websockets))
+        metrics.gauge("clawproxy_in_flight", "Requests at work.", lambda: self.gateway.in_flight)
+        metrics.gauge("clawproxy_loop_lag_seconds", "How late the event loop is.", lambda: self.gateway.lag.seconds)
 
-    # --- the end -----------------------------------------------------------------------------------------------------------------------
+        def pools() -> dict[tuple[str, ...], float]:
+            return {
+                (name, state): getattr(pool, state)
+                for name, pool in upstream.statistics().items()
+                for state in ("active", "idle", "waiting", "max")
+            }
+
+        def opened() -> dict[tuple[str, ...], float]:
+            return {
+                (name, "reused" if reused else "opened"): pool.reused_total if reused else pool.opened_total
+                for name, pool in upstream.statistics().items()
+                for reused in (False, True)
+            }
+
+        metrics.gauge("clawproxy_provider_connections", "Connections to providers.", pools, ("provider", "state"))
+        metrics.gauge("clawproxy_provider_uses_total", "Connections taken.", opened, ("provider", "how"), kind="counter")
+
+    # --- the end ---
 
     async def _take_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -297,6 +314,19 @@ class Server:
     async def _until_idle_or_hurried(self) -> None:
         while self.gateway.calls and not self.hurry.is_set():
             await trio.sleep(0.02)
+
+
+def _admin(pages: AdminPages) -> Surfaces:
+    """The admin listener's surfaces: its pages, behind its own Host policy, and nothing else."""
+
+    async def page(head: Head, body: bytes, peer: str) -> PlainResponse:
+        answer = await pages.handle(head.method, head.path)
+        return PlainResponse(answer.status, answer.content_type, answer.body, answer.headers)
+
+    def check(head: Head, config: Config, secure: bool) -> ClawError | None:
+        return None if pages.admits(head.get("host")) else ClawError("misdirected")
+
+    return Surfaces(fallback=page, models=False, check=check)
 
 
 async def _close_bounded(close: Callable[[], object]) -> None:

@@ -80,7 +80,7 @@ def chat_body(prompt: str, **changes: Any) -> bytes:
     return json.dumps({"model": "test-model", "messages": [{"role": "user", "content": prompt}], **changes}).encode()
 
 
-async def chat(stream: trio.abc.Stream, prompt: str, *, key: str, headers: dict[str, str] | None = None, **changes: Any) -> Reply:
+async def chat(connection: trio.abc.Stream, prompt: str, *, key: str, headers: dict[str, str] | None = None, **changes: Any) -> Reply:
     """One chat completion."""
     fields = {"authorization": f"Bearer {key}", "content-type": "application/json", **(headers or {})}
-    return await fetch(stream, "POST", "/v1/chat/completions", headers=fields, body=chat_body(prompt, **changes))
+    return await fetch(connection, "POST", "/v1/chat/completions", headers=fields, body=chat_body(prompt, **changes))

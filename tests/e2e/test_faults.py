@@ -77,11 +77,11 @@ BEFORE = [
 ]
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-@pytest.mark.parametrize(("script", "status", "slug"), BEFORE, ids=[row[0] for row in BEFORE])
+CASES = [(*row, stream) for row in BEFORE for stream in (True, False) if stream or not row[0].startswith("error")]
+
+
+@pytest.mark.parametrize(("script", "status", "slug", "stream"), CASES, ids=str)
 async def test_before_the_first_content(running: Running, script: str, status: int, slug: str, stream: bool) -> None:
-    if script.startswith("error ") and not stream:
-        pytest.skip("an error event needs a stream")
     prompt = f"script: {script}"
     with trio.fail_after(5):
         async with await running.connect() as connection:
@@ -130,7 +130,8 @@ async def test_in_the_middle_of_the_answer(running: Running, script: str, slug: 
 
 async def test_a_whole_answer_is_complete_whatever_the_socket_does_next(running: Running) -> None:
     with trio.fail_after(5):
-        for script in ("say all of it; end; reset", "say all of it; end; stall"):
+        done = r'raw "data: [DONE]\n\n"'
+        for script in (f"say all of it; {done}; reset", f"say all of it; {done}; stall", f"say all of it; {done}; cut"):
             async with await running.connect() as connection:
                 reply = await chat(connection, f"script: {script}", key=KEY, stream=True)
             assert reply.text().strip() == "all of it"

@@ -22,8 +22,8 @@ from clawproxy.context import new_id
 from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
 from clawproxy.messages import Credentials, Principal
-from clawproxy.service import Call, Service
-from clawproxy.transport.websocket import messages
+from clawproxy.service import Service
+from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
 from clawproxy.transport.websocket.frames import Broken, Control, Message, Reader, close_frame, ping_frame, pong_frame, text_frame
 from clawproxy.transport.websocket.limits import Bucket
@@ -212,6 +212,7 @@ class Session:
         elif self.principal is None and now >= self._opened + limits.auth:
             self.refuse(expired("auth", limits.auth))
         elif now >= self._assembly + limits.body:
+            self._reader.ended = self._broken = True  # its close frame could only come behind the missing rest
             self.refuse(expired("body", limits.body))
         elif self.principal is not None and self.principal.expires is not None and self.principal.expires <= time.time():
             self.refuse(ClawError("auth.expired"))
@@ -282,45 +283,17 @@ class Session:
         assert self._nursery is not None
         client = ClawClient(ident, new_id(), self._outbox)
         self._streams[ident] = client
-        self._nursery.start_soon(self._handle, client, frame)
+        assert self._credentials is not None
+        self._nursery.start_soon(requests.run, self, client, frame, self._credentials)
 
-    async def _handle(self, client: ClawClient, frame: Mapping[str, Any]) -> None:
-        credentials, service = self._credentials, self._service
-        assert credentials is not None
-        try:
-            with trio.CancelScope() as client.gate:
-                principal = await service.authenticate(credentials)  # policy is applied to every message
-            client.gate = None
-            cause = client.lifetime.cause
-            if cause is not None:
-                client.end_with(cause)
-                return
-            limit = service.config.limits.messages
-            call = Call(
-                request_id=client.request_id,
-                surface=claw.NAME,
-                principal=principal,
-                decode=lambda: claw.decode_request(frame, max_messages=limit),
-                lifetime=client.lifetime,
-                peer=self._peer,
-                client_request_id=client.id if client.id.isascii() else None,
-                deadline=claw.deadline(frame),
-            )
-            client.settle(await service.handle(call, client))
-        except ClawError as error:
-            client.end_with(error)
-            if error.slug.startswith("auth."):
-                self.close(error.kind.close or 4401, cause=error)
-        except Exception:
-            logger.exception("request %s failed", client.request_id)
-            client.end_with(ClawError("internal"))
-        finally:
-            del self._streams[client.id]
-            if not self._streams:
-                if self._failing is not None:
-                    self._give_up()
-                elif service.deadlines.idle_ws < math.inf:
-                    self._arm(self._due())
+    def finished(self, client: ClawClient) -> None:
+        """A request is over and its books are closed."""
+        del self._streams[client.id]
+        if not self._streams:
+            if self._failing is not None:
+                self._give_up()
+            elif self._service.deadlines.idle_ws < math.inf:
+                self._arm(self._due())
 
     def hang_up(self, cause: ClawError) -> None:
         """Cancel every open request, and the check of a credential."""
