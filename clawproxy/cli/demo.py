@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clawproxy.secrets import Secret
     from clawproxy.server import Listening
 
-PROMPT = "In three sentences: what does a gateway between my application and its LLM providers do for me?"
+PROMPT = "Say something nice, one token at a time."
 MODEL = "demo"
 REAL = """\
 [providers.openai]

@@ -1,1 +1,1 @@
-"""What operators see: `logs`, `metrics`, and the pages of the `admin` listener."""
+"""What operators see: `logs`, `metrics`, `lag` (the event loop's), and the pages of the `admin` listener."""
