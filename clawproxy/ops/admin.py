@@ -1,6 +1,6 @@
 """What the admin listener answers: is it alive, would it admit a request, what has it counted.
 
-Rule 1: `/readyz` says ready exactly when a request would be admitted; else every reason, as `REASONS` has it.
+Rule 1: `/readyz` says ready exactly when a request would be admitted; else every reason, from the closed set `REASONS`.
 Rule 2: only `localhost`, addresses and configured names are served (THREATS.md W-25): a page in a browser on this machine can
         make its name point here, but it can not make its Host header say localhost.
 """
@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
-from clawproxy.config import Config
-from clawproxy.errors import ClawError
-from clawproxy.http1.head import Head
-from clawproxy.ops.metrics import Metrics, add_process
-from clawproxy.transport.http import PlainHandler, PlainResponse
+from clawproxy.ops.metrics import Metrics
 
 TEXT = "text/plain; charset=utf-8"
+JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
-REASONS: Mapping[str, str] = {
-    "shutting_down": "draining",
-    "overloaded": "overloaded",
-    "store_unavailable": "store",
-}
-"""Why a request would not be admitted: the error it would get, and the word `/readyz` has for it."""
-PATHS = ("/healthz", "/readyz", "/metrics")
+REASONS: tuple[str, ...] = ("starting", "draining", "overloaded", "store", "config")
+
+
+@frozen(slots=True)
+class AdminResponse:
+    status: int
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = field(factory=dict)
 
 
 class ServiceView(Protocol):
@@ -38,27 +36,20 @@ class ServiceView(Protocol):
     @property
     def metrics(self) -> Metrics: ...
 
-    def admit(self) -> ClawError | None:
-        """Why a new request would be refused now; None when ready. Synchronous and cheap."""
+    def not_ready(self) -> Sequence[str]:
+        """Why a new request would be refused now, from `REASONS`; empty when ready. Synchronous and cheap."""
         ...
+
+
+def _lowered(hosts: Collection[str]) -> frozenset[str]:
+    return frozenset(host.lower() for host in hosts)
 
 
 @frozen
 class AdminPages:
     view: ServiceView
-    config: Config
-
-    def __attrs_post_init__(self) -> None:
-        add_process(self.view.metrics)
-
-    def routes(self) -> Mapping[tuple[str, str], PlainHandler]:
-        """What the admin listener serves. HEAD is served by GET's."""
-        return {("GET", path): partial(self._serve, path) for path in PATHS}
-
-    async def _serve(self, path: str, head: Head, _body: bytes, _peer: str) -> PlainResponse:
-        if not self.admits(head.get("host")):
-            raise ClawError("misdirected")
-        return await self.handle("GET", path)
+    hosts: frozenset[str] = field(default=frozenset(), converter=_lowered)
+    """Names served beside this machine's own: `[server] hosts`."""
 
     def admits(self, host: str | None) -> bool:
         """Whether a Host header may be served: `localhost`, addresses (a rebinding needs a name), and configured names.
@@ -66,8 +57,7 @@ class AdminPages:
         if host is None:
             return True
         name = host.lower()
-        hosts = {listed.lower() for listed in self.config.server.hosts}
-        if name in hosts:
+        if name in self.hosts:
             return True
         if name.startswith("["):
             name, bracket, port = name[1:].partition("]")
@@ -77,7 +67,7 @@ class AdminPages:
             name, _, port = name.partition(":")
             if not _is_port(":" + port):
                 return False
-        if name in hosts or name == "localhost" or name.endswith(".localhost"):
+        if name in self.hosts or name == "localhost" or name.endswith(".localhost"):
             return True
         try:
             ipaddress.ip_address(name)
@@ -85,24 +75,24 @@ class AdminPages:
             return False
         return True
 
-    async def handle(self, method: str, path: str) -> PlainResponse:
-        """One page. `path` without its query; the caller leaves the body out for HEAD.
-
-        Raises:
-            ClawError: endpoint_not_found, method_not_allowed.
-        """
-        if path not in PATHS:
-            raise ClawError("endpoint_not_found", f"There are {', '.join(PATHS)} here.")
+    async def handle(self, method: str, path: str) -> AdminResponse:
+        """One page. `path` without its query. The caller asked `admits` before (`misdirected` says no) and leaves the body
+        out for HEAD."""
+        if path not in ("/healthz", "/readyz", "/metrics"):
+            return AdminResponse(404, TEXT, b"Not here. There are /healthz, /readyz and /metrics.\n")
         if method not in ("GET", "HEAD"):
-            raise ClawError("method_not_allowed")
+            return AdminResponse(405, TEXT, b"Only GET.\n", {"allow": "GET, HEAD"})
         if path == "/healthz":
-            return PlainResponse(200, TEXT, b"ok\n")
+            return AdminResponse(200, TEXT, b"ok\n")
         if path == "/metrics":
-            return PlainResponse(200, METRICS, self.view.metrics.expose())
-        refusal = self.view.admit()
-        reasons = [] if refusal is None else [REASONS.get(refusal.slug, refusal.slug)]
+            return AdminResponse(200, METRICS, self.view.metrics.expose())
+        reasons = list(self.view.not_ready())
         body = json.dumps({"ready": not reasons, "reasons": reasons}).encode() + b"\n"
-        return PlainResponse(503 if reasons else 200, body=body, headers={"cache-control": "no-store"})
+        return AdminResponse(503 if reasons else 200, JSON, body, {"cache-control": "no-store"})
+
+    def misdirected(self) -> AdminResponse:
+        """The answer to a Host that is not served."""
+        return AdminResponse(421, TEXT, b"This host is not served here.\n")
 
 
 def _is_port(text: str) -> bool:

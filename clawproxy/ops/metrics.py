@@ -21,7 +21,6 @@ from attrs import define, field
 
 from clawproxy.clocks import CLOCKS
 from clawproxy.errors import KINDS, OUTCOMES
-from clawproxy.ops.logs import LOG
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -40,10 +39,9 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "slug": frozenset(KINDS),
     "fault": frozenset({"client", "provider", "gateway", "operator"}),
     "direction": frozenset({"input", "output", "cached", "reasoning"}),
-    "kind": frozenset({"all", "http", "websocket", "admin"}),
+    "kind": frozenset({"http", "websocket", "admin"}),
     "clock": frozenset(CLOCKS),
-    "error": frozenset(KINDS),
-    "reason": frozenset({"first", "retry", "failover", "priority", "invalid", "throttled", "expired", "revoked"}),
+    "reason": frozenset({"first", "retry", "failover", "priority", "invalid", "throttled"}),
     "code": frozenset({"1000", "1001", "1002", "1006", "1007", "1008", "1009", "1011", "1012", "1013"})
     | {"4400", "4401", "4403", "4408", "4429"},
     "state": frozenset({"active", "idle", "waiting"}),
@@ -64,8 +62,7 @@ class Family:
     """Its labels' values are not known in advance, only bounded in number."""
     series: dict[tuple[str, ...], int] = field(factory=dict)
     histograms: dict[tuple[str, ...], list[float]] = field(factory=dict)
-    reads: dict[tuple[str, ...], Callable[[], float | Mapping[tuple[str, ...], float]]] = field(factory=dict)
-    """Asked at a scrape. Where one gives a mapping, its keys are whole rows of label values."""
+    read: Callable[[], float | Mapping[tuple[str, ...], float]] | None = None
 
 
 def families() -> list[Family]:
@@ -73,7 +70,7 @@ def families() -> list[Family]:
     return [
         Family("clawproxy_requests_total", "counter", "Requests closed.", ("surface", "outcome")),
         Family("clawproxy_request_seconds", "histogram", "Request, from understood to closed.", ("surface",), SECONDS),
-        Family("clawproxy_first_token_seconds", "histogram", "Sent to a provider, to its first content.", ("surface",), SECONDS),
+        Family("clawproxy_first_token_seconds", "histogram", "Sent to a provider, to its first content.", ("provider",), SECONDS),
         Family("clawproxy_gateway_seconds", "histogram", "What the gateway itself added.", ("surface",), FINE_SECONDS),
         Family("clawproxy_errors_total", "counter", "Errors answered.", ("slug", "fault")),
         Family("clawproxy_tokens_total", "counter", "Tokens, measured or estimated.", ("direction",)),
@@ -83,12 +80,10 @@ def families() -> list[Family]:
         Family("clawproxy_websocket_connections_total", "counter", "WebSockets opened."),
         Family("clawproxy_websocket_closed_total", "counter", "WebSockets closed.", ("code",)),
         Family("clawproxy_http_refused_total", "counter", "Requests refused before they were understood.", ("slug",)),
-        Family("clawproxy_auth_failures_total", "counter", "Credentials refused.", ("error", "reason")),
+        Family("clawproxy_auth_failures_total", "counter", "Credentials refused.", ("slug", "reason")),
         Family("clawproxy_plugin_faults_total", "counter", "Hooks that raised or were slow.", ("plugin", "what"), open=True),
-        Family("clawproxy_loop_lag_seconds", "histogram", "How late the event loop was.", (), FINE_SECONDS),
-        Family("clawproxy_connections", "gauge", "Clients' connections open.", ("kind",)),
-        Family("clawproxy_in_flight", "gauge", "Requests at work."),
-        Family("clawproxy_provider_connections", "gauge", "Connections to providers.", ("provider", "state")),
+        Family("clawproxy_ledger_rows_total", "counter", "Attempts booked.", ("source", "outcome"), open=True),
+        Family("clawproxy_usage_clamped_total", "counter", "Usage figures of providers out of bounds.", ("provider",)),
         Family("clawproxy_config_reloads_total", "counter", "Configurations taken over."),
         Family("clawproxy_config_reload_failed_total", "counter", "Configurations refused at a reload."),
     ]
@@ -141,15 +136,13 @@ class Metrics:
     def gauge(
         self,
         name: str,
+        help_text: str,
         read: Callable[[], float | Mapping[tuple[str, ...], float]],
-        help_text: str = "Now.",
-        /,
-        **labels: str,
+        labels: Iterable[str] = (),
+        kind: Literal["gauge", "counter"] = "gauge",
     ) -> None:
-        """A value asked for at each scrape: a number for these labels, or a mapping from rows of label values to numbers."""
-        kind: Kind = "counter" if name.endswith("_total") else "gauge"
-        family = self._families.setdefault(name, Family(name, kind, help_text, tuple(labels)))
-        family.reads[tuple(labels.values())] = read
+        """A value asked for at each scrape: a number, or with labels a mapping from their values to numbers."""
+        self._families[name] = Family(name, kind, help_text, tuple(labels), read=read)
 
     def value(self, name: str, /, **labels: str) -> int:
         """What a counter has counted; 0 where nothing."""
@@ -162,10 +155,11 @@ class Metrics:
         return 0 if family is None else sum(family.series.values())
 
     def _key(self, family: Family, labels: Mapping[str, str]) -> tuple[str, ...]:
+        allowed = self._allowed
         if not family.open:
-            allowed = self._allowed
+            nothing: frozenset[str] = frozenset()
             return tuple([
-                value if (value := labels.get(label, "")) in allowed.get(label, ()) or not value else OTHER
+                value if not (value := labels.get(label, "")) or value in allowed.get(label, nothing) else OTHER
                 for label in family.labels
             ])  # fmt: skip
         key = tuple([_plain(labels.get(label, "")) for label in family.labels])
@@ -209,22 +203,14 @@ class Metrics:
             make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
             metric = make(family.name, family.help, labels=family.labels)
             series: Mapping[tuple[str, ...], float] = family.series
-            if family.reads:
-                series = dict(_read(family))
-            elif family.kind == "counter" and not family.labels and not series:
+            if family.read is not None:
+                read = family.read()
+                series = read if isinstance(read, Mapping) else {(): read}
+            elif not family.labels and not series:
                 series = {(): 0}
             for key, number in series.items():
                 metric.add_metric(key, number)
             yield metric
-
-
-def _read(family: Family) -> Iterator[tuple[tuple[str, ...], float]]:
-    for key, read in family.reads.items():
-        value = read()
-        if isinstance(value, Mapping):
-            yield from value.items()
-        else:
-            yield key, value
 
 
 def _cumulated(buckets: tuple[float, ...], row: list[float]) -> Iterator[tuple[str, float]]:
@@ -240,11 +226,10 @@ def _plain(value: str) -> str:
 
 
 def add_process(metrics: Metrics) -> None:
-    """The process's own resources, and what its log left out."""
-    metrics.gauge("clawproxy_process_resident_bytes", resident_bytes, "Memory in RAM.")
-    metrics.gauge("clawproxy_process_open_fds", open_descriptors, "Open file descriptors.")
-    metrics.gauge("clawproxy_process_cpu_seconds_total", time.process_time, "Processor time used.")
-    metrics.gauge("clawproxy_log_suppressed_total", lambda: LOG.suppressed, "Log lines left out of floods.")
+    """The process's own resources."""
+    metrics.gauge("clawproxy_process_resident_bytes", "Memory in RAM.", resident_bytes)
+    metrics.gauge("clawproxy_process_open_fds", "Open file descriptors.", open_descriptors)
+    metrics.gauge("clawproxy_process_cpu_seconds_total", "Processor time used.", time.process_time, kind="counter")
 
 
 def resident_bytes() -> float:

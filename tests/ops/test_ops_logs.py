@@ -63,13 +63,6 @@ def test_only_listed_fields_and_no_secrets(stream: io.StringIO) -> None:
     assert rows(stream)[0]["key"] == "***"
 
 
-def test_a_line_may_have_its_own_generation(stream: io.StringIO) -> None:
-    log_event("x", generation=7)
-    logs.set_instance("i2", 4)
-    log_event("x")
-    assert [(row["instance"], row["generation"]) for row in rows(stream)] == [("i1", 7), ("i2", 4)]
-
-
 def test_below_the_level_nothing_is_written(stream: io.StringIO) -> None:
     log_event("x", "debug")
     assert stream.getvalue() == ""

@@ -4,9 +4,11 @@ import os
 import tracemalloc
 
 import pytest
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from clawproxy.errors import KINDS, OUTCOMES
+from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.metrics import MOST_NAMES, MOST_SERIES, Metrics, add_process, families
 
 
@@ -91,23 +93,19 @@ def test_label_values_are_escaped() -> None:
 def test_gauges_are_asked_at_a_scrape() -> None:
     metrics = Metrics()
     pool: dict[tuple[str, ...], float] = {("openai", "active"): 1.0}
-    metrics.gauge("clawproxy_provider_connections", lambda: pool)
-    metrics.gauge("clawproxy_in_flight", lambda: 7)
-    metrics.gauge("clawproxy_connections", lambda: 3, kind="all")
-    metrics.gauge("clawproxy_connections", lambda: 1, kind="websocket")
+    metrics.gauge("clawproxy_provider_connections", "Connections to providers.", lambda: pool, ("provider", "state"))
+    metrics.gauge("clawproxy_in_flight", "Requests at work.", lambda: 7)
     pool["openai", "active"] = 2.0
     seen = samples(metrics)
     assert seen["clawproxy_provider_connections", (("provider", "openai"), ("state", "active"))] == 2
     assert seen["clawproxy_in_flight", ()] == 7
-    assert seen["clawproxy_connections", (("kind", "all"),)] == 3
-    assert seen["clawproxy_connections", (("kind", "websocket"),)] == 1
 
 
 def test_every_name_is_ours_and_every_label_is_closed() -> None:
     metrics = Metrics()
     for family in families():
         assert family.name.startswith("clawproxy_")
-        assert not family.open or family.name == "clawproxy_plugin_faults_total"
+        assert not family.open or family.name in ("clawproxy_plugin_faults_total", "clawproxy_ledger_rows_total")
     for slug, kind in KINDS.items():
         metrics.count("clawproxy_errors_total", slug=slug, fault=kind.fault)
     for outcome in OUTCOMES:
@@ -127,3 +125,16 @@ def test_the_process() -> None:
     finally:
         os.close(descriptor)
     assert seen["clawproxy_process_cpu_seconds_total", ()] > 0
+
+
+async def test_a_blocked_loop_shows() -> None:
+    lag = LoopLag(interval=0.01)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lag.watch)
+        await trio.sleep(0.03)
+        until = trio.current_time() + 0.08
+        while trio.current_time() < until:
+            pass
+        await trio.sleep(0.015)
+        assert lag.seconds > 0.03
+        nursery.cancel_scope.cancel()
