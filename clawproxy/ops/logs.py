@@ -32,7 +32,8 @@ attempt attempts outcome error fault status provider_status clock limit_ms setti
 input_tokens output_tokens cached_tokens reasoning_tokens usage_source cost_nano budget action
 queue_ms policy_ms connect_ms first_token_ms upstream_ms gateway_ms total_ms duration_ms lag_ms budget_ms
 stream notices bytes count listen admin path config version worker signal close_code message logger cause suppressed
-error_type error_message frames problems warnings limit in_flight connections method head deadline_ms
+error_type error_message frames problems warnings limit in_flight connections method head deadline_ms detail
+route_reason timing_ms
 """
 FIELDS: frozenset[str] = frozenset(_FIELD_NAMES.split())
 """Every field a line may have beside ts, level, event, instance and generation."""
@@ -183,10 +184,10 @@ class Log:
     def line(self, event: str, level: str, fields: Mapping[str, Any], missing: int = 0) -> None:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         parts = [f'{{"ts":"{now}","level":"{level}","event":"{escape(event)}","instance":"{escape(self.instance)}"']
-        parts.append(f'"generation":{self.generation}')
+        parts.append(f'"generation":{int(fields.get("generation") or self.generation)}')
         dropped = []
         for name, value in fields.items():
-            if value is None:
+            if value is None or name == "generation":
                 continue
             if name in FIELDS:
                 parts.append(f'"{name}":{_json(value)}')
@@ -230,6 +231,11 @@ def log_event(name: str, level: str = "info", **fields: Any) -> None:
 def log_exception(name: str, error: BaseException, level: str = "error", **fields: Any) -> None:
     """One line about an exception nobody expected."""
     LOG.write(name, level, {**fields, **describe(error)})
+
+
+def set_instance(instance: str, generation: int = 0) -> None:
+    """What every line says about who writes it; `generation` where the line does not say its own."""
+    LOG.instance, LOG.generation = instance, generation
 
 
 class Bridge(logging.Handler):

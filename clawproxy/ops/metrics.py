@@ -41,7 +41,7 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "direction": frozenset({"input", "output", "cached", "reasoning"}),
     "kind": frozenset({"http", "websocket", "admin"}),
     "clock": frozenset(CLOCKS),
-    "reason": frozenset({"first", "retry", "failover", "priority"}),
+    "reason": frozenset({"first", "retry", "failover", "priority", "invalid", "throttled"}),
     "code": frozenset({"1000", "1001", "1002", "1006", "1007", "1008", "1009", "1011", "1012", "1013"})
     | {"4400", "4401", "4403", "4408", "4429"},
     "state": frozenset({"active", "idle", "waiting"}),
@@ -80,6 +80,10 @@ def families() -> list[Family]:
         Family("clawproxy_websocket_connections_total", "counter", "WebSockets opened."),
         Family("clawproxy_websocket_closed_total", "counter", "WebSockets closed.", ("code",)),
         Family("clawproxy_http_refused_total", "counter", "Requests refused before they were understood.", ("slug",)),
+        Family("clawproxy_auth_failures_total", "counter", "Credentials refused.", ("slug", "reason")),
+        Family("clawproxy_plugin_faults_total", "counter", "Hooks that raised or were slow.", ("plugin", "what"), open=True),
+        Family("clawproxy_ledger_rows_total", "counter", "Attempts booked.", ("source", "outcome"), open=True),
+        Family("clawproxy_usage_clamped_total", "counter", "Usage figures of providers out of bounds.", ("provider",)),
         Family("clawproxy_config_reloads_total", "counter", "Configurations taken over."),
         Family("clawproxy_config_reload_failed_total", "counter", "Configurations refused at a reload."),
     ]
@@ -155,7 +159,8 @@ class Metrics:
         if not family.open:
             nothing: frozenset[str] = frozenset()
             return tuple([
-                value if (value := labels.get(label, "")) in allowed.get(label, nothing) else OTHER for label in family.labels
+                value if not (value := labels.get(label, "")) or value in allowed.get(label, nothing) else OTHER
+                for label in family.labels
             ])  # fmt: skip
         key = tuple([_plain(labels.get(label, "")) for label in family.labels])
         if key in family.series or len(family.series) < MOST_SERIES:
