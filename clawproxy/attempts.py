@@ -158,7 +158,7 @@ class AttemptRun:
 
     async def _relay(self, attempt: Attempt, request: ChatRequest) -> None:
         upstream, pipeline = self.generation.upstream, self.generation.pipeline
-        relay = pipeline.relay(self.exchange, attempt.route)
+        relay = pipeline.relay(self.exchange, attempt)
         dialect = upstream.dialect(attempt.route.provider)
         outbound = dialect.encode_request(request, attempt.route)
         # The id the ledger knows this attempt by, so that the provider's records can be held against it.

@@ -112,7 +112,7 @@ def open_attempt(  # type: ignore[empty-body]
 
 
 @hookspec
-def tap_response(exchange: Exchange, route: Route, state: Any) -> Observe | Transform | None:
+def tap_response(exchange: Exchange, route: Route, attempt: Attempt, state: Any) -> Observe | Transform | None:
     """Look at, or change, what this attempt answers. Called once; what it returns is called per batch."""
 
 

@@ -21,7 +21,7 @@ from clawproxy.context import App, Attempt, Exchange
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
 from clawproxy.hookspecs import Observe, Plan, Transform
-from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.pipeline.plugins import Plugins
 from clawproxy.pipeline.relay import SLOW, Relay, Report
 
@@ -117,11 +117,11 @@ class Pipeline:
             except PLUGIN_ERRORS as error:
                 raise self._failed(name, "open_attempt", error) from error
 
-    def relay(self, exchange: Exchange, route: Route) -> Relay:
+    def relay(self, exchange: Exchange, attempt: Attempt) -> Relay:
         taps: list[tuple[str, Observe | Transform]] = []
         for name, hook in self._tap:
             try:
-                tap = hook(exchange, route)
+                tap = hook(exchange, attempt.route, attempt)
             except ClawError:
                 raise
             except PLUGIN_ERRORS as error:
@@ -188,7 +188,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "prepare_request": ("exchange", "request"),
     "choose_route": ("exchange", "request"),
     "open_attempt": ("exchange", "request", "route", "attempt"),
-    "tap_response": ("exchange", "route"),
+    "tap_response": ("exchange", "route", "attempt"),
     "attempt_finished": ("exchange", "attempt"),
     "exchange_closed": ("exchange", "outcome"),
 }

@@ -61,7 +61,7 @@ async def fetch(
             return reply
         if event is h11.NEED_DATA:
             try:
-                connection.receive_data(await stream.receive_some(65536))
+                connection.receive_data(bytes(await stream.receive_some(65536)))
             except trio.BrokenResourceError:
                 return reply
         elif isinstance(event, h11.Response):

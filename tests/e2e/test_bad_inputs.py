@@ -54,7 +54,7 @@ def body(rng: random.Random) -> bytes:
 
 def value(rng: random.Random) -> bytes:
     fields = ["model", "messages", "temperature", "max_tokens", "stop", "tools", "tool_choice", "stream", "n", "metadata", "user"]
-    values = [
+    values: list[object] = [
         None,
         True,
         -1,
@@ -71,9 +71,9 @@ def value(rng: random.Random) -> bytes:
         "\u2028",
         {"type": "function"},
     ]
-    document = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
+    document: dict[str, object] = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
     for _ in range(rng.randint(1, 3)):
-        document[rng.choice(fields)] = rng.choice(values)  # type: ignore[assignment]
+        document[rng.choice(fields)] = rng.choice(values)
     return post(json.dumps(document).encode())
 
 

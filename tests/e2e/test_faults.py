@@ -30,7 +30,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def over_websocket(running: Running, prompt: str, **parameters: Any) -> list[dict[str, Any]]:
-    async with open_websocket_url(running.websocket, extra_headers=[("authorization", f"Bearer {KEY}")]) as ws:
+    async with open_websocket_url(running.websocket, extra_headers=[(b"authorization", f"Bearer {KEY}".encode())]) as ws:
         assert json.loads(await ws.get_message())["type"] == "auth_ok"
         await ws.send_message(
             json.dumps({"type": "llm_request", "id": "r", "model": "test-model", "prompt": prompt, "parameters": parameters})

@@ -83,10 +83,12 @@ class Crowd:
                 except ConnectionClosed:
                     pass
             self.left[marker] = time.time()
+            tcp = ws._stream
+            assert isinstance(tcp, trio.SocketStream)
             if rude:
-                reset(ws._stream)
+                reset(tcp)
             else:
-                ws._stream.socket.close()
+                tcp.socket.close()
             nursery.cancel_scope.cancel()
 
 

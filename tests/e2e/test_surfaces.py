@@ -203,7 +203,7 @@ async def test_draining_lets_streams_finish_and_ends_the_rest(tmp_path: Path) ->
 
         nursery.start_soon(ask, "finishes", "say one; pause 200ms; say two words")
         nursery.start_soon(ask, "stalls", "say one; stall")
-        ws = await connect_websocket_url(nursery, running.websocket, extra_headers=[("authorization", f"Bearer {KEY}")])
+        ws = await connect_websocket_url(nursery, running.websocket, extra_headers=[(b"authorization", f"Bearer {KEY}".encode())])
         await ws.get_message()
         await ws.send_message(json.dumps({"type": "llm_request", "model": "test-model", "prompt": "script: say one; stall"}))
         await running.provider.log.wait_for(lambda log: log.counts["in_progress"] == 3)

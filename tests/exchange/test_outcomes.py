@@ -15,6 +15,7 @@ from clawproxy.hookspecs import Transform, hookimpl
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest
 from clawproxy.testing import Answer, Claw, Fail, Pause, claw
+from clawproxy.testing.upstream import Step
 
 
 class Closings:
@@ -67,7 +68,8 @@ async def test_a_provider_that_goes_silent(
 ) -> None:
     closings = Closings()
     async with claw({"closings": closings}) as gateway:
-        gateway.upstream.will_say(*([Pause(10_000), "late"] if pause_first else ["early", Pause(10_000)]))
+        steps: list[Step] = [Pause(10_000), "late"] if pause_first else ["early", Pause(10_000)]
+        gateway.upstream.will_say(*steps)
         began = trio.current_time()
         answer = await gateway.ask("Hi")
         assert answer.error is not None

@@ -8,7 +8,6 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from clawproxy.stores.memory import MemoryStore
 
 from clawproxy import hookspecs
 from clawproxy.config import Config
@@ -19,6 +18,7 @@ from clawproxy.hookspecs import Observe, Transform, hookimpl
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
 from clawproxy.pipeline.compile import AttemptContexts
+from clawproxy.stores.memory import MemoryStore
 from clawproxy.testing.factories import make_attempt, make_credentials, make_exchange, make_principal, make_request, make_route
 
 
@@ -224,9 +224,9 @@ def test_hook_tap_response_is_called_once_and_reject_refuses_streams() -> None:
             return Transform(change=lambda events: events, streams="reject")
 
     pipeline, _ = build({"rejects": Rejects()})
-    assert pipeline.relay(make_exchange(stream=False), make_route()) is not None
+    assert pipeline.relay(make_exchange(stream=False), make_attempt()) is not None
     with pytest.raises(ClawError, match="unsupported_parameter"):
-        pipeline.relay(make_exchange(stream=True), make_route())
+        pipeline.relay(make_exchange(stream=True), make_attempt())
 
 
 def test_hook_attempt_finished_failures_are_logged() -> None:
@@ -253,7 +253,7 @@ def test_hook_configure_gives_each_generation_its_state() -> None:
 
     seen: list[int] = []
     pipeline, _ = build({"configured": Configured()}, settings={"configured": {"n": 1}})
-    pipeline.relay(make_exchange(), make_route())
+    pipeline.relay(make_exchange(), make_attempt())
     assert seen == [2]
 
 

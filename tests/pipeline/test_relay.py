@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -94,8 +95,7 @@ def test_a_transform_that_raises_ends_the_answer() -> None:
 
 
 def test_a_slow_observer_is_named_then_dropped_but_a_slow_transform_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now.__setitem__(0, now[0] + 1) or now[0])
+    monkeypatch.setattr("time.perf_counter", itertools.count().__next__)
     reports: list[tuple[str, ...]] = []
     calls: list[int] = []
     relay = Relay(

@@ -39,7 +39,7 @@ SETTINGS = audit.configure(None)
 
 
 def make_app(state_dir: Path | None, nursery: trio.Nursery | None = None, instance: str = "test") -> App:
-    return App(Config(), MemoryStore(), instance, state_dir, nursery)
+    return App(Config(), MemoryStore(), instance, state_dir, nursery=nursery)
 
 
 def files(state_dir: Path) -> list[Path]:
