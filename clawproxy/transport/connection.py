@@ -358,7 +358,7 @@ class Connection:
             self._wire.broken = True
             return False
         self._service.count("clawproxy_http_refused_total", slug=error.slug)
-        self._errors += 1
+        self._errors += error.status < 500
         if close or error.slug in _CLOSING or self._errors >= self._limits.errors_per_connection:
             self._keep = False
         elif head is not None:
