@@ -136,7 +136,7 @@ class Exchange:
 
 
 def _no_secrets(ref: SecretRef) -> Secret:
-    raise LookupError("this service resolves no secrets")
+    raise LookupError(f"this service resolves no secrets ({ref.scheme}:...)")
 
 
 @define(eq=False)
@@ -148,16 +148,16 @@ class App:
     instance: str
     state_dir: Path | None
     """None where nothing is kept (tests, `--ephemeral`)."""
+    resolve_secret: Callable[[SecretRef], Secret] = _no_secrets
+    """Raises LookupError with a sentence that holds no secret."""
+    pepper: bytes = field(default=b"", repr=False)
+    """The HMAC key under which client keys are known (`keys.digest`); it lives outside the store."""
+    shared: dict[str, Any] = field(factory=dict)
+    """What plugins keep across reloads (counters, breakers): one entry each, under the plugin's name."""
     nursery: trio.Nursery | None = None
     """The service nursery, for work that outlives a request."""
     count: Callable[..., None] = lambda *_a, **_k: None
     """`count("clawproxy_name_total", label="value")`: add one to a counter; labels from closed sets only."""
-    pepper: bytes = field(default=b"", repr=False)
-    """The key of the HMAC under which client keys are known (`keys.digest`)."""
-    resolve_secret: Callable[[SecretRef], Secret] = _no_secrets
-    """Raises LookupError with a sentence that holds no secret."""
-    shared: dict[str, Any] = field(factory=dict)
-    """What plugins keep across reloads (counters, breakers): one entry each, under the plugin's name."""
 
 
 @define(eq=False)

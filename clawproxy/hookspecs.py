@@ -6,7 +6,7 @@ go down it, responses come up it. `docs/plugins.md` says what happens when a hoo
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -127,6 +127,3 @@ def attempt_finished(exchange: Exchange, attempt: Attempt, state: Any) -> None:
 @hookspec
 async def exchange_closed(exchange: Exchange, outcome: Outcome, state: Any) -> None:
     """Exactly once for each exchange that began, shielded, at most 5 s."""
-
-
-AsyncHook = Callable[..., Awaitable[Any]]

@@ -2,8 +2,10 @@
 
 from clawproxy.config.schema import (
     Config,
+    Duration,
     KeyConfig,
     LimitsConfig,
+    LogConfig,
     ModelConfig,
     PipelineConfig,
     PoolConfig,
@@ -11,13 +13,16 @@ from clawproxy.config.schema import (
     RouteConfig,
     SecretRef,
     ServerConfig,
+    Size,
     TLSConfig,
 )
 
 __all__ = [
     "Config",
+    "Duration",
     "KeyConfig",
     "LimitsConfig",
+    "LogConfig",
     "ModelConfig",
     "PipelineConfig",
     "PoolConfig",
@@ -25,5 +30,6 @@ __all__ = [
     "RouteConfig",
     "SecretRef",
     "ServerConfig",
+    "Size",
     "TLSConfig",
 ]

@@ -122,6 +122,8 @@ class KeyConfig:
 @frozen
 class PipelineConfig:
     order: tuple[str, ...] = ("audit", "auth", "sanitize", "truncate", "router", "meter")
+    hook_budget: Duration = Duration(1.0)
+    """How long one plugin's hook may take on its way down."""
 
 
 @frozen

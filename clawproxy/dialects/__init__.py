@@ -1,1 +1,19 @@
-"""TBD."""
+"""The wire formats, by name: `CLIENT` for those clients may speak over HTTP, `PROVIDER` for those providers do.
+
+A plugin's own (`Registry.add_provider_dialect`) are looked up before these.
+"""
+
+from __future__ import annotations
+
+from clawproxy.dialects.base import ClientDialect, ProviderDialect
+from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
+
+_openai_chat = OpenAIChatProvider()
+
+CLIENT: dict[str, ClientDialect] = {"openai_chat": OpenAIChatClient()}
+PROVIDER: dict[str, ProviderDialect] = {
+    "openai_chat": _openai_chat,
+    "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
+}
+
+__all__ = ["CLIENT", "PROVIDER"]

@@ -18,6 +18,7 @@ class Head:
         keep_alive: whether the client allows another request on the connection.
         content_length: None where there is no body or it is chunked.
         chunked: the body is chunked.
+        version: `1.1` or `1.0`.
     """
 
     method: str
@@ -28,6 +29,7 @@ class Head:
     keep_alive: bool = True
     content_length: int | None = None
     chunked: bool = False
+    version: str = "1.1"
 
     def get(self, name: str) -> str | None:
         """The first value of a header (lower-case name)."""

@@ -1,1 +1,7 @@
-"""TBD."""
+"""The providers' side of I/O. Reading order: `base` (what the exchange asks for), `providers`, `answer`, `pool`, `connection`."""
+
+from clawproxy.upstream.dns import Resolver
+from clawproxy.upstream.pool import PoolStatistics
+from clawproxy.upstream.providers import Providers
+
+__all__ = ["PoolStatistics", "Providers", "Resolver"]

@@ -1,1 +1,64 @@
-"""TBD."""
+"""The meter: one ledger row per attempt, opened before anything is sent, closed whatever happens.
+
+Rule 1: no byte goes to a provider before the row that will bill it is kept (`Store.open_row`); where it can not be kept, the
+        attempt is refused.
+Rule 2: what a provider measured is billed as measured, an explicit zero included. What is missing is estimated and says so; a
+        cut answer is never free. An attempt that was never sent is.
+Rule 3: figures are clamped to sane bounds before they reach the books (`figures`).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from attrs import field, frozen, validators
+
+from clawproxy.context import App, Attempt, Exchange, Registry
+from clawproxy.hookspecs import Observe, hookimpl
+from clawproxy.messages import ChatRequest, Route
+from clawproxy_meter.attempts import Metered, books_of, tally_of
+from clawproxy_meter.service import Service, service_of
+
+__all__ = ["MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
+
+
+@frozen
+class MeterSettings:
+    """`[plugins.meter]`."""
+
+    estimate_bytes_per_token: float = field(default=4.0, validator=validators.gt(0))
+    """How many bytes of UTF-8 text count as one token, where a provider measured nothing."""
+
+
+@hookimpl
+def register(registry: Registry) -> None:
+    registry.add_settings("meter", MeterSettings)
+
+
+@hookimpl
+def configure(config: MeterSettings | None) -> MeterSettings:
+    return config or MeterSettings()
+
+
+@hookimpl
+def lifespan(app: App) -> AbstractAsyncContextManager[None]:
+    return Service(app)
+
+
+@hookimpl
+def open_attempt(
+    exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: MeterSettings
+) -> AbstractAsyncContextManager[None]:
+    return Metered(service_of(exchange), exchange, request, route, attempt, state.estimate_bytes_per_token)
+
+
+@hookimpl
+def tap_response(exchange: Exchange, route: Route) -> Observe | None:
+    tally = tally_of(exchange, route)
+    if tally is None:
+        return None
+
+    def end() -> None:  # before the transport reports usage to its client; leaving the attempt settles it finally
+        books_of(exchange).settle(exchange)
+
+    return Observe(tally.see, end)

@@ -1,0 +1,42 @@
+# What you can do here. `make demo` needs no key and no network beyond the package index; `make test` passes the tests.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+ASYNC_RULES := ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC107,ASYNC108,ASYNC110,ASYNC111,ASYNC112,ASYNC113,ASYNC114,ASYNC115,ASYNC116,ASYNC118,ASYNC120,ASYNC121,ASYNC122,ASYNC123,ASYNC124,ASYNC125,ASYNC300,ASYNC900
+
+.PHONY: demo test check bench fuzz docs clean
+
+demo: $(VENV)/.runtime        ## start the gateway with the scripted provider and ask it something (ONCE=1: then exit)
+	@$(BIN)/clawproxy demo $(if $(ONCE),--once)
+
+test: $(VENV)/.dev            ## all tests, under ten minutes
+	$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/.dev           ## style, types, async rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check . || echo "(formatting is advisory)"
+	$(BIN)/mypy
+	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py' 'tests/*.py')
+
+fuzz: $(VENV)/.dev            ## ten thousand generated bad inputs against a running gateway
+	$(BIN)/python -m pytest -q tests/e2e/test_bad_inputs.py --bad-inputs=10000
+
+bench: $(VENV)/.dev           ## a quick figure: requests a second and the added latency
+	$(BIN)/python -m benchmarks.quick
+
+docs: $(VENV)/.dev            ## write the generated parts of docs/ anew
+	$(BIN)/python -m tests.docs.generate
+
+$(VENV)/.runtime: setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(VENV)/.runtime $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

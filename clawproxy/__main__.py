@@ -1,0 +1,5 @@
+"""`python -m clawproxy` is `clawproxy`."""
+
+from clawproxy.cli import main
+
+main()

@@ -1,0 +1,105 @@
+"""What the commands share: finding and reading the configuration with its plugins' help, and text that is safe to print."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clawproxy.config import environment
+from clawproxy.config.load import Loaded, load, parse, read
+from clawproxy.config.schema import PipelineConfig
+from clawproxy.context import Registry
+from clawproxy.errors import ConfigError
+from clawproxy.pipeline import Plugins, installed
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration; else $CLAWPROXY_CONFIG, ./clawproxy.toml, or none: then the environment alone.",
+)
+
+
+def load_config(option: Path | None) -> tuple[Loaded, Registry]:
+    """The configuration the command line and the environment ask for, and what its plugins registered.
+
+    Raises:
+        ConfigError: every problem, those of plugins included.
+    """
+    path = environment.find_config(option, os.environ, Path.cwd())
+    registry, problems = _registry(_plugins_wanted(path))
+    try:
+        loaded = load(
+            path, settings=registry.settings, known_dialects=registry.dialects, known_plugins=installed(), environ=os.environ
+        )
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return loaded, registry
+
+
+def _plugins_wanted(path: Path | None) -> list[str]:
+    """The plugins that are in the order or have a section: no other one is imported."""
+    raw: Mapping[str, Any] = {} if path is None else parse(read(path), str(path))
+    raw = environment.overlay(os.environ, raw).raw
+    order = raw["pipeline"].get("order") if isinstance(raw.get("pipeline"), dict) else None
+    if isinstance(order, str):  # from CLAWPROXY__PIPELINE__ORDER
+        order = [part.strip(" []\"'") for part in order.split(",")]
+    names = [name for name in order if isinstance(name, str)] if isinstance(order, list) else list(PipelineConfig().order)
+    sections = raw.get("plugins")
+    return [name for name in dict.fromkeys([*names, *(sections if isinstance(sections, dict) else ())]) if name in installed()]
+
+
+def _registry(names: list[str]) -> tuple[Registry, list[str]]:
+    """What these plugins register; where one is broken, what the others do, and its problems."""
+    try:
+        return Plugins(names).registry, []
+    except ConfigError as error:
+        problems = error.problems
+    good = [name for name in names if _loads(name)]
+    return Plugins(good).registry, problems
+
+
+def _loads(name: str) -> bool:
+    try:
+        Plugins([name])
+    except ConfigError:
+        return False
+    return True
+
+
+def state_dir(loaded: Loaded) -> Path:
+    """The folder that is kept. Raises ConfigError where the configuration leaves it to a home directory that is not there."""
+    folder = loaded.config.server.state_dir
+    if str(folder).startswith("~"):
+        raise ConfigError(["server.state_dir: this user has no home directory; set it, or CLAWPROXY_STATE_DIR"])
+    return folder
+
+
+def pepper(loaded: Loaded, registry: Registry) -> bytes:
+    """What client keys are hashed with: `server.pepper`, else the one in the state directory, made on first use."""
+    from clawproxy.config.secretrefs import resolve_secret
+    from clawproxy.keys import load_or_create_pepper
+
+    if loaded.config.server.pepper is not None:
+        secret = resolve_secret(loaded.config.server.pepper, registry.secret_schemes, needed_by="server.pepper")
+        return secret.reveal().encode()
+    return load_or_create_pepper(state_dir(loaded))
+
+
+def printable(text: str) -> str:
+    """A model's or a gateway's text without what moves a cursor, changes a terminal or reorders a line; those become `·`."""
+    return "".join(
+        char if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") and char not in _BIDI) else "·"
+        for char in text
+    )
+
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -1,0 +1,68 @@
+"""`clawproxy serve`: the gateway itself.
+
+Rule 1: stdout gets one line, when every listener is up; everything after that is JSON on stderr.
+Rule 2: the ready file appears by rename and whole, and goes when the gateway does: who finds it can connect.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from clawproxy.cli.common import config_option, load_config, state_dir
+from clawproxy.cli.firstkey import first_key
+from clawproxy.errors import ConfigError
+from clawproxy.ops import logs
+
+if TYPE_CHECKING:
+    from clawproxy.server import Listening
+
+
+@click.command("serve")
+@config_option
+@click.option("--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Write the addresses here once all listen.")
+@click.option("--ephemeral", is_flag=True, help="Keep nothing: no ledger, no keys, no audit log.")
+def command(config_file: Path | None, ready_file: Path | None, ephemeral: bool) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C, then let running answers finish."""
+    from clawproxy.server import run
+
+    loaded, registry = load_config(config_file)
+    problems, warnings = loaded.secret_problems(registry.secret_schemes)
+    if problems:
+        raise ConfigError(problems)
+    if not ephemeral:
+        state_dir(loaded)
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+        if not os.access(ready_file.absolute().parent, os.W_OK):
+            raise ConfigError([f"--ready-file {ready_file}: its folder can not be written; name a file that this user may write"])
+    logs.setup(loaded.config.log.level)
+    for warning in [*loaded.warnings, *warnings]:
+        logs.log_event("config.warning", "warning", message=warning, cause=warning)
+    config = first_key(loaded, registry, ephemeral=ephemeral)
+    try:
+        trio.run(partial(run, config, ready=partial(announce, ready_file), ephemeral=ephemeral))
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+        logs.LOG.say_suppressed()
+
+
+def announce(ready_file: Path | None, listening: Listening) -> None:
+    """Tell whoever started us. Raises OSError where the ready file can not be written."""
+    if ready_file is not None:
+        draft = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
+        draft.write_text(json.dumps({"listen": listening.listen, "admin": listening.admin, "pid": listening.pid}) + "\n")
+        draft.rename(ready_file)
+    try:
+        sys.stdout.write(f"clawproxy listening on {', '.join(listening.listen)}\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        logs.log_event("server.stdout_closed", "warning")

@@ -1,0 +1,303 @@
+"""What a well-formed configuration must also fulfil: names that fit, addresses that parse, files that exist, clocks that agree.
+
+Rule 1: each check appends `(key path, sentence)` to `problems` or `warnings` and goes on: an operator sees all mistakes at once.
+Rule 2: nothing here touches a network. That a provider can not be reached is never an error of the configuration.
+Rule 3: a value that this version would ignore is refused, with what to do instead.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.config.checks_server import check_server
+from clawproxy.config.findings import Findings, Names, check_file
+from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.schema import Config, ProviderConfig
+from clawproxy.config.structure import listed, suggest
+from clawproxy.config.units import render_duration, shown
+
+STRATEGIES = ("priority",)
+LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
+DIALECTS = ("openai_chat", "scripted")
+LATER_DIALECTS = ("openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure")
+OPENAI_COMPATIBLE = {
+    "anthropic": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
+    "ollama": "http://127.0.0.1:11434/v1",
+}
+ROUTE_CLOCKS = ("queue", "connect", "first_token", "stall", "total", "write", "keepalive_sse", "grace")
+"""The clocks that run once the model is known, so that a provider or a model can have its own."""
+MAY_BE_ZERO = frozenset({"drain", "grace"})
+PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_GATEWAYS_OWN = frozenset(
+    {
+        "host",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "upgrade",
+        "te",
+        "trailer",
+        "expect",
+    }
+    | {"accept-encoding"}
+)
+_CREDENTIALS = frozenset(("authorization", "x-api-key", "api-key", "x-goog-api-key", "proxy-authorization", "cookie"))
+
+
+def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
+    """Everything wrong with the parts of a configuration that could be read. `broken` are the sections that could not."""
+    found = Findings()
+    if "server" not in broken:
+        check_server(config.server, found)
+    for name, provider in config.providers.items():
+        check_provider(name, provider, names, found)
+    check_models(config, names, found)
+    check_keys(config, names, found)
+    if "pipeline" not in broken:
+        check_pipeline(config, names, found)
+    if "deadlines" not in broken:
+        check_deadlines(config, found)
+    if "limits" not in broken:
+        check_limits(config, found)
+    if config.log.level not in ("debug", "info", "warning", "error"):
+        found.wrong(("log", "level"), f'"{shown(config.log.level)}" is not known; write debug, info, warning or error')
+    return found
+
+
+# --- providers, models, keys ---------------------------------------------------------------------------------------------------
+
+
+def check_provider(name: str, provider: ProviderConfig, names: Names, found: Findings) -> None:
+    path: KeyPath = ("providers", name)
+    if not PROVIDER_NAME.fullmatch(name):
+        found.wrong(path, "is no name for a provider; use letters, digits, `_`, `.` and `-`, at most 64")
+    scripted = provider.dialect == "scripted"
+    if provider.dialect not in names.dialects:
+        if provider.dialect in LATER_DIALECTS:
+            base = OPENAI_COMPATIBLE.get(provider.dialect)
+            fix = f'write "openai_chat" with base_url = "{base}"' if base else 'use a provider that speaks "openai_chat"'
+            found.wrong((*path, "dialect"), f'"{provider.dialect}" arrives in a later version; until then {fix}')
+        else:
+            found.wrong(
+                (*path, "dialect"),
+                f'"{shown(provider.dialect)}" is no known dialect; {suggest(provider.dialect, sorted(names.dialects))}',
+            )
+    elif scripted:
+        for key in ("base_url", "api_key", "ca_file"):
+            if getattr(provider, key) is not None:
+                found.wrong((*path, key), "has no meaning for a scripted provider, which runs in this process; remove it")
+    if not scripted:
+        if provider.script is not None:
+            found.wrong((*path, "script"), 'is only for dialect = "scripted"; remove it')
+        check_base_url(provider, path, found)
+    check_headers(provider.headers, (*path, "headers"), found)
+    if provider.ca_file is not None:
+        check_file(provider.ca_file, (*path, "ca_file"), "a PEM file", found)
+    if provider.api_key is not None and provider.api_key.scheme == "":
+        found.warn((*path, "api_key"), 'is a secret in the file itself; write "env:NAME" or "file:PATH"')
+    pool = provider.pool
+    if pool.max < 1:
+        found.wrong((*path, "pool", "max"), f"{pool.max} leaves no connection; write 1 or more")
+    if not 0 <= pool.min_idle <= max(pool.max, 0):
+        found.wrong((*path, "pool", "min_idle"), f"{pool.min_idle} is out of range; write 0 to pool.max ({pool.max})")
+
+
+def check_base_url(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:
+    where: KeyPath = (*path, "base_url")
+    if provider.base_url is None:
+        found.wrong(where, 'is missing; add it, like base_url = "https://api.openai.com/v1"')
+        return
+    try:
+        parts = urlsplit(provider.base_url)
+        port = parts.port
+    except ValueError:
+        found.wrong(where, 'is no valid URL; write it like "https://api.openai.com/v1"')
+        return
+    url = provider.base_url
+    if "@" in parts.netloc:  # not echoed: it may hold a password
+        found.wrong(where, "holds credentials; take them out and use api_key")
+    elif parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        found.wrong(where, f'"{shown(url)}" is no http or https URL; write it like "https://api.openai.com/v1"')
+    elif not re.fullmatch(r"[!-~]+", url) or "\\" in url:
+        found.wrong(where, f'"{shown(url)}" has characters that a URL can not have; write it in plain ASCII, percent-encoded')
+    elif "?" in url or "#" in url:
+        found.wrong(where, f'"{shown(url)}" has a query or a fragment; end it with the path, like "https://api.openai.com/v1"')
+    elif parts.path.rstrip("/").endswith("/chat/completions"):
+        found.wrong(
+            where, f'"{shown(url)}" names an endpoint; write "{shown(url.rstrip("/").removesuffix("/chat/completions"))}"'
+        )
+    elif parts.scheme == "http" and provider.api_key is not None and not parse_host_is_local(parts.hostname):
+        found.warn(where, "is http: the provider's key travels in the clear; write https")
+
+
+def parse_host_is_local(host: str) -> bool:
+    """Loopback or private addresses, and names without a dot: a sidecar or a machine of one's own."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".local", ".internal", ".localhost"))
+    return address.is_private
+
+
+def check_headers(headers: Mapping[str, str], path: KeyPath, found: Findings) -> None:
+    for name, value in headers.items():
+        lower = name.lower()
+        if not _TOKEN.fullmatch(name):
+            found.wrong((*path, name), "is no header name (RFC 9110 5.1); use letters, digits and `-`")
+        elif lower in _CREDENTIALS:
+            found.wrong((*path, name), "is a credential; use api_key, so that it is kept secret")
+        elif lower in _GATEWAYS_OWN:
+            found.wrong((*path, name), "is set by the gateway itself; remove it")
+        if not re.fullmatch(r"[\t\x20-\x7e]*", value) or value != value.strip():
+            found.wrong((*path, name), "has a value no header can have; use printable ASCII without white space around it")
+
+
+def check_models(config: Config, names: Names, found: Findings) -> None:
+    for name, model in config.models.items():
+        path: KeyPath = ("models", name)
+        if not name or len(name) > 256 or not name.isprintable():
+            found.wrong(path, "is no name for a model; use 1 to 256 printable characters")
+        if model.strategy not in STRATEGIES:
+            if model.strategy in LATER_STRATEGIES:
+                found.wrong(
+                    (*path, "strategy"),
+                    f'"{model.strategy}" arrives in a later version; use "priority": the first route that works',
+                )
+            else:
+                found.wrong(
+                    (*path, "strategy"), f'"{shown(model.strategy)}" is no known strategy; {suggest(model.strategy, STRATEGIES)}'
+                )
+        if not model.routes:
+            found.wrong((*path, "routes"), 'is empty; add one, like { provider = "openai", model = "gpt-4o-mini" }')
+        for index, route in enumerate(model.routes):
+            where: KeyPath = (*path, "routes", index)
+            if route.provider not in names.providers:
+                hint = suggest(route.provider, sorted(names.providers)) if names.providers else "add it under [providers]"
+                found.wrong((*where, "provider"), f'"{shown(route.provider)}" is not in [providers]; {hint}')
+            if not route.model:
+                found.wrong((*where, "model"), "is empty; write the model's name at the provider")
+            for key in ("context_tokens", "max_output_tokens"):
+                value = getattr(route, key)
+                if value is not None and value < 1:
+                    found.wrong((*where, key), f"{value} is no number of tokens; write 1 or more, or leave it out")
+
+
+def check_keys(config: Config, names: Names, found: Findings) -> None:
+    for name, key in config.keys.items():
+        path: KeyPath = ("keys", name)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", name):
+            found.wrong(path, "is no name for a key; use letters, digits, `_`, `.`, `@` and `-`, at most 64")
+        if key.secret.scheme == "":
+            found.warn((*path, "secret"), 'is a secret in the file itself; write "env:NAME" or "file:PATH"')
+        if key.expires is not None and key.expires < time.time():
+            found.warn((*path, "expires"), "is in the past: this key is refused; remove the key, or set a later date")
+        if not key.models:
+            found.warn((*path, "models"), 'is empty: this key may use no model; write ["*"] for all')
+        for index, pattern in enumerate(key.models):
+            where = (*path, "models", index)
+            if not pattern or "*" in pattern[:-1]:
+                found.wrong(where, f'"{shown(pattern)}" is no pattern; write a model\'s name, "prefix*" or "*"')
+            elif names.models and not any(_matches(pattern, model) for model in names.models):
+                found.warn(where, f'"{shown(pattern)}" fits none of [models]; {suggest(pattern, sorted(names.models))}')
+
+
+def _matches(pattern: str, model: str) -> bool:
+    return model.startswith(pattern[:-1]) if pattern.endswith("*") else model == pattern
+
+
+# --- pipeline, deadlines, limits ----------------------------------------------------------------------------------------------
+
+
+def check_pipeline(config: Config, names: Names, found: Findings) -> None:
+    order = config.pipeline.order
+    for index, name in enumerate(order):
+        where: KeyPath = ("pipeline", "order", index)
+        if name in order[:index]:
+            found.wrong(where, f'"{shown(name)}" stands there twice; name each plugin once')
+        elif name not in names.plugins:
+            found.wrong(where, f'"{shown(name)}" is no installed plugin; {suggest(name, sorted(names.plugins))}')
+    if "auth" not in order:
+        found.wrong(("pipeline", "order"), "has no `auth`: nobody could get in; add it, early in the list")
+    for name in config.plugins:
+        if name in names.plugins and name not in order:
+            found.warn(("plugins", name), "is not in pipeline.order, so it does nothing; add it there, or remove this section")
+
+
+def check_deadlines(config: Config, found: Findings) -> None:
+    if config.deadlines.rate != math.inf:
+        found.wrong(("deadlines", "rate"), 'is not measured by this version; write "off", or leave it out')
+    for clock in CLOCKS:
+        if getattr(config.deadlines, clock) == 0 and clock not in MAY_BE_ZERO:
+            found.wrong(("deadlines", clock), '"0s" leaves no time at all; write a longer time, or "off" for no limit')
+    contradictions(config.deadlines, ("deadlines",), {}, found)
+    tables: list[tuple[KeyPath, Mapping[str, Any]]] = []
+    tables += [(("providers", name, "deadlines"), provider.deadlines) for name, provider in config.providers.items()]
+    tables += [(("models", name, "deadlines"), model.deadlines) for name, model in config.models.items()]
+    for path, table in tables:
+        own: dict[str, Any] = {}
+        for clock, limit in table.items():
+            if clock in ROUTE_CLOCKS:
+                own[clock] = limit
+                if limit == 0 and clock not in MAY_BE_ZERO:
+                    found.wrong((*path, clock), '"0s" leaves no time at all; write a longer time, or "off" for no limit')
+            elif clock in CLOCKS:
+                found.wrong(
+                    (*path, clock), f"runs before the route is known; set it under [deadlines] (here: {listed(ROUTE_CLOCKS)})"
+                )
+            else:
+                found.wrong((*path, clock), f"is no clock; {suggest(clock, ROUTE_CLOCKS)}")
+        if own:
+            contradictions(config.deadlines.overridden(own), path, own, found)
+
+
+def contradictions(clocks: Deadlines, path: KeyPath, own: Mapping[str, Any], found: Findings) -> None:
+    """Warn where one clock makes another pointless. `own`: only pairs with one of these are looked at; empty means all."""
+    for short, long, why in (
+        ("stall", "keepalive_sse", "a stream would be cut before its first keep-alive"),
+        ("total", "first_token", "`total` always ends first"),
+        ("total", "connect", "`total` always ends first"),
+        ("total", "queue", "`total` always ends first"),
+        ("total", "stall", "`total` always ends first"),
+    ):
+        one, two = getattr(clocks, short), getattr(clocks, long)
+        if one < two != math.inf and (not own or short in own or long in own):
+            key = short if not own or short in own else long
+            found.warn(
+                (*path, key),
+                f"{short} ({render_duration(one)}) is shorter than {long} ({render_duration(two)}): {why}; "
+                f"raise {short} or lower {long}",
+            )
+
+
+def check_limits(config: Config, found: Findings) -> None:
+    off = {
+        "connections",
+        "connections_per_address",
+        "in_flight",
+        "in_flight_per_key",
+        "in_flight_per_connection",
+    }
+    for attribute in attrs.fields(type(config.limits)):
+        value = getattr(config.limits, attribute.name)
+        if attribute.name in off:
+            if value < 0:
+                found.wrong(
+                    ("limits", attribute.name), f"{value} is negative; write 0 for its default or no limit, or a number above"
+                )
+        elif value <= 0:
+            found.wrong(("limits", attribute.name), f"{value:g} would refuse everything; write a larger value")
+    if 0 < config.limits.head < 1024:
+        found.wrong(("limits", "head"), f'{config.limits.head} bytes are too few for a request head; write "1KiB" or more')

@@ -1,0 +1,122 @@
+"""From a `SecretRef` to its `Secret`, as late as possible: only `serve` and `check` do it, so that `keys` works without them.
+
+Rule 1: no sentence made here holds a secret, or a part of one.
+Rule 2: a secret goes into headers and HMACs: one line, no control characters, at most 64 KiB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+
+from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.locate import dotted
+from clawproxy.config.schema import Config, SecretRef
+from clawproxy.config.structure import listed
+from clawproxy.config.units import shown
+from clawproxy.errors import ConfigError
+from clawproxy.secrets import Secret
+
+Schemes = Mapping[str, Callable[[str], str]]
+NO_SCHEMES: Schemes = MappingProxyType({})
+_MOST = 64 * 1024
+SHORT_KEY = 20
+"""Characters below which a static client key is worth a warning: 20 of base64 are 120 bits."""
+
+
+def resolve_secret(
+    ref: SecretRef,
+    schemes: Schemes = NO_SCHEMES,
+    *,
+    needed_by: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> Secret:
+    """The secret a reference stands for.
+
+    Args:
+        schemes: what plugins registered, beside `env` and `file`; `resolve(value)` raises LookupError with a sentence.
+        needed_by: the configuration key, for the error.
+
+    Raises:
+        ConfigError: one problem, `KEY: what is wrong; what would be right`.
+    """
+    try:
+        value = _value(ref, schemes, os.environ if environ is None else environ)
+        if not value:
+            raise LookupError("is empty; put the secret there")
+        if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
+            raise LookupError("holds a line break or another control character; put the secret alone on one line")
+    except LookupError as error:
+        sentence = str(error.args[0] if error.args else error)
+        where = f"{ref.scheme}:{shown(ref.value)} " if ref.scheme in ("env", "file") else f"{ref.scheme}: " if ref.scheme else ""
+        raise ConfigError([f"{needed_by}: {where}{sentence}" if needed_by else f"{where}{sentence}"]) from None
+    return Secret(value)
+
+
+def _value(ref: SecretRef, schemes: Schemes, environ: Mapping[str, str]) -> str:
+    if ref.scheme == "":
+        return ref.value
+    if ref.scheme == "env":
+        if ref.value not in environ:
+            raise LookupError("is not set; set the variable, or name another")
+        return environ[ref.value].strip()
+    if ref.scheme == "file":
+        return _file(ref.value)
+    if ref.scheme in schemes:
+        return schemes[ref.scheme](ref.value)
+    raise LookupError(f"is no known kind of secret; known are {listed(['env', 'file', *sorted(schemes)])}")
+
+
+def _file(name: str) -> str:
+    try:
+        with Path(name).expanduser().open("rb") as file:
+            data = file.read(_MOST + 1)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a usable path"
+        raise LookupError(f"can not be read ({reason}); put the secret there, readable for this user") from None
+    if len(data) > _MOST:
+        raise LookupError("holds more than 64 KiB; name a file that holds only the secret")
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError:
+        raise LookupError("is not UTF-8 text; name a file that holds only the secret") from None
+
+
+def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
+    """Every reference in a configuration, with its key."""
+    for name, provider in config.providers.items():
+        if provider.api_key is not None:
+            yield ("providers", name, "api_key"), provider.api_key
+    for name, key in config.keys.items():
+        yield ("keys", name, "secret"), key.secret
+    for name in ("admin_token", "pepper"):
+        ref: SecretRef | None = getattr(config.server, name)
+        if ref is not None:
+            yield ("server", name), ref
+
+
+def check_secrets(
+    config: Config, schemes: Schemes = NO_SCHEMES, environ: Mapping[str, str] | None = None
+) -> tuple[list[tuple[KeyPath, str]], list[tuple[KeyPath, str]]]:
+    """Resolve every secret once. Returns problems and warnings as `(key, sentence)`."""
+    problems: list[tuple[KeyPath, str]] = []
+    warnings: list[tuple[KeyPath, str]] = []
+    found: dict[str, Secret] = {}
+    for path, ref in references(config):
+        try:
+            secret = resolve_secret(ref, schemes, environ=environ)
+        except ConfigError as error:
+            problems.append((path, error.problems[0]))
+            continue
+        if path[0] == "keys":
+            found[str(path[1])] = secret
+            if len(secret.reveal()) < SHORT_KEY:
+                warnings.append((path, f"has fewer than {SHORT_KEY} characters and can be guessed; use `clawproxy keys create`"))
+    for one, two in combinations(found, 2):
+        if found[one] == found[two]:
+            first = dotted(("keys", one, "secret"))
+            problems.append((("keys", two, "secret"), f"is the same secret as {first}; give each key its own"))
+    return problems, warnings

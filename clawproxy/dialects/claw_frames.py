@@ -1,0 +1,273 @@
+"""The server's frames of the Claw WebSocket format, as JSON payloads. Re-exported by `dialects.claw`; rules are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from attrs import evolve
+
+from clawproxy.context import Exchange, Timing
+from clawproxy.dialects.jsonio import encode
+from clawproxy.errors import ClawError
+from clawproxy.events import Batch, Begin, Event, Notice, Outcome, Reasoning, Refused, Text, ToolCallDelta
+from clawproxy.messages import Principal, Usage
+
+_FINISH = {"complete": "stop", "truncated": "length", "cancelled": "cancelled"}
+
+
+def mend(text: str) -> str:
+    """Surrogate pairs joined, lone surrogates replaced by U+FFFD: what UTF-8 can not carry (W-18)."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def json_text(text: str) -> bytes:
+    """A JSON string, in UTF-8, whatever the text holds."""
+    try:
+        return encode(text)
+    except UnicodeEncodeError:
+        return encode(mend(text))
+
+
+def dumps(value: Any) -> bytes:
+    """Any JSON value, lone surrogates replaced."""
+    try:
+        return encode(value)
+    except UnicodeEncodeError:
+        return encode(_mended(value))
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return mend(value)
+    if isinstance(value, Mapping):
+        return {mend(str(key)): _mended(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mended(item) for item in value]
+    return value
+
+
+# --- frames of the connection ------------------------------------------------------------------------------------------------
+
+
+def error_fields(error: ClawError) -> dict[str, Any]:
+    """`code`, `error`, `message`, `retryable` and what the occasion adds; every one is safe to show."""
+    details = error.details
+    fields: dict[str, Any] = {
+        "code": error.status,
+        "error": error.slug,
+        "message": error.message,
+        "retryable": error.retryable,
+    }
+    for name in ("param", "retry_after_ms", "clock", "limit_ms", "setting", "provider", "provider_status", "policy"):
+        value = getattr(details, name)
+        if value is not None:
+            fields[name] = value
+    if details.extra:
+        fields["details"] = dict(details.extra)
+    return fields
+
+
+def error(failure: ClawError, ref: str | None = None) -> bytes:
+    """An error about the connection or about one frame of it. `ref` repeats the id that frame named: it is not called `id`,
+    because an open request of that name goes on."""
+    fields = {"type": "error"} | error_fields(failure)
+    if ref is not None:
+        fields["ref"] = ref
+    return dumps(fields)
+
+
+def auth_ok(
+    session_id: str, principal: Principal, resume_token: str, limits: Mapping[str, int], server: Mapping[str, str]
+) -> bytes:
+    who = {"key": principal.key, "user": principal.user, "team": principal.team, "app": principal.app}
+    fields: dict[str, Any] = {
+        "type": "auth_ok",
+        "session_id": session_id,
+        "principal": {name: value for name, value in who.items() if value is not None},
+        "resume_token": resume_token,
+        "limits": dict(limits),
+        "server": dict(server),
+    }
+    if principal.expires is not None:
+        fields["expires_at"] = principal.expires
+    return dumps(fields)
+
+
+def pong(t: Any = None) -> bytes:
+    """`t` comes back where it is a number or a short string."""
+    if (isinstance(t, str) and len(t) <= 128) or (isinstance(t, int | float) and not isinstance(t, bool)):
+        return dumps({"type": "pong", "t": t})
+    return b'{"type":"pong"}'
+
+
+def going_away(deadline_ms: int) -> bytes:
+    return encode({"type": "going_away", "deadline_ms": deadline_ms})
+
+
+# --- frames of one request ---------------------------------------------------------------------------------------------------
+
+
+class Answer:
+    """Encodes one request's frames, in order: `start`, `content` and `notice` as they come, then `end` or `error` once.
+
+    Attributes:
+        seq: the number of the next frame.
+        started: `llm_response_start` was made.
+    """
+
+    __slots__ = ("_head", "seq", "started")
+
+    def __init__(self, ident: str, request_id: str) -> None:
+        self._head = b",".join((b'"id":' + json_text(ident), b'"request_id":' + encode(request_id), b'"seq":'))
+        self.seq = 0
+        self.started = False
+
+    def _frame(self, kind: bytes, body: bytes) -> bytes:
+        """`{"type":KIND,"id":..,"request_id":..,"seq":N,BODY}`"""
+        seq = self.seq
+        self.seq = seq + 1
+        return b'{"type":"%b",%b%d,%b}' % (kind, self._head, seq, body)
+
+    def start(self, exchange: Exchange, events: Sequence[Event]) -> bytes:
+        """`model` is what the provider called itself in `events`, else what it was asked for."""
+        self.started = True
+        route = exchange.route
+        begun = next((event.model for event in events if type(event) is Begin and event.model), None)
+        fields: dict[str, Any] = {"model": begun or (route.model if route else exchange.requested_model)}
+        if route is not None:
+            fields["provider"] = route.provider
+            fields["route"] = {"strategy": route.strategy, "reason": route.reason, "attempt": max(1, len(exchange.attempts))}
+        return self._frame(b"llm_response_start", dumps(fields)[1:-1])
+
+    def content(self, batch: Batch) -> list[bytes]:
+        """The frames of one batch: neighbouring texts are one `llm_token`."""
+        events = batch.events
+        if len(events) == 1 and type(events[0]) is Text:  # by far the most common
+            return [self._frame(b"llm_token", b'"content":' + json_text(events[0].text))]
+        frames: list[bytes] = []
+        run: list[str] = []
+        kind = b""
+        for event in events:
+            this = type(event)
+            if this is Text or this is Refused:
+                name = b"llm_token"
+            elif this is Reasoning:
+                name = b"llm_reasoning"
+            elif isinstance(event, ToolCallDelta):
+                if run:
+                    frames.append(self._text(kind, run))
+                frames.append(self._frame(b"llm_tool_call", dumps(_tool_call(event))[1:-1]))
+                continue
+            else:
+                continue
+            if name != kind and run:
+                frames.append(self._text(kind, run))
+            kind = name
+            assert isinstance(event, Text | Refused | Reasoning)
+            run.append(event.text)
+        if run:
+            frames.append(self._text(kind, run))
+        return frames
+
+    def _text(self, kind: bytes, run: list[str]) -> bytes:
+        frame = self._frame(kind, b'"content":' + json_text("".join(run)))
+        run.clear()
+        return frame
+
+    def notice(self, notice: Notice) -> bytes:
+        fields = {"code": notice.code, "message": notice.message, "details": dict(notice.details)}
+        return self._frame(b"llm_notice", dumps(fields)[1:-1])
+
+    def end(
+        self, exchange: Exchange | None, outcome: Outcome, usage: Usage | None, receipt: Mapping[str, Any] | None = None
+    ) -> bytes:
+        fields: dict[str, Any] = {
+            "finish_reason": outcome.finish or _FINISH.get(outcome.label, "other"),
+            "outcome": outcome.label,
+        }
+        if usage is not None:
+            fields["usage"] = {
+                "input_tokens": usage.input_tokens,
+                "output_tokens": usage.output_tokens,
+                "cached_tokens": usage.cached_tokens,
+                "reasoning_tokens": usage.reasoning_tokens,
+                "total_tokens": usage.total_tokens,
+                "source": usage.source,
+            }
+        if exchange is not None:
+            if exchange.cost_nano is not None:
+                source = "estimated" if usage is None or usage.source == "estimated" else "measured"
+                fields["cost"] = {"usd": msgspec.Raw(dollars(exchange.cost_nano)), "source": source}
+            fields["timing_ms"] = _timing(exchange)
+        if receipt is not None:
+            fields["receipt"] = dict(receipt)
+        return self._frame(b"llm_response_end", dumps(fields)[1:-1])
+
+    def error(self, failure: ClawError) -> bytes:
+        return self._frame(b"error", dumps(error_fields(failure))[1:-1])
+
+
+def _tool_call(event: ToolCallDelta) -> dict[str, Any]:
+    fields: dict[str, Any] = {"index": event.index, "call_id": event.call_id}
+    if event.name is not None:
+        fields["name"] = event.name
+    fields["arguments"] = event.arguments
+    return fields
+
+
+def _timing(exchange: Exchange) -> dict[str, float]:
+    """The phases so far. The exchange sets `total` when it closes, which is after this frame: until then it is now."""
+    timing: Timing = exchange.timing
+    if timing.total is None:
+        timing = evolve(timing, total=time.perf_counter() - exchange.started)
+    return timing.milliseconds()
+
+
+def dollars(nano: int) -> bytes:
+    """Nano-dollars as a decimal number of dollars, exact: b"0.00125"."""
+    sign, nano = ("-", -nano) if nano < 0 else ("", nano)
+    whole, part = divmod(nano, 1_000_000_000)
+    digits = f"{part:09d}".rstrip("0") or "0"
+    return f"{sign}{whole}.{digits}".encode()
+
+
+class Whole:
+    """Collects a request without `stream`: its text, reasoning and tool calls come out as one batch."""
+
+    __slots__ = ("_calls", "_order", "begin")
+
+    def __init__(self) -> None:
+        self.begin: Begin | None = None
+        self._order: list[tuple[type, list[str]]] = []
+        self._calls: dict[int, tuple[str | None, str | None, list[str]]] = {}
+
+    def add(self, batch: Batch) -> None:
+        for event in batch.events:
+            if isinstance(event, Text | Refused):
+                self._kept(Text).append(event.text)
+            elif isinstance(event, Reasoning):
+                self._kept(Reasoning).append(event.text)
+            elif isinstance(event, ToolCallDelta):
+                call_id, name, arguments = self._calls.get(event.index, (None, None, []))
+                arguments.append(event.arguments)
+                self._calls[event.index] = (call_id or event.call_id, name or event.name, arguments)
+            elif isinstance(event, Begin) and self.begin is None:
+                self.begin = event
+
+    def _kept(self, kind: type) -> list[str]:
+        for known, texts in self._order:
+            if known is kind:
+                return texts
+        self._order.append((kind, []))
+        return self._order[-1][1]
+
+    def batch(self) -> Batch:
+        events: list[Event] = [self.begin] if self.begin is not None else []
+        for kind, texts in sorted(self._order, key=lambda item: item[0] is Text):  # a model reasons before it speaks
+            events.append(Text("".join(texts)) if kind is Text else Reasoning("".join(texts)))
+        for index, (call_id, name, arguments) in sorted(self._calls.items()):
+            events.append(ToolCallDelta(index, call_id, name, "".join(arguments)))
+        return Batch(events)

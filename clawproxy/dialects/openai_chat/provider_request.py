@@ -1,0 +1,136 @@
+"""A `ChatRequest` as a Chat Completions body for a provider.
+
+Rule 1: always written anew from what was authorised; the route names the model.
+Rule 2: `extra`, at every level, is sent only if the request came in this dialect. The vocabulary's fields win over it.
+Rule 3: a stream always asks for usage: the meter needs it, and the decoder keeps it from clients that did not.
+Rule 4: `user` and `metadata` name the client's people; they go to a provider only where the client itself wrote them in this
+        dialect.
+"""
+
+from __future__ import annotations
+
+from typing import Any, assert_never
+
+from clawproxy.dialects import jsonio
+from clawproxy.errors import ClawError
+from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Part, Route, TextPart, Tool
+
+NAME = "openai_chat"
+
+
+def encode_body(request: ChatRequest, route: Route) -> bytes:
+    """Raises ClawError("unsupported_parameter") where the format has no way to say it."""
+    same = request.dialect == NAME
+    body: dict[str, Any] = dict(request.extra) if same else {}
+    newer = "max_completion_tokens" in body
+    stream_options = body.pop("stream_options", None) or {}
+    beside_format = body.pop("response_format", None) or {}
+    body.pop("max_completion_tokens", None)
+    body["model"] = route.model
+    body["messages"] = [_message(message, same, f"messages[{number}]") for number, message in enumerate(request.messages)]
+    if request.max_tokens is not None:
+        body["max_completion_tokens" if newer else "max_tokens"] = request.max_tokens
+    for name in ("temperature", "top_p", "seed", "parallel_tool_calls", "reasoning_effort"):
+        value = getattr(request, name)
+        if value is not None:
+            body[name] = value
+    if request.stop:
+        body["stop"] = request.stop
+    if request.tools:
+        body["tools"] = [_tool(tool, same) for tool in request.tools]
+    if request.tool_choice is not None:
+        choice = request.tool_choice
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.name}} if choice.mode == "tool" else choice.mode
+    if request.response_format is not None:
+        mode, schema = request.response_format.mode, request.response_format.schema
+        body["response_format"] = {**beside_format, "type": mode}
+        if mode == "json_schema":
+            body["response_format"]["json_schema"] = schema
+    if same and request.user is not None:
+        body["user"] = request.user
+    if same and request.metadata:
+        body["metadata"] = request.metadata
+    if request.stream:
+        body["stream"] = True
+        body["stream_options"] = {**stream_options, "include_usage": True}
+    return encode(body)
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    try:
+        return jsonio.encode(body, enc_hook=_as_dict)
+    except (OverflowError, UnicodeEncodeError):  # a plugin's doing: jsonio.decode lets neither in
+        raise ClawError("invalid_request", "The request holds a value that JSON can not carry.") from None
+
+
+def _as_dict(value: Any) -> Any:
+    """Mappings that are no dicts (`messages.EMPTY`)."""
+    return dict(value)
+
+
+def _message(message: Message, same: bool, where: str) -> dict[str, Any]:
+    extra = dict(message.extra) if same else {}
+    raw_calls = extra.pop("tool_calls", None) if message.role == "assistant" else None
+    fields: dict[str, Any] = {"role": message.role}
+    if isinstance(message.content, tuple):
+        fields["content"] = [_part(part, same, f"{where}.content[{number}]") for number, part in enumerate(message.content)]
+    else:
+        fields["content"] = message.content
+    if message.name is not None:
+        fields["name"] = message.name
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.reasoning is not None:
+        fields["reasoning" if isinstance(extra.get("reasoning"), str) else "reasoning_content"] = message.reasoning
+    else:
+        extra.pop("reasoning_content", None)
+    if message.tool_calls:
+        raw = {item["id"]: item for item in raw_calls or ()}
+        fields["tool_calls"] = [_call(call.id, call.name, call.arguments, raw.get(call.id, {})) for call in message.tool_calls]
+    return {**extra, **fields}
+
+
+def _call(ident: str, name: str, arguments: str, raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw`: the call as the client sent it, for what a ToolCall can not hold (signatures, custom tools)."""
+    if raw.get("type") == "custom":
+        return {**raw, "id": ident, "custom": {**raw["custom"], "name": name, "input": arguments}}
+    inner = {**raw.get("function", {}), "name": name, "arguments": arguments}
+    return {**raw, "id": ident, "type": "function", "function": inner}
+
+
+def _part(part: Part, same: bool, where: str) -> dict[str, Any]:
+    extra = dict(part.extra) if same else {}
+    inner: dict[str, Any]
+    if isinstance(part, TextPart):
+        if extra.get("type") == "refusal":
+            return {**extra, "refusal": part.text}
+        return {**extra, "type": "text", "text": part.text}
+    if isinstance(part, ImagePart):
+        url = part.url if part.data is None else f"data:{part.media_type or 'image/png'};base64,{part.data}"
+        inner = {**extra.pop("image_url", {}), "url": url}
+        if part.detail is not None:
+            inner["detail"] = part.detail
+        return {**extra, "type": "image_url", "image_url": inner}
+    if isinstance(part, AudioPart):
+        inner = {**extra.pop("input_audio", {}), "data": part.data, "format": part.format}
+        return {**extra, "type": "input_audio", "input_audio": inner}
+    if isinstance(part, FilePart):
+        if part.data is None and part.file_id is None:
+            words = f"`{where}`: this format takes files as data or by id, not by URL."
+            raise ClawError("unsupported_parameter", words, param=where)
+        inner = dict(extra.pop("file", {}))
+        if part.data is not None:
+            inner["file_data"] = part.data if part.media_type is None else f"data:{part.media_type};base64,{part.data}"
+        for name, value in (("file_id", part.file_id), ("filename", part.filename)):
+            if value is not None:
+                inner[name] = value
+        return {**extra, "type": "file", "file": inner}
+    assert_never(part)
+
+
+def _tool(tool: Tool, same: bool) -> dict[str, Any]:
+    extra = dict(tool.extra) if same else {}
+    kind = "custom" if extra.get("type") == "custom" else "function"
+    said = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+    inner = {**extra.pop(kind, {}), "name": tool.name} | {name: value for name, value in said.items() if value is not None}
+    return {**extra, "type": kind, kind: inner}

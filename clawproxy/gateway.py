@@ -1,0 +1,242 @@
+"""The gateway: the service that transports are given, and the immutable generation behind it.
+
+Rule 1: everything a request needs hangs off one `Generation`, built whole before it is used; a request keeps the one it began
+        with. Replacing it is one assignment.
+Rule 2: what lives longer than a generation (store, admission, credential cache, metrics) is the `Gateway`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import trio
+from attrs import evolve
+
+from clawproxy.admission import Admission
+from clawproxy.clocks import Deadlines
+from clawproxy.config import Config
+from clawproxy.context import App, Exchange
+from clawproxy.errors import ClawError
+from clawproxy.events import Outcome
+from clawproxy.exchange import run_exchange
+from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.ops.books import book, declare
+from clawproxy.ops.lag import LoopLag
+from clawproxy.ops.logs import log_event, log_exception
+from clawproxy.ops.metrics import Metrics
+from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
+from clawproxy.service import Call, Client
+from clawproxy.upstream.base import Upstream
+
+CREDENTIAL_CACHE = 5.0
+"""Seconds a verdict on a credential may be reused: the bound within which a revoked key stops working."""
+CACHED_CREDENTIALS = 10_000
+HOOK_BUDGET_AUTH = 5.0
+
+
+class Generation:
+    """One configuration, compiled: pipeline, providers, deadlines. Immutable once built."""
+
+    def __init__(
+        self,
+        number: int,
+        config: Config,
+        gateway: Gateway,
+        plugins: Plugins,
+        settings: Mapping[str, Any],
+        upstream: Upstream,
+    ) -> None:
+        """Raises ConfigError, with every problem, and changes nothing."""
+        self.number = number
+        self.config = config
+        self.gateway = gateway
+        self.app = evolve(gateway.app, config=config)
+        self.admission = gateway.admission
+        self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
+        self.upstream = upstream
+        self._deadlines = {
+            (model, provider): config.deadlines.overridden(settings_.deadlines).overridden(
+                config.models[model].deadlines if model in config.models else {}
+            )
+            for provider, settings_ in config.providers.items()
+            for model in [*config.models, ""]
+        }
+        self._model_deadlines = {
+            name: config.deadlines.overridden(model.deadlines) for name, model in config.models.items() if model.deadlines
+        }
+
+    # --- what run_exchange asks ---------------------------------------------------------------------------------------------
+
+    def begin(self, call: Call) -> Exchange:
+        """An exchange begins: from here on `closed` will be called once."""
+        self.gateway.in_flight += 1
+        return Exchange(
+            request_id=call.request_id,
+            surface=call.surface,
+            principal=call.principal,
+            deadlines=self.config.deadlines.shortened(call.deadline),
+            instance=self.app.instance,
+            generation=self.number,
+            peer=call.peer,
+            client_request_id=call.client_request_id,
+            session_id=call.session_id,
+            user=call.principal.user,
+            app=call.principal.app,
+        )
+
+    def describe(self, exchange: Exchange, request: ChatRequest) -> None:
+        """The request is decoded: note what it asks for."""
+        exchange.requested_model = request.model
+        exchange.stream = request.stream
+        own = self._model_deadlines.get(request.model)
+        if own is not None:
+            exchange.deadlines = own.shortened(exchange.deadlines.total)
+        exchange.candidates = candidates_for(self.config, request.model)
+        if exchange.principal.may_assert:
+            said = request.user or request.metadata.get("user_id")
+            exchange.user = said if isinstance(said, str) else exchange.user
+            app = request.metadata.get("app")
+            exchange.app = app if isinstance(app, str) else exchange.app
+
+    def deadlines_for(self, route: Route, exchange: Exchange) -> Deadlines:
+        known = self._deadlines.get((exchange.requested_model, route.provider))
+        return known if known is not None else self._deadlines.get(("", route.provider), exchange.deadlines)
+
+    def crashed(self, exchange: Exchange, error: Exception) -> None:
+        log_exception("exchange.crashed", error, request_id=exchange.request_id)
+
+    async def closed(self, exchange: Exchange, outcome: Outcome) -> None:
+        """The closing hooks, the log line and the figures: once for each exchange that began."""
+        self.gateway.in_flight -= 1
+        try:
+            await self.pipeline.closed(exchange, outcome)
+        finally:
+            book(exchange, outcome, self.gateway.metrics)
+
+
+class Gateway:
+    """The service behind every listener (`service.Service`)."""
+
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+        declare(metrics)
+        limits = app.config.limits
+        self.admission = Admission(limits.in_flight, limits.in_flight_per_key)
+        self.in_flight = 0
+        self.draining = False
+        self.lag = LoopLag()
+        self.calls: set[Call] = set()
+        self.idle = trio.Event()
+        self._current: Generation | None = None
+        self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
+
+    # --- generations --------------------------------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> Generation:
+        assert self._current is not None, "no generation yet"
+        return self._current
+
+    def install(self, generation: Generation) -> Generation | None:
+        """Make it the current one; returns the one before, to be drained."""
+        before, self._current = self._current, generation
+        self.metrics.allow("provider", generation.config.providers)
+        self._verdicts.clear()
+        return before
+
+    # --- what transports ask -------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        return self.current.config
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return self.current.config.deadlines
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """Who is it? A good verdict is reused for at most 5 s, keyed by a digest of the whole credential."""
+        token = credentials.token
+        now = time.monotonic()
+        digest = b""
+        if token is not None:
+            digest = hashlib.blake2b(token.encode("utf-8", "surrogateescape"), digest_size=32).digest()
+            known = self._verdicts.get(digest)
+            if known is not None and now < known[1] and not _expired(known[0]):
+                return known[0]
+        try:
+            with trio.fail_after(HOOK_BUDGET_AUTH):
+                principal = await self.current.pipeline.authenticate(credentials)
+        except trio.TooSlowError:
+            log_event("auth.slow", "error")
+            raise ClawError("internal") from None
+        except ClawError as error:
+            self.metrics.count("clawproxy_auth_failures_total", slug=error.slug)
+            raise
+        if _expired(principal):
+            raise ClawError("auth.expired")
+        if digest:
+            self._verdicts[digest] = (principal, now + CREDENTIAL_CACHE, self.current.number)
+            if len(self._verdicts) > CACHED_CREDENTIALS:
+                self._verdicts.popitem(last=False)
+        return principal
+
+    def admit(self) -> ClawError | None:
+        if self.draining:
+            return ClawError("shutting_down", retry_after_ms=1000)
+        if self.lag.seconds > self.current.config.limits.shed_lag:
+            return ClawError("overloaded", retry_after_ms=1000)
+        return None
+
+    def not_ready(self) -> Sequence[str]:
+        """Why a new request would be refused now, in the words of `/readyz`."""
+        refused = self.admit() if self._current is not None else None
+        if self._current is None:
+            return ["starting"]
+        return [] if refused is None else ["draining" if refused.slug == "shutting_down" else "overloaded"]
+
+    async def handle(self, call: Call, client: Client) -> Outcome:
+        self.calls.add(call)
+        try:
+            return await run_exchange(self.current, call, client)
+        finally:
+            self.calls.discard(call)
+            if not self.calls:
+                self.idle.set()
+
+    def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
+        config = self.current.config
+        if config.models:
+            pairs = [(name, model.routes[0].provider) for name, model in config.models.items()]
+        else:
+            pairs = [(f"{name}/{model}", name) for name, provider in config.providers.items() for model in provider.models]
+        return [(model, provider) for model, provider in pairs if principal.may_use(model)]
+
+    def count(self, name: str, **labels: str) -> None:
+        self.metrics.count(name, **labels)
+
+    # --- books ------------------------------------------------------------------------------------------------------------------
+
+    def report_plugin(self, plugin: str, what: str, detail: str) -> None:
+        log_event(f"plugin.{what}", "warning" if what.endswith("slow") else "error", plugin=plugin, detail=detail)
+        self.metrics.count("clawproxy_plugin_faults_total", plugin=plugin, what=what)
+
+
+def _expired(principal: Principal) -> bool:
+    return principal.expires is not None and principal.expires <= time.time()
+
+
+def candidates_for(config: Config, model: str) -> Sequence[Route]:
+    """Every route the request might take, so that prompts can be fitted before one is chosen."""
+    known = config.models.get(model)
+    if known is None:
+        return ()
+    return [
+        Route(route.provider, route.model, context_tokens=route.context_tokens, max_output_tokens=route.max_output_tokens)
+        for route in known.routes
+    ]

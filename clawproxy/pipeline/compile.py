@@ -1,0 +1,254 @@
+"""From hooks to tuples of callables, once per configuration generation.
+
+Rule 1: order is the operator's list. Down in that order, up in its reverse.
+Rule 2: arguments are subset here, and each plugin's `state` bound, so that a call costs a call.
+Rule 3: what a raising hook means is decided here, as the table in docs/plugins.md says: closed for what decides, open and loud
+        for what observes.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pluggy
+import trio
+
+from clawproxy.context import App, Attempt, Exchange
+from clawproxy.errors import ClawError, ConfigError
+from clawproxy.events import Outcome
+from clawproxy.hookspecs import Observe, Plan, Transform
+from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.pipeline.plugins import Plugins
+from clawproxy.pipeline.relay import SLOW, Relay, Report
+
+CLOSING = 5.0
+"""Seconds that closing hooks have, shielded."""
+
+PLUGIN_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
+"""What a plugin may raise without ending the gateway; Cancelled is none of them."""
+
+Named = tuple[str, Callable[..., Any]]
+
+
+class Pipeline:
+    """The compiled chain of one generation."""
+
+    def __init__(self, hooks: Mapping[str, Sequence[Named]], report: Report) -> None:
+        self._authenticate = tuple(hooks["authenticate"])
+        self._prepare = tuple(hooks["prepare_request"])
+        self._choose = tuple(hooks["choose_route"])
+        self._open = tuple(hooks["open_attempt"])
+        self._tap = tuple(hooks["tap_response"])
+        self._attempt_finished = tuple(hooks["attempt_finished"])
+        self._closed = tuple(hooks["exchange_closed"])
+        self.report = report
+
+    # --- going down ----------------------------------------------------------------------------------------------------
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed."""
+        for name, hook in self._authenticate:
+            try:
+                principal = await hook(credentials)
+            except ClawError:
+                raise
+            except PLUGIN_ERRORS as error:
+                raise self._failed(name, "authenticate", error) from error
+            if principal is not None:
+                if not isinstance(principal, Principal):
+                    raise self._failed(name, "authenticate", TypeError("it must return a Principal or None"))
+                return principal
+        raise ClawError("auth.missing" if credentials.token is None else "auth.invalid")
+
+    async def prepare(self, exchange: Exchange, request: ChatRequest, running: Callable[[str], None]) -> ChatRequest:
+        """Each plugin gets the previous one's result. `running(name)` is called before each, so that a clock can name it."""
+        for name, hook in self._prepare:
+            running(name)
+            began = time.perf_counter()
+            try:
+                changed = await hook(exchange, request)
+            except ClawError:
+                raise
+            except PLUGIN_ERRORS as error:
+                raise self._failed(name, "prepare_request", error) from error
+            if changed is not None:
+                if type(changed) is not ChatRequest:
+                    raise self._failed(name, "prepare_request", TypeError("it must return a ChatRequest or None"))
+                request = changed
+            if time.perf_counter() - began > SLOW:
+                self.report(name, "hook_slow", "prepare_request")
+        return request
+
+    async def choose_route(self, exchange: Exchange, request: ChatRequest, running: Callable[[str], None]) -> Plan:
+        """The first plan wins; a plugin that fails leaves it to the next, then 503. Nobody: 404."""
+        failed: BaseException | None = None
+        for name, hook in self._choose:
+            running(name)
+            try:
+                plan: Plan | None = await hook(exchange, request)
+            except ClawError:
+                raise
+            except PLUGIN_ERRORS as error:
+                failed = error
+                self.report(name, "hook_failed", f"choose_route: {type(error).__name__}")
+                continue
+            if plan is not None:
+                return plan
+        if failed is not None:
+            raise ClawError("no_route") from failed
+        raise ClawError("model_not_found", param="model")
+
+    # --- around one attempt -----------------------------------------------------------------------------------------------
+
+    async def enter_attempt(self, exchange: Exchange, request: ChatRequest, attempt: Attempt, contexts: AttemptContexts) -> None:
+        """Enter the plugins' contexts, in order. Those entered are in `contexts`, whatever happens."""
+        for name, hook in self._open:
+            try:
+                manager: AbstractAsyncContextManager[None] | None = hook(exchange, request, attempt.route, attempt)
+                if manager is not None:
+                    await manager.__aenter__()
+                    contexts.entered.append((name, manager))
+            except ClawError:
+                raise
+            except PLUGIN_ERRORS as error:
+                raise self._failed(name, "open_attempt", error) from error
+
+    def relay(self, exchange: Exchange, route: Route) -> Relay:
+        taps: list[tuple[str, Observe | Transform]] = []
+        for name, hook in self._tap:
+            try:
+                tap = hook(exchange, route)
+            except ClawError:
+                raise
+            except PLUGIN_ERRORS as error:
+                raise self._failed(name, "tap_response", error) from error
+            if tap is None:
+                continue
+            if isinstance(tap, Transform) and tap.streams == "reject" and exchange.stream:
+                raise ClawError("unsupported_parameter", f"Policy {name} takes no streams: send `stream: false`.", param="stream")
+            taps.append((name, tap))
+        return Relay(taps, self.report)
+
+    def attempt_finished(self, exchange: Exchange, attempt: Attempt) -> None:
+        for name, hook in self._attempt_finished:
+            try:
+                hook(exchange, attempt)
+            except PLUGIN_ERRORS as error:
+                self.report(name, "hook_failed", f"attempt_finished: {type(error).__name__}")
+
+    # --- at the end --------------------------------------------------------------------------------------------------------
+
+    async def closed(self, exchange: Exchange, outcome: Outcome) -> None:
+        """Every plugin, each on its own, shielded, at most 5 s each: one that hangs or raises does not stop the others."""
+        todo = list(reversed(self._closed))
+        while todo:
+            running = ""
+            with trio.move_on_after(CLOSING, shield=True) as scope:
+                while todo:
+                    running, hook = todo.pop()
+                    try:
+                        await hook(exchange, outcome)
+                    except PLUGIN_ERRORS as error:
+                        self.report(running, "hook_failed", f"exchange_closed: {type(error).__name__}")
+            if scope.cancelled_caught:
+                self.report(running, "hook_slow", "exchange_closed")
+
+    def _failed(self, name: str, hook: str, error: BaseException) -> ClawError:
+        self.report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
+        return ClawError("internal", policy=name)
+
+
+class AttemptContexts:
+    """The contexts that `enter_attempt` has entered; left in reverse, shielded and bounded, each on its own."""
+
+    __slots__ = ("entered", "report")
+
+    def __init__(self, report: Report) -> None:
+        self.entered: list[tuple[str, AbstractAsyncContextManager[None]]] = []
+        self.report = report
+
+    async def leave(self) -> None:
+        while self.entered:
+            name, manager = self.entered.pop()
+            with trio.move_on_after(CLOSING, shield=True) as scope:
+                try:
+                    await manager.__aexit__(None, None, None)
+                except PLUGIN_ERRORS as error:
+                    self.report(name, "hook_failed", f"open_attempt exit: {type(error).__name__}: {error}")
+            if scope.cancelled_caught:
+                self.report(name, "hook_slow", "open_attempt exit")
+
+
+GIVEN: dict[str, tuple[str, ...]] = {
+    "authenticate": ("credentials",),
+    "prepare_request": ("exchange", "request"),
+    "choose_route": ("exchange", "request"),
+    "open_attempt": ("exchange", "request", "route", "attempt"),
+    "tap_response": ("exchange", "route"),
+    "attempt_finished": ("exchange", "attempt"),
+    "exchange_closed": ("exchange", "outcome"),
+}
+
+
+def compile_pipeline(plugins: Plugins, order: Sequence[str], settings: Mapping[str, Any], app: App, report: Report) -> Pipeline:
+    """Configure each plugin for a new generation and compile its hooks.
+
+    Args:
+        settings: each plugin's checked settings, by name.
+
+    Raises:
+        ConfigError: a plugin's `configure` raised; nothing has changed.
+    """
+    states = _configure(plugins, order, settings, app)
+    hooks: dict[str, list[Named]] = {}
+    for hook, given in GIVEN.items():
+        hooks[hook] = [
+            (impl.plugin_name, bind(impl, given, {"state": states.get(impl.plugin_name), "app": app}))
+            for impl in plugins.implementations(hook, order)
+        ]
+    return Pipeline(hooks, report)
+
+
+def lifespans(plugins: Plugins, order: Sequence[str], app: App) -> list[tuple[str, AbstractAsyncContextManager[None]]]:
+    """The plugins' lifespans, in order, not yet entered."""
+    managers: list[tuple[str, Any]] = [(i.plugin_name, i.function(app)) for i in plugins.implementations("lifespan", order)]
+    return managers
+
+
+def _configure(plugins: Plugins, order: Sequence[str], settings: Mapping[str, Any], app: App) -> dict[str, Any]:
+    states: dict[str, Any] = {}
+    problems: list[str] = []
+    for impl in plugins.implementations("configure", order):
+        name = impl.plugin_name
+        values = {"config": settings.get(name), "app": app}
+        try:
+            states[name] = impl.function(*(values[argument] for argument in impl.argnames))
+        except ConfigError as error:
+            problems += error.problems
+        except Exception as error:
+            problems.append(f"plugins.{name}: {type(error).__name__}: {error}")
+    if problems:
+        raise ConfigError(problems)
+    return states
+
+
+def bind(impl: pluggy.HookImpl, given: Sequence[str], bound: Mapping[str, Any]) -> Callable[..., Any]:
+    """A callable that takes `given` positionally and passes on what the implementation asked for, `bound` values included."""
+    function: Callable[..., Any] = impl.function
+    wanted: Iterable[str] = impl.argnames
+    if tuple(wanted) == tuple(given):
+        return function
+    constants = tuple(bound.values())
+    names = [*given, *bound]
+    picked = [names.index(name) for name in wanted]
+    if not picked:
+        return lambda *_: function()
+    if len(picked) == 1:
+        index = picked[0]
+        return lambda *args: function((args + constants)[index])
+    pick = operator.itemgetter(*picked)
+    return lambda *args: function(*pick(args + constants))

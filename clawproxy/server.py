@@ -1,0 +1,343 @@
+"""The process: listeners, a task per connection, the service nursery, draining.
+
+Rule 1: nurseries are opened here, in a connection that speaks WebSocket, and nowhere else on the request path.
+Rule 2: what goes wrong in one connection ends that connection, is logged once, and never the server.
+Rule 3: what starts is stopped in reverse: calls, connections, listeners, lifespans, providers, store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import evolve, frozen
+
+from clawproxy.config import Config
+from clawproxy.config.locate import dotted
+from clawproxy.config.secretrefs import check_secrets, resolve_secret
+from clawproxy.config.sections import settings_of
+from clawproxy.context import App
+from clawproxy.dialects import CLIENT, PROVIDER
+from clawproxy.errors import ClawError, ConfigError
+from clawproxy.gateway import Gateway, Generation
+from clawproxy.http1.head import Head
+from clawproxy.keys import load_or_create_pepper
+from clawproxy.listeners import Bound, bind_all, tls_context
+from clawproxy.ops.admin import AdminPages
+from clawproxy.ops.logs import LOG, log_event, log_exception
+from clawproxy.ops.metrics import Metrics, add_process
+from clawproxy.pipeline import Plugins
+from clawproxy.pipeline.compile import lifespans
+from clawproxy.scripted import ScriptedProvider
+from clawproxy.stores.memory import MemoryStore
+from clawproxy.stores.sqlite import SqliteStore
+from clawproxy.transport.connection import serve_connection
+from clawproxy.transport.front import Front
+from clawproxy.transport.http import PlainResponse
+from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
+from clawproxy.transport.surfaces import Surfaces
+from clawproxy.transport.websocket import Connections, serve_websocket
+from clawproxy.upstream.providers import Providers
+
+if TYPE_CHECKING:
+    from clawproxy.config import SecretRef
+    from clawproxy.secrets import Secret
+    from clawproxy.stores.base import Store
+
+LAST_WORDS = 2.0
+"""Seconds that calls have to say goodbye once draining is over, or at a second SIGTERM."""
+HTTP_SURFACES = {
+    "/v1/chat/completions": "openai_chat",
+    "/openai/v1/chat/completions": "openai_chat",
+}
+
+
+@frozen
+class Listening:
+    """What `serve` tells the world once every listener is up."""
+
+    listen: list[str]
+    admin: str | None
+    pid: int
+
+
+async def run(
+    config: Config,
+    *,
+    ready: Callable[[Listening], None] = lambda _: None,
+    ephemeral: bool = False,
+    plugins: Mapping[str, object] | None = None,
+    signals: bool = True,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        ready: called once every listener is up.
+        ephemeral: keep nothing on disk.
+        plugins: plugin objects by name, for embedding and tests; the order must hold their names.
+        signals: take SIGTERM and SIGINT; without, cancelling `run` ends it at once.
+
+    Raises:
+        ConfigError: nothing was started; every problem at once as far as they can be known together.
+    """
+    server = Server(config, ephemeral=ephemeral, plugins=plugins or {})
+    await server.run(ready, signals=signals)
+
+
+class Server:
+    """One process. `gateway` and `drain()` are there once it listens."""
+
+    def __init__(self, config: Config, *, ephemeral: bool, plugins: Mapping[str, object]) -> None:
+        self.config = config
+        self.ephemeral = ephemeral
+        self.instance = f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
+        self.plugins = Plugins(config.pipeline.order, plugins)
+        self.settings = settings_of(config, self.plugins.registry.settings)
+        problems, _ = check_secrets(config, self.plugins.registry.secret_schemes)
+        if problems:
+            raise ConfigError([f"{dotted(path)}: {sentence}" for path, sentence in problems])
+        self.front = Front()
+        self.websockets = Connections()
+        self.limits = ConnectionLimits(config.limits)
+        self.metrics = Metrics()
+        self.drained = trio.Event()
+        self.hurry = trio.Event()
+        self.closing = False
+
+    # --- from nothing to listening ---
+
+    async def run(self, ready: Callable[[Listening], None], *, signals: bool) -> None:
+        bound, admin = await bind_all(self.config.server)
+        try:
+            tls = tls_context(self.config.server.tls) if self.config.server.tls else None
+            store, state_dir = self._open_store()
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(_close_bounded, store.aclose)
+                await self._serve(stack, bound, admin, tls, store, state_dir, ready, signals=signals)
+        finally:
+            for each in [*bound, *([admin] if admin else [])]:
+                each.close()
+            self.front.close()
+
+    def _open_store(self) -> tuple[Store, Path | None]:
+        if self.ephemeral:
+            return MemoryStore(), None
+        state_dir = self.config.server.state_dir.expanduser()
+        return SqliteStore.open(state_dir, self.instance), state_dir
+
+    async def _serve(
+        self,
+        stack: AsyncExitStack,
+        bound: list[Bound],
+        admin: Bound | None,
+        tls: ssl.SSLContext | None,
+        store: Store,
+        state_dir: Path | None,
+        ready: Callable[[Listening], None],
+        *,
+        signals: bool,
+    ) -> None:
+        LOG.instance, LOG.generation = self.instance, 1
+        app = App(self.config, store, self.instance, state_dir)
+        app.resolve_secret = self._resolve
+        app.pepper = self._pepper(state_dir)
+        self.gateway = gateway = Gateway(app, self.metrics)
+        app.count = gateway.count
+        async with trio.open_nursery() as service:
+            app.nursery = service
+            config = await self._start_scripted(service)
+            upstream = Providers(config, {**PROVIDER, **self.plugins.registry.dialects}, self._resolve, 1)
+            gateway.install(Generation(1, config, gateway, self.plugins, self.settings, upstream))
+            for _, manager in lifespans(self.plugins, config.pipeline.order, app):
+                await stack.enter_async_context(manager)
+            self._watch(upstream)
+            for background in (self.front.run, upstream.run, gateway.lag.watch):
+                service.start_soon(background)
+            if isinstance(store, SqliteStore):
+                service.start_soon(store.run)
+            async with trio.open_nursery() as connections:
+                surfaces = Surfaces(
+                    http={path: CLIENT[name] for path, name in HTTP_SURFACES.items()},
+                    websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
+                )
+                for each in bound:
+                    connections.start_soon(self._accept, each, tls, surfaces, connections)
+                if admin is not None:
+                    pages = _admin(AdminPages(gateway, config.server.hosts))
+                    connections.start_soon(self._accept, admin, None, pages, connections)
+                if signals:
+                    service.start_soon(self._take_signals)
+                service.start_soon(self._drain_when_asked, connections.cancel_scope)
+                listening = Listening([each.url for each in bound], admin.url if admin else None, os.getpid())
+                log_event("server.listening", "info", listen=listening.listen, admin=listening.admin)
+                ready(listening)
+            with trio.move_on_after(LAST_WORDS, shield=True):
+                await upstream.aclose()
+            service.cancel_scope.cancel()
+        log_event("server.stopped", "info")
+
+    def _resolve(self, ref: SecretRef) -> Secret:
+        try:
+            return resolve_secret(ref, self.plugins.registry.secret_schemes)
+        except ConfigError as error:
+            raise LookupError(error.problems[0]) from None
+
+    def _pepper(self, state_dir: Path | None) -> bytes:
+        if self.config.server.pepper is not None:
+            return self._resolve(self.config.server.pepper).reveal().encode()
+        return load_or_create_pepper(state_dir) if state_dir is not None else secrets.token_bytes(32)
+
+    async def _start_scripted(self, nursery: trio.Nursery) -> Config:
+        """Providers of the `scripted` dialect without an address live in this process, behind a real socket."""
+        providers = dict(self.config.providers)
+        for name, provider in providers.items():
+            if provider.dialect == "scripted" and provider.base_url is None:
+                scripted = ScriptedProvider(provider.script) if provider.script else ScriptedProvider()
+                url = await nursery.start(scripted.serve, "127.0.0.1", 0)
+                providers[name] = evolve(provider, base_url=url)
+        return evolve(self.config, providers=providers)
+
+    # --- connections ---
+
+    async def _accept(self, bound: Bound, tls: ssl.SSLContext | None, surfaces: Surfaces, nursery: trio.Nursery) -> None:
+        listener = bound.listener
+        reserve = ReserveDescriptor()
+        try:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                        raise
+                    reserve.refuse(listener.socket)
+                    log_event("server.out_of_descriptors", "error")
+                    await trio.sleep(0.02)
+                    continue
+                nursery.start_soon(self._connection, stream, tls, surfaces)
+        finally:
+            reserve.close()
+
+    async def _connection(self, tcp: trio.SocketStream, tls: ssl.SSLContext | None, surfaces: Surfaces) -> None:
+        accepted_at = trio.current_time()
+        peer = "unix"
+        try:
+            peer = _address(tcp)
+            refused = self.limits.admit(peer)
+            if refused is not None:
+                tcp.socket.close()
+                return
+            try:
+                stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = tcp
+                if tls is not None:
+                    stream = trio.SSLStream(tcp, tls, server_side=True, https_compatible=True)
+                await serve_connection(
+                    stream, self.gateway, surfaces, self.front, peer, secure=tls is not None, accepted_at=accepted_at
+                )
+            finally:
+                self.limits.release(peer)
+        except Exception as error:  # a defect: this connection ends, the others do not notice
+            log_exception("connection.crashed", error, peer=peer)
+        finally:
+            tcp.socket.close()
+
+    # --- watching ---
+
+    def _watch(self, upstream: Providers) -> None:
+        metrics = self.metrics
+        add_process(metrics)
+        metrics.gauge("clawproxy_connections", "Clients' connections open now.", lambda: self.limits.open)
+        metrics.gauge("clawproxy_websockets", "Of them, WebSockets.", lambda: len(self.websockets))
+        metrics.gauge("clawproxy_in_flight", "Requests at work.", lambda: self.gateway.in_flight)
+        metrics.gauge("clawproxy_loop_lag_seconds", "How late the event loop is.", lambda: self.gateway.lag.seconds)
+
+        def pools() -> dict[tuple[str, ...], float]:
+            return {
+                (name, state): getattr(pool, state)
+                for name, pool in upstream.statistics().items()
+                for state in ("active", "idle", "waiting", "max")
+            }
+
+        def opened() -> dict[tuple[str, ...], float]:
+            return {
+                (name, "reused" if reused else "opened"): pool.reused_total if reused else pool.opened_total
+                for name, pool in upstream.statistics().items()
+                for reused in (False, True)
+            }
+
+        metrics.gauge("clawproxy_provider_connections", "Connections to providers.", pools, ("provider", "state"))
+        metrics.gauge("clawproxy_provider_uses_total", "Connections taken.", opened, ("provider", "how"), kind="counter")
+
+    # --- the end ---
+
+    async def _take_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                if self.gateway.draining:
+                    self.hurry.set()
+                log_event("server.signal", "info", signal=signal.Signals(number).name)
+                self.drain()
+
+    def drain(self) -> None:
+        """Stop: readiness fails at once, running answers have until `drain`, then the process ends."""
+        self.gateway.draining = True
+        self.drained.set()
+
+    async def _drain_when_asked(self, connections: trio.CancelScope) -> None:
+        await self.drained.wait()
+        limit = self.gateway.deadlines.drain
+        log_event("server.draining", "info", in_flight=self.gateway.in_flight, limit_ms=round(limit * 1000))
+        self.websockets.going_away(limit)
+        self.front.drain()
+        with trio.move_on_after(limit):
+            await self._until_idle_or_hurried()
+        for call in tuple(self.gateway.calls):
+            call.lifetime.cancel(ClawError("shutting_down"))
+        with trio.move_on_after(LAST_WORDS):
+            while self.gateway.calls:
+                await trio.sleep(0.01)
+        self.websockets.close(ClawError("shutting_down"))
+        with trio.move_on_after(0.2):
+            while len(self.websockets):
+                await trio.sleep(0.01)
+        connections.cancel()
+
+    async def _until_idle_or_hurried(self) -> None:
+        while self.gateway.calls and not self.hurry.is_set():
+            await trio.sleep(0.02)
+
+
+def _admin(pages: AdminPages) -> Surfaces:
+    """The admin listener's surfaces: its pages, behind its own Host policy, and nothing else."""
+
+    async def page(head: Head, body: bytes, peer: str) -> PlainResponse:
+        answer = await pages.handle(head.method, head.path)
+        return PlainResponse(answer.status, answer.content_type, answer.body, answer.headers)
+
+    def check(head: Head, config: Config, secure: bool) -> ClawError | None:
+        return None if pages.admits(head.get("host")) else ClawError("misdirected")
+
+    return Surfaces(fallback=page, models=False, check=check)
+
+
+async def _close_bounded(close: Callable[[], object]) -> None:
+    with trio.move_on_after(10, shield=True):
+        await close()  # type: ignore[misc]
+
+
+def _address(stream: trio.SocketStream) -> str:
+    if stream.socket.family == socket.AF_UNIX:
+        return "unix"
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return "gone"

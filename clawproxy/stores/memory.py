@@ -1,0 +1,109 @@
+"""Everything in this process, nothing kept: tests, `--ephemeral`, and the reference the other stores are compared with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
+from clawproxy.stores.records import close_line, open_line, read_line
+
+
+class MemoryStore:
+    """A `Store`. It grows with each attempt: give a long-lived gateway a state_dir."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, KeyRecord] = {}
+        self._opened: dict[str, LedgerOpen] = {}
+        self._closed: dict[str, LedgerClose] = {}
+
+    # keys
+    async def add_key(self, record: KeyRecord) -> None:
+        if record.id in self._keys:
+            return
+        if any(key.digest == record.digest for key in self._keys.values()):
+            raise ValueError("another key has this digest")
+        self._keys[record.id] = record
+
+    async def find_key(self, digest: bytes) -> KeyRecord | None:
+        return next((key for key in self._keys.values() if key.digest == digest), None)
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        return sorted(self._keys.values(), key=lambda key: (key.created, key.id))
+
+    async def revoke_key(self, name: str, at: float) -> bool:
+        named = [key for key in self._keys.values() if key.name == name]
+        for key in named:
+            if key.revoked is None:
+                self._keys[key.id] = attrs.evolve(key, revoked=at)
+        return bool(named)
+
+    # ledger
+    async def open_row(self, row: LedgerOpen) -> None:
+        if row.id not in self._opened:
+            record = read_line(open_line(row)[:-1])  # bounded and valid exactly as a store that writes makes it
+            assert record is not None
+            self._opened[row.id] = LedgerOpen(*record[1])
+
+    async def close_row(self, row: LedgerClose) -> None:
+        if row.id in self._opened and row.id not in self._closed:
+            record = read_line(close_line(row)[:-1])
+            assert record is not None
+            self._closed[row.id] = LedgerClose(*record[1])
+
+    async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]:
+        return sorted(self._between(since, until), key=lambda row: (row.opened.opened, row.opened.id))
+
+    def _between(self, since: float, until: float | None) -> Iterator[LedgerRow]:
+        for id_, opened in self._opened.items():
+            if since <= opened.opened and (until is None or opened.opened < until):
+                yield LedgerRow(opened, self._closed.get(id_))
+
+    async def usage(self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None) -> Sequence[UsageRow]:
+        groups: dict[str | None, list[LedgerRow]] = defaultdict(list)
+        if group_by is None:
+            groups[None] = []
+        for row in self._between(since, until):
+            groups[_group(row, group_by)].append(row)
+        found = sorted(groups.items(), key=lambda item: (item[0] is not None, item[0] or ""))
+        return [_sum(group, rows) for group, rows in found]
+
+    async def flush(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+def _group(row: LedgerRow, group_by: GroupBy | None) -> str | None:
+    if group_by is None:
+        return None
+    value: str | None = (row.closed.outcome if row.closed else None) if group_by == "outcome" else getattr(row.opened, group_by)
+    return value
+
+
+def _sum(group: str | None, rows: Sequence[LedgerRow]) -> UsageRow:
+    """The meaning of `Store.usage`; `sqlite.py` says the same in SQL."""
+    given, taken = 0, 0
+    cost, unknown = None, False
+    for row in rows:
+        closed = row.closed
+        if closed is None:
+            given += row.opened.reserved_input
+            continue
+        given += closed.input_tokens if closed.input_tokens is not None else row.opened.reserved_input if closed.sent else 0
+        taken += closed.output_tokens or 0
+        if closed.cost_nano is not None:
+            cost = (cost or 0) + closed.cost_nano
+        elif closed.sent:
+            unknown = True
+    return UsageRow(
+        group=group,
+        requests=len({row.opened.request_id for row in rows}),
+        attempts=len(rows),
+        input_tokens=given,
+        output_tokens=taken,
+        cost_nano=None if unknown else cost,
+    )

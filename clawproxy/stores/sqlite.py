@@ -1,0 +1,300 @@
+"""The embedded store: a journal written at once, folded into SQLite by one thread, which answers every query.
+
+    state_dir/lock             flock: one writer
+    state_dir/clawproxy.db     keys, attempts, and how far each journal segment is folded (WAL)
+    state_dir/journal/*.journal
+
+Rule 1: the request path (`open_row`, `close_row`) appends one line and returns: no thread, no await, no database.
+Rule 2: every connection has its own thread limiter of one, so that a long query delays neither folding nor authentication.
+Rule 3: while the database can not be written, or the journal can not, nothing new is admitted; what runs may still close, into a
+        bounded spool.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from clawproxy.errors import ClawError, ConfigError
+from clawproxy.stores import database, queries
+from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
+from clawproxy.stores.journal import Segment, segment_name
+from clawproxy.stores.records import close_line, open_line
+from clawproxy.stores.statedir import Lock, make_private_dir
+
+log = logging.getLogger("clawproxy.store")
+
+FOLD_EVERY = 0.25
+"""Seconds between folds."""
+BUSY = 2.0
+"""Seconds to wait for another process's lock on the database."""
+SEGMENT_BYTES = 16 * 1024 * 1024
+"""A segment longer than this is followed by a new one."""
+UNFOLDED_BYTES = 64 * 1024 * 1024
+"""Beyond this much unfolded journal nothing new is admitted: it bounds the disk, and the time the next start takes."""
+SPOOL_ROWS = 10_000
+_CLOSE_WITHIN = 10.0
+"""Seconds the last fold may take."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class _Lane:
+    """One connection and the single thread at a time that may use it."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = database.connect(path, BUSY)
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def run(self, work: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> T:
+        """Never abandoned. Raises ClawError("store_unavailable")."""
+        try:
+            return await trio.to_thread.run_sync(work, self.connection, *args, limiter=self._limiter)
+        except (sqlite3.Error, OSError) as error:
+            raise ClawError("store_unavailable") from error
+
+    async def aclose(self) -> None:
+        """Stops a query that runs. Called shielded and bounded; where the thread does not end in time the connection stays."""
+        self.connection.interrupt()
+        async with self._limiter:
+            self.connection.close()
+
+
+class SqliteStore:
+    """A `Store`. Made by `open` (the gateway) or `open_tool` (commands beside it), closed by `aclose`."""
+
+    def __init__(self, state_dir: Path, lock: Lock | None, instance: str) -> None:
+        """Not for callers: use `open` or `open_tool`."""
+        self._folder = state_dir / "journal"
+        self._instance = instance
+        self._lock = lock
+        self._lanes: list[_Lane] = []
+        self._segment: Segment | None = None
+        self._spool: deque[bytes] = deque()
+        self._dropped = 0
+        self._sick = False
+        """The last fold failed."""
+        self._journal_failed = False
+        """The last append failed."""
+        self._folded = 0
+        """Bytes of the active segment that are folded."""
+        self._behind = 0
+        """Bytes of earlier segments that are not."""
+        self._dirty = trio.Event()
+        self._closed = False
+
+        path = state_dir / "clawproxy.db"
+        try:
+            for _ in range(3):
+                self._lanes.append(_Lane(path))
+        except (OSError, ConfigError) as error:
+            self._abandon()
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError([f"server.state_dir: {path} can not be opened ({error.strerror})."]) from error
+        self._writer, self._reader, self._keys = self._lanes
+
+    @classmethod
+    def open(cls, state_dir: Path, instance: str) -> SqliteStore:
+        """The gateway's store. Blocks while it folds what a crash left (under a second).
+
+        Raises ConfigError, naming the directory: in use, not writable, damaged, of a newer version.
+        """
+        state_dir = state_dir.expanduser()
+        make_private_dir(state_dir)
+        make_private_dir(state_dir / "journal")
+        lock = Lock(state_dir)
+        try:
+            store = cls(state_dir, lock, instance)
+            store._recover()
+        except (sqlite3.Error, OSError, ConfigError) as error:
+            lock.release()
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError([f"server.state_dir: {state_dir} can not be used: {error}."]) from error
+        return store
+
+    @classmethod
+    def open_tool(cls, state_dir: Path) -> SqliteStore:
+        """For commands (`keys`, `usage`), with the gateway up or down: all but `open_row` works. Takes no lock.
+
+        Raises ConfigError.
+        """
+        state_dir = state_dir.expanduser()
+        make_private_dir(state_dir)
+        make_private_dir(state_dir / "journal")
+        return cls(state_dir, None, "")
+
+    def _recover(self) -> None:
+        connection = self._writer.connection
+        try:
+            database.fold(connection, self._folder)
+            database.remove_folded(connection, self._folder, None)
+            self._begin_segment(database.next_number(connection, self._folder))
+        except (sqlite3.Error, OSError):
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        """Where opening failed: no thread runs yet."""
+        for lane in self._lanes:
+            lane.connection.close()
+
+    def _begin_segment(self, number: int) -> None:
+        new = Segment(self._folder / segment_name(number, self._instance))
+        if self._segment is not None:
+            self._behind += self._segment.size - self._folded
+            self._segment.close()
+        self._segment, self._folded = new, 0
+
+    # --- the request path ----------------------------------------------------------------------------------------------------
+
+    async def open_row(self, row: LedgerOpen) -> None:
+        """Does not checkpoint: its caller is about to open a connection."""
+        segment = self._segment
+        if segment is None or self._sick or segment.size - self._folded + self._behind > UNFOLDED_BYTES or not self._unspool():
+            raise ClawError("store_unavailable")
+        try:
+            segment.append(open_line(row))
+        except OSError as error:
+            if not self._journal_failed:
+                self._journal_failed = True
+                log.error("the journal can not be written (%s): new requests are refused until it can", error)
+            raise ClawError("store_unavailable") from error
+        if self._journal_failed:
+            self._journal_failed = False
+            log.warning("the journal can be written again")
+        self._dirty.set()
+
+    async def close_row(self, row: LedgerClose) -> None:
+        """Raises nothing. Does not checkpoint: the books are closed even where their exchange is cancelled."""
+        self._spool.append(close_line(row))
+        self._dirty.set()
+        if not self._unspool() and len(self._spool) > SPOOL_ROWS:
+            self._spool.popleft()
+            self._dropped += 1
+
+    def _unspool(self) -> bool:
+        """Write what waits in the spool; whether all of it is written."""
+        spool, segment = self._spool, self._segment
+        while spool:
+            if segment is None:
+                return False
+            try:
+                segment.append(spool[0])
+            except OSError:
+                return False
+            spool.popleft()
+        return True
+
+    # --- folding -------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Fold every 250 ms what was written since. Runs until cancelled, beside the service; `aclose` folds the rest."""
+        while True:
+            await self._dirty.wait()
+            await trio.sleep(FOLD_EVERY)
+            self._dirty = trio.Event()
+            self._unspool()
+            try:
+                await self._fold()
+            except ClawError:
+                self._dirty.set()
+            if self._spool:
+                self._dirty.set()
+
+    async def _fold(self) -> None:
+        """Raises ClawError("store_unavailable")."""
+        segment = self._segment
+        was_sick = self._sick
+        if segment is not None and segment.size > SEGMENT_BYTES and not was_sick:
+            segment = self._next_segment(segment)
+        try:
+            folded = await self._writer.run(self._fold_now, segment.path.name if segment else None)
+        except ClawError as error:
+            self._sick = True
+            if not was_sick:
+                log.error("the ledger can not be written (%s): new requests are refused until it can", error.__cause__)
+            raise
+        self._sick = False
+        if was_sick:
+            log.warning("the ledger can be written again")
+        if self._dropped:
+            log.error("%d attempts could not be closed in the ledger: they stay open rows", self._dropped)
+            self._dropped = 0
+        if segment is not None and segment is self._segment:
+            self._folded = folded.get(segment.path.name, self._folded)
+            self._behind = 0
+
+    def _fold_now(self, connection: sqlite3.Connection, active: str | None) -> dict[str, int]:
+        """In the writer's thread."""
+        folded = database.fold(connection, self._folder)
+        if self._lock is not None:
+            database.remove_folded(connection, self._folder, active)
+        return folded
+
+    def _next_segment(self, segment: Segment) -> Segment:
+        number = int(segment.path.name.partition(".")[0]) + 1
+        try:
+            self._begin_segment(number)
+        except OSError as error:
+            log.error("no new journal segment can be made: %s", error)
+        assert self._segment is not None
+        return self._segment
+
+    async def flush(self) -> None:
+        self._unspool()
+        await self._fold()
+
+    # --- queries -------------------------------------------------------------------------------------------------------------
+
+    async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]:
+        await self.flush()
+        return await self._reader.run(queries.rows, since, until)
+
+    async def usage(self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None) -> Sequence[UsageRow]:
+        await self.flush()
+        return await self._reader.run(queries.usage, group_by, since, until)
+
+    async def add_key(self, record: KeyRecord) -> None:
+        await self._keys.run(queries.add_key, record)
+
+    async def find_key(self, digest: bytes) -> KeyRecord | None:
+        return await self._keys.run(queries.find_key, digest)
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        return await self._keys.run(queries.keys)
+
+    async def revoke_key(self, name: str, at: float) -> bool:
+        return await self._keys.run(queries.revoke_key, name, at)
+
+    # --- the end -------------------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Fold the rest and let go of the directory. What can not be folded now is folded at the next start."""
+        if self._closed:
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
+            self._unspool()
+            segment, self._segment = self._segment, None
+            if segment is not None:
+                segment.close()
+            try:
+                if self._lock is not None:
+                    await self._fold()
+            except ClawError:
+                log.error("the journal could not be folded: the next start does it")
+            for lane in self._lanes:
+                await lane.aclose()
+        if self._spool:
+            log.error("%d attempts could not be closed in the ledger: they stay open rows", len(self._spool))
+        if self._lock is not None:
+            self._lock.release()

@@ -1,0 +1,70 @@
+"""What a request's head says about who asks, and with what limits: read once, before the body."""
+
+from __future__ import annotations
+
+import re
+
+from clawproxy.errors import ClawError
+from clawproxy.http1.head import Head
+from clawproxy.messages import Credentials
+
+KEY_HEADERS = ("x-api-key", "api-key")
+_BEARER = re.compile(r"bearer[ ]+(.*)", re.IGNORECASE | re.DOTALL)
+_LIST = re.compile(r",\s*bearer\s", re.IGNORECASE)
+_TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
+_JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=(?:"utf-8"|utf-8)[ \t]*)?', re.IGNORECASE)
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def read_credentials(head: Head, peer: str, surface: str) -> Credentials:
+    """From `Authorization: Bearer`, `x-api-key` or `api-key`; the same one in several of them is one.
+
+    Raises:
+        ClawError: auth.ambiguous for two that differ or two Authorization fields; auth.invalid for what can not be a
+            credential: another scheme, or anything but 1 to 8192 visible ASCII characters.
+    """
+    shown: list[str] = []
+    lines = 0
+    for name, value in head.headers:
+        if name == "authorization":
+            lines += 1
+            if lines > 1 or _LIST.search(value) is not None:
+                raise ClawError("auth.ambiguous")
+            match = _BEARER.fullmatch(value)
+            shown.append(match[1].strip() if match else "")
+        elif name in KEY_HEADERS:
+            shown.append(value)
+    if not shown:
+        return Credentials(None, peer, surface)
+    if len(shown) > 1 and any(other != shown[0] for other in shown):
+        raise ClawError("auth.ambiguous")
+    if _TOKEN.fullmatch(shown[0]) is None:
+        raise ClawError("auth.invalid")
+    return Credentials(shown[0], peer, surface)
+
+
+def check_content(head: Head) -> None:
+    """The body must be JSON in UTF-8, as it is. Raises ClawError("unsupported_media_type")."""
+    coding = head.get("content-encoding")
+    if coding is not None and coding.lower() != "identity":
+        raise ClawError("unsupported_media_type", "Request bodies must not be compressed.")
+    kind = head.get("content-type")
+    if kind != "application/json" and (kind is None or _JSON.fullmatch(kind) is None):
+        raise ClawError("unsupported_media_type")
+
+
+def client_deadline(head: Head) -> float | None:
+    """`x-claw-deadline-ms` in seconds. Raises ClawError("invalid_request")."""
+    value = head.get("x-claw-deadline-ms")
+    if value is None:
+        return None
+    if _MILLISECONDS.fullmatch(value) is None:
+        raise ClawError("invalid_request", "x-claw-deadline-ms is a whole number of milliseconds.", param="x-claw-deadline-ms")
+    return int(value) / 1000
+
+
+def client_request_id(head: Head) -> str | None:
+    """The client's own `X-Request-ID`, where it is fit for a log."""
+    value = head.get("x-request-id")
+    return value if value is not None and _REQUEST_ID.fullmatch(value) is not None else None

@@ -1,0 +1,138 @@
+"""What a listener serves: given to the connection loop, so that it imports neither the exchange nor the admin API."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import unquote
+
+import trio
+from attrs import frozen
+
+from clawproxy.config import Config
+from clawproxy.dialects import jsonio
+from clawproxy.dialects.base import ClientDialect
+from clawproxy.errors import ClawError
+from clawproxy.http1.head import Head
+from clawproxy.http1.headcheck import risky_target
+from clawproxy.service import Service
+from clawproxy.transport.access import read_credentials
+from clawproxy.transport.http import PlainHandler, PlainResponse
+from clawproxy.transport.origins import check_origin, preflight_headers
+from clawproxy.transport.wire import Stream
+
+WebSocketSurface = Callable[[Stream, Head, bytes, Service, str], Awaitable[None]]
+"""`await websocket(stream, head, leftover, service, peer)`: validates the upgrade, answers it, and serves until the end."""
+MODEL_PATHS = ("/v1/models", "/openai/v1/models")
+
+
+
+@frozen(slots=True)
+class Surfaces:
+    """Everything is matched by the raw path, exactly.
+
+    Attributes:
+        http: POST path -> the dialect spoken there.
+        websocket: None where the listener takes no upgrades.
+        websocket_paths: GET paths that upgrade.
+        plain: (method, path) -> handler. HEAD is served by GET's.
+        fallback: asked for every target that nothing else serves; it raises ClawError for what it does not know either.
+        models: whether `/v1/models` is served.
+        check: Host and Origin policy, run first.
+        plain_body: the most bytes of a plain route's body.
+    """
+
+    http: Mapping[str, ClientDialect] = MappingProxyType({})
+    websocket: WebSocketSurface | None = None
+    websocket_paths: frozenset[str] = frozenset({"/websocket"})
+    plain: Mapping[tuple[str, str], PlainHandler] = MappingProxyType({})
+    fallback: PlainHandler | None = None
+    models: bool = True
+    check: Callable[[Head, Config, bool], ClawError | None] = check_origin
+    plain_body: int = 1024 * 1024
+
+    def allowed(self, path: str) -> list[str]:
+        """The methods that would be served at this path: empty where it is unknown."""
+        methods = {method for method, plain in self.plain if plain == path}
+        if path in self.http:
+            methods.add("POST")
+        if self.models and model_of(path) is not None:
+            methods.add("GET")
+        if self.websocket is not None and path in self.websocket_paths:
+            methods.add("GET")
+        if "GET" in methods:
+            methods.add("HEAD")
+        return sorted(methods)
+
+    def handler(self, head: Head, service: Service) -> PlainHandler:
+        """What serves this request, which is for no dialect and no WebSocket.
+
+        Raises:
+            ClawError: method_not_allowed, endpoint_not_found.
+        """
+        method = "GET" if head.method == "HEAD" else head.method
+        found = self.plain.get((method, head.path))
+        if found is not None:
+            return found
+        if self.models and method == "GET":
+            model = model_of(head.path)
+            if model is not None:
+                return functools.partial(_models, service, model)
+        if head.path == "*":
+            return functools.partial(_options, "GET, HEAD, POST, OPTIONS")
+        methods = self.allowed(head.path)
+        if methods:
+            allowed = ", ".join([*methods, "OPTIONS"])
+            if method == "OPTIONS":
+                return functools.partial(_options, allowed)
+            raise ClawError("method_not_allowed", extra={"allow": allowed})
+        if self.fallback is not None and not risky_target(head.target):
+            return self.fallback
+        raise ClawError("endpoint_not_found")
+
+
+def model_of(path: str) -> str | None:
+    """`/v1/models` -> "", `/v1/models/a%2Fb` -> "a/b", other paths -> None. Decoded once; it is only looked up in a list."""
+    for prefix in MODEL_PATHS:
+        if path == prefix:
+            return ""
+        if path.startswith(prefix + "/") and len(path) > len(prefix) + 1:
+            return unquote(path[len(prefix) + 1 :], errors="replace")
+    return None
+
+
+async def _models(service: Service, name: str, head: Head, body: bytes, peer: str) -> PlainResponse:
+    """The model list, or one model, in OpenAI's shape; in Anthropic's where the client says `anthropic-version`.
+
+    Raises:
+        ClawError: as `Service.authenticate`; model_not_found.
+    """
+    principal = await service.authenticate(read_credentials(head, peer, "models"))
+    anthropic = head.get("anthropic-version") is not None
+    entries = [_entry(model, provider, anthropic) for model, provider in service.models(principal)]
+    if name:
+        found = [entry for entry in entries if entry["id"] == name]
+        if not found:
+            raise ClawError("model_not_found")
+        return PlainResponse(body=jsonio.encode(found[0]))
+    if anthropic:
+        ids = [entry["id"] for entry in entries]
+        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+        return PlainResponse(body=jsonio.encode({"data": entries, "has_more": False, **ends}))
+    return PlainResponse(body=jsonio.encode({"object": "list", "data": entries}))
+
+
+async def _options(allowed: str, head: Head, body: bytes, peer: str) -> PlainResponse:
+    await trio.lowlevel.checkpoint()
+    headers = {"allow": allowed}
+    if head.get("origin") is not None:
+        headers.update(preflight_headers())
+    return PlainResponse(204, "", b"", headers)
+
+
+def _entry(model: str, provider: str, anthropic: bool) -> dict[str, Any]:
+    if anthropic:
+        return {"type": "model", "id": model, "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
+    return {"id": model, "object": "model", "created": 0, "owned_by": provider}

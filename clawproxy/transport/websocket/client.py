@@ -1,0 +1,172 @@
+"""`service.Client` for one request on a WebSocket: events in, frames into the connection's outbox.
+
+Rule 1: after `llm_response_end` or `error` nothing more is sent with that id.
+Rule 2: nothing here writes to the socket; waiting is `Outbox.room` only, which may be cancelled without harm.
+Rule 3: a request that its client cancelled ends with `llm_response_end`, outcome `cancelled` and a receipt, whatever the
+        exchange calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from clawproxy.dialects.claw import Answer, Whole
+from clawproxy.errors import ClawError
+from clawproxy.events import Batch, Outcome, Text, ToolCallDelta
+from clawproxy.lifetime import Lifetime
+from clawproxy.transport.websocket.frames import text_frame
+from clawproxy.transport.websocket.outbox import HIGH
+
+if TYPE_CHECKING:
+    import trio
+
+    from clawproxy.context import Exchange
+    from clawproxy.messages import ChatRequest, Usage
+    from clawproxy.transport.websocket.outbox import Outbox
+
+_CANCELLED = Outcome("cancelled", finish="cancelled")
+
+
+class ClawClient:
+    """One open request.
+
+    Attributes:
+        id: the client's name for it.
+        gate: the scope of what happens before the exchange takes over (authenticating this message), while that lasts.
+        cancelled_at: Unix time of its `llm_cancel`.
+        over: its last frame was made, and its id is free again, although the exchange may still be closing its books.
+    """
+
+    __slots__ = ("_answer", "_exchange", "_notices", "_on_over", "_outbox", "_whole", "cancelled_at", "gate", "id", "lifetime",
+                 "over", "request_id")  # fmt: skip
+
+    def __init__(self, ident: str, request_id: str, outbox: Outbox, on_over: Callable[[ClawClient], None]) -> None:
+        self.id = ident
+        self.request_id = request_id
+        self.lifetime = Lifetime()
+        self.gate: trio.CancelScope | None = None
+        self.cancelled_at: float | None = None
+        self.over = False
+        self._answer = Answer(ident, request_id)
+        self._outbox = outbox
+        self._on_over = on_over
+        self._exchange: Exchange | None = None
+        self._whole: Whole | None = None
+        self._notices = 0
+
+    def cancel(self, cause: ClawError) -> None:
+        """End this request early; the first cause stays."""
+        self.lifetime.cancel(cause)
+        if self.gate is not None:
+            self.gate.cancel()
+
+    def cancel_by_client(self) -> None:
+        """`llm_cancel` came."""
+        if self.cancelled_at is None:
+            self.cancelled_at = time.time()
+        self.cancel(ClawError("cancelled"))
+
+    # --- service.Client ----------------------------------------------------------------------------------------------------
+
+    def attach(self, exchange: Exchange, request: ChatRequest) -> None:
+        self._exchange = exchange
+        if not request.stream:
+            self._whole = Whole()
+
+    async def send(self, batch: Batch) -> None:
+        outbox = self._outbox
+        if outbox.failure is not None or outbox.sealed:
+            outbox.check()
+        if self._whole is not None:
+            self._whole.add(batch)
+            return
+        self._release(batch)
+        if outbox.size > HIGH:
+            await outbox.room()
+
+    async def finish(self, outcome: Outcome, usage: Usage | None) -> None:
+        if self.over:
+            return
+        if self._whole is not None:
+            # Only here may one frame be as large as a whole answer, so it waits for its turn before it is queued.
+            await self._outbox.room()
+            batch = self._whole.batch()
+            if not any(type(event) in (Text, ToolCallDelta) for event in batch.events):
+                batch = Batch([*batch.events, Text("")])
+            self._release(batch)
+        elif not self._answer.started:
+            self._release(Batch([]))
+        else:
+            self._tell()
+        self.end(outcome, usage)
+
+    async def fail(self, error: ClawError) -> None:
+        self.end_with(error)
+
+    # --- the ends, synchronous -----------------------------------------------------------------------------------------------
+
+    def end(self, outcome: Outcome, usage: Usage | None) -> None:
+        if self.over:
+            return
+        self.over = True
+        receipt = None if self.cancelled_at is None or outcome.label != "cancelled" else self._receipt()
+        self._push(self._answer.end(self._exchange, outcome, usage, receipt))
+        self._on_over(self)
+
+    def end_with(self, error: ClawError) -> None:
+        """The last frame for an error: `error`, or `llm_response_end` where the client itself asked for it."""
+        if self.over:
+            return
+        if error.slug == "cancelled":
+            self.end(_CANCELLED, self._exchange.usage if self._exchange is not None else None)
+            return
+        self.over = True
+        self._push(self._answer.error(error))
+        self._on_over(self)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Make sure of an end, after the exchange has returned."""
+        if self.over:
+            return
+        if outcome.error is not None or self.lifetime.cause is not None:
+            self.end_with(outcome.error or self.lifetime.cause or ClawError("internal"))
+        elif outcome.label == "cancelled":
+            self.end_with(ClawError("cancelled"))
+        else:
+            self.end_with(ClawError("internal"))
+
+    # --- frames ------------------------------------------------------------------------------------------------------------
+
+    def _release(self, batch: Batch) -> None:
+        answer, exchange = self._answer, self._exchange
+        assert exchange is not None, "attach comes first"
+        if not answer.started:
+            self._push(answer.start(exchange, batch.events))
+        if len(exchange.notices) > self._notices:
+            self._tell()
+        for payload in answer.content(batch):
+            self._outbox.push(text_frame(payload))
+
+    def _tell(self) -> None:
+        """Notices not sent yet."""
+        if self._exchange is not None:
+            for notice in self._exchange.notices[self._notices :]:
+                self._push(self._answer.notice(notice))
+            self._notices = len(self._exchange.notices)
+
+    def _push(self, payload: bytes) -> None:
+        self._outbox.push(text_frame(payload))
+
+    def _receipt(self) -> dict[str, Any]:
+        """What is known of a cancel: when it came, when the provider's stream was closed, what was delivered and used."""
+        receipt: dict[str, Any] = {"cancelled_at": self.cancelled_at or time.time()}
+        exchange = self._exchange
+        if exchange is not None:
+            if exchange.attempts:
+                receipt["upstream_closed_at"] = exchange.attempts[-1].closed_at
+            if exchange.usage is not None and exchange.usage.output_tokens is not None:
+                receipt["delivered_tokens"] = exchange.usage.output_tokens
+                receipt["source"] = exchange.usage.source
+        return receipt

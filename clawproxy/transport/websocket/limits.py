@@ -1,0 +1,24 @@
+"""A budget that refills: so many at once, so many a second."""
+
+from __future__ import annotations
+
+
+class Bucket:
+    """Holds at most `size`; `rate` come back a second."""
+
+    __slots__ = ("_at", "_level", "_rate", "_size")
+
+    def __init__(self, size: int, rate: float) -> None:
+        self._size = size
+        self._rate = rate
+        self._level = float(size)
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take one, if there is one. `now` in seconds of any monotonic clock."""
+        self._level = min(self._size, self._level + max(0.0, now - self._at) * self._rate)
+        self._at = now
+        if self._level < 1.0:
+            return False
+        self._level -= 1.0
+        return True

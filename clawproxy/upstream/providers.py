@@ -1,0 +1,188 @@
+"""All providers of one configuration generation: the `Upstream` the exchange is given.
+
+Rule 1: everything that can be wrong with the configuration is found at construction and reported at once, by key path.
+Rule 2: nothing reaches a provider unless a client asked, but for `min_idle`, which an operator must set.
+Rule 3: a generation that is replaced is closed (`aclose`) and keeps serving the requests that began with it, without keeping
+        connections.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Mapping
+
+import trio
+
+from clawproxy.config import Config, ProviderConfig, SecretRef
+from clawproxy.dialects.base import OutboundRequest, ProviderDialect
+from clawproxy.errors import ClawError, ConfigError
+from clawproxy.messages import EMPTY, ChatRequest, Route
+from clawproxy.secrets import Secret
+from clawproxy.upstream import base
+from clawproxy.upstream.answer import Opening
+from clawproxy.upstream.dns import Resolver
+from clawproxy.upstream.pool import PoolStatistics
+from clawproxy.upstream.provider import MAX_PAUSE, Provider
+from clawproxy.upstream.proxy import Proxy, proxy_for
+from clawproxy.upstream.request import header_problem
+from clawproxy.upstream.url import BaseURL, parse_base_url
+
+
+class Providers:
+    """Implements `upstream.base.Upstream`.
+
+    Args:
+        dialects: provider dialects by name.
+        resolve_secret: gives the value of a reference; LookupError where there is none. Asked at a provider's first request,
+            and again after the provider refused the credential.
+        generation: the configuration's number, for `repr`.
+        resolver: shared between generations, so that known names stay known.
+        environ: where the proxy variables are; the process's own environment unless given.
+        in_process: who serves providers that have no `base_url`, by dialect name (`scripted`).
+
+    Raises ConfigError with every problem found.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dialects: Mapping[str, ProviderDialect],
+        resolve_secret: Callable[[SecretRef], Secret],
+        generation: int = 0,
+        *,
+        resolver: Resolver | None = None,
+        environ: Mapping[str, str] | None = None,
+        in_process: Mapping[str, base.Upstream] = EMPTY,
+    ) -> None:
+        self.generation = generation
+        self._resolver = resolver if resolver is not None else Resolver()
+        self._environ = os.environ if environ is None else environ
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._providers: dict[str, Provider] = {}
+        self._in_process: dict[str, base.Upstream] = {}
+        problems: list[str] = []
+        for name, settings in config.providers.items():
+            if settings.base_url is None and settings.dialect in in_process:
+                self._in_process[name] = in_process[settings.dialect]
+                continue
+            found = self._check(f"providers.{name}", settings, dialects, problems)
+            if found is not None:
+                url, proxy, context = found
+                self._providers[name] = Provider(
+                    name,
+                    settings,
+                    dialects[settings.dialect],
+                    url,
+                    proxy,
+                    context,
+                    resolver=self._resolver,
+                    resolve_secret=resolve_secret,
+                    deadlines=config.deadlines.overridden(settings.deadlines),
+                    response_limit=config.limits.response,
+                )
+        if problems:
+            raise ConfigError(problems)
+
+    def __repr__(self) -> str:
+        pools = ", ".join(repr(provider.pool) for provider in self._providers.values())
+        return f"<Providers generation {self.generation} [{pools}]>"
+
+    def dialect(self, provider: str) -> ProviderDialect:
+        """Raises ClawError("no_route") for a provider that this generation does not have."""
+        inner = self._in_process.get(provider)
+        return inner.dialect(provider) if inner is not None else self._get(provider).dialect
+
+    def open(
+        self, route: Route, request: ChatRequest, outbound: OutboundRequest, phases: base.Phases, fair_key: str
+    ) -> base.Opening:
+        """See `upstream.base.Upstream.open`. Phases: `queue` only where there is no place, `connect` only where a connection is
+        made, `first_token` always."""
+        inner = self._in_process.get(route.provider)
+        if inner is not None:
+            return inner.open(route, request, outbound, phases, fair_key)
+        return Opening(self._get(route.provider), request, outbound, phases, fair_key)
+
+    async def run(self) -> None:
+        """Maintenance, for ever; the server starts it and cancels it. Old connections are closed, `min_idle` is kept warm.
+
+        It is only hygiene: a connection that is too old is never taken, swept or not.
+        """
+        pause = min((provider.pause for provider in self._providers.values()), default=MAX_PAUSE)
+        while True:
+            for provider in self._providers.values():
+                provider.pool.sweep()
+            for provider in self._providers.values():
+                await provider.warm_up()
+            await trio.sleep(pause)
+
+    def statistics(self) -> Mapping[str, PoolStatistics]:
+        """By provider."""
+        return {name: provider.pool.statistics() for name, provider in self._providers.items()}
+
+    async def aclose(self) -> None:
+        """Close the idle connections now, and those at work when their answers end."""
+        for provider in self._providers.values():
+            provider.pool.close()
+        await trio.lowlevel.checkpoint()
+
+    def _get(self, name: str) -> Provider:
+        try:
+            return self._providers[name]
+        except KeyError:
+            raise ClawError("no_route") from None
+
+    # --- checking the configuration --------------------------------------------------------------------------------------
+
+    def _check(
+        self, path: str, settings: ProviderConfig, dialects: Mapping[str, ProviderDialect], problems: list[str]
+    ) -> tuple[BaseURL, Proxy | None, ssl.SSLContext | None] | None:
+        before = len(problems)
+        dialect = dialects.get(settings.dialect)
+        if dialect is None:
+            known = ", ".join(sorted(dialects))
+            problems.append(f"{path}.dialect: `{settings.dialect}` is not a dialect this gateway knows ({known}).")
+        elif settings.api_key is not None and any(name.lower() == dialect.auth_header for name in settings.headers):
+            problems.append(f"{path}.headers: `{dialect.auth_header}` is set from api_key; remove one of the two.")
+        for name, value in settings.headers.items():
+            problem = header_problem(name, value)
+            if problem is not None:
+                problems.append(f"{path}.headers: {name!r}: {problem}.")
+        if settings.pool.max < 1 or not 0 <= settings.pool.min_idle <= settings.pool.max:
+            problems.append(f"{path}.pool: max must be at least 1, and min_idle between 0 and max.")
+        url = self._url(path, settings, problems)
+        proxy = context = None
+        if url is not None:
+            try:
+                proxy = proxy_for(url, self._environ)
+            except ValueError as error:
+                problems.append(f"{path}.base_url: its proxy can not be used: {error}.")
+            if url.scheme == "https":
+                context = self._context(path, settings, problems)
+        return (url, proxy, context) if url is not None and len(problems) == before else None
+
+    def _url(self, path: str, settings: ProviderConfig, problems: list[str]) -> BaseURL | None:
+        if settings.base_url is None:
+            problems.append(f"{path}.base_url: it is missing; write https://HOST[:PORT]/PREFIX.")
+            return None
+        try:
+            return parse_base_url(settings.base_url)
+        except ValueError as error:
+            problems.append(f"{path}.base_url: {error}.")
+            return None
+
+    def _context(self, path: str, settings: ProviderConfig, problems: list[str]) -> ssl.SSLContext | None:
+        """One context for each set of trusted certificates: loading the system's takes tens of milliseconds."""
+        key = "" if settings.ca_file is None else str(settings.ca_file)
+        context = self._contexts.get(key)
+        if context is None:
+            try:
+                # Verification and host name checks are on, and no setting turns them off.
+                context = ssl.create_default_context(cafile=key or None)
+            except OSError as error:  # ssl.SSLError, where it holds no certificate, is one
+                reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror or "unreadable"
+                problems.append(f"{path}.ca_file: {reason}.")
+                return None
+            context.set_alpn_protocols(["http/1.1"])
+            self._contexts[key] = context
+        return context

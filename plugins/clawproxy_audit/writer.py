@@ -1,0 +1,147 @@
+"""The writer: a bounded buffer, emptied into the chain's file every 100 ms by a task of the service.
+
+Rule 1: `add` costs the exchange a list append. Where no service task runs (a test, a tool), it writes at once.
+Rule 2: at most `MOST_ROWS` rows wait. Beyond it the newest is dropped, counted and said.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+import trio
+
+from clawproxy.context import App, Exchange
+from clawproxy.errors import ConfigError
+from clawproxy_audit.chain import Busy, Chain
+
+log = logging.getLogger("clawproxy.audit")
+
+WRITE_EVERY = 0.1
+"""Seconds: rows are promised on the disk within 0.25."""
+MOST_ROWS = 20_000
+_CLOSE_WITHIN = 5.0
+_SAY_AGAIN = 60.0
+"""Seconds between two complaints about the same trouble."""
+
+_running: dict[str, Writer] = {}
+
+
+def writer_of(exchange: Exchange) -> Writer | None:
+    """The exchange's gateway's writer; None outside of `lifespan`. An exchange names its instance."""
+    writer = _running.get(exchange.instance)
+    if writer is None and len(_running) == 1:
+        (writer,) = _running.values()
+    return writer
+
+
+class Writer:
+    """The plugin's `lifespan`."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._chain: Chain | None = None
+        self._rows: list[bytes] = []
+        self._dropped = 0
+        self._failing_since: float | None = None
+        self._said = 0.0
+        self._max_bytes, self._keep = 0, 0
+        self._limiter = trio.CapacityLimiter(1)
+        self._wake = trio.Event()
+        self._task = trio.CancelScope()
+
+    async def __aenter__(self) -> None:
+        """Raises ConfigError where the audit log can not be opened: a gateway that can not audit does not start."""
+        app = self._app
+        if app.state_dir is not None:
+            folder = app.state_dir.expanduser() / "audit"
+            try:
+                self._chain = await trio.to_thread.run_sync(Chain, folder, app.instance, limiter=self._limiter)
+            except Busy as error:
+                raise ConfigError([f"{error}. Stop it, or give this gateway its own server.state_dir."]) from error
+            except OSError as error:
+                raise ConfigError([f"the audit log in {folder} can not be opened ({error.strerror})."]) from error
+        _running[app.instance] = self
+        if app.nursery is not None and self._chain is not None:
+            app.nursery.start_soon(self._run)
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        if _running.get(self._app.instance) is self:
+            del _running[self._app.instance]
+        self._task.cancel()
+        with trio.move_on_after(_CLOSE_WITHIN, shield=True):
+            await self._write()
+            async with self._limiter:
+                if self._chain is not None:
+                    self._chain.close()
+                    self._chain = None
+        if self._rows:
+            log.error("%d audit rows could not be written and are lost", len(self._rows))
+
+    async def add(self, row: bytes, max_bytes: int, keep: int) -> None:
+        """Settings are the exchange's own generation's."""
+        self._app.count("clawproxy_audit_rows_total")
+        if self._chain is None:
+            return
+        self._max_bytes, self._keep = max_bytes, keep
+        if len(self._rows) >= MOST_ROWS:
+            self._dropped += 1
+            self._app.count("clawproxy_audit_dropped_total")
+            return
+        self._rows.append(row)
+        self._wake.set()
+        if self._app.nursery is None:
+            await self._write()
+
+    async def _run(self) -> None:
+        with self._task:
+            while True:
+                await self._wake.wait()
+                await trio.sleep(WRITE_EVERY)
+                self._wake = trio.Event()
+                await self._write()
+                if self._rows:
+                    self._wake.set()
+
+    async def _write(self) -> None:
+        """Everything that waits. Raises nothing: what could not be written waits on."""
+        chain, rows = self._chain, self._rows
+        if chain is None or not rows:
+            return
+        self._rows = []
+        try:
+            await trio.to_thread.run_sync(_append, chain, rows, self._max_bytes, self._keep, limiter=self._limiter)
+        except trio.Cancelled:  # not begun: a thread at work is never abandoned
+            self._rows = rows + self._rows
+            raise
+        except Exception as error:  # whatever it is, an observer does not stop the service
+            self._rows = rows + self._rows
+            self._complain(error)
+        else:
+            self._recovered()
+
+    def _complain(self, error: Exception) -> None:
+        now = trio.current_time()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._said < _SAY_AGAIN:
+            return
+        self._said = now
+        self._app.count("clawproxy_audit_errors_total")
+        log.error("the audit log can not be written (%s): %d rows wait, %d dropped", error, len(self._rows), self._dropped)
+
+    def _recovered(self) -> None:
+        if self._failing_since is not None:
+            log.warning("the audit log can be written again")
+            self._failing_since = None
+        if self._dropped:
+            log.error("%d audit rows were dropped while it could not be written", self._dropped)
+            self._dropped = 0
+
+
+def _append(chain: Chain, rows: list[bytes], max_bytes: int, keep: int) -> None:
+    chain.append(rows)
+    try:
+        chain.rotate(max_bytes, keep)
+    except OSError as error:  # the rows are written: they must not be written again
+        log.error("the audit log can not be rotated: %s", error)

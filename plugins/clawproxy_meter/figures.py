@@ -1,0 +1,148 @@
+"""Counting and estimating tokens. Pure functions.
+
+For byte-level BPE a text has at most as many tokens as UTF-8 bytes: that is the upper bound reserved. An estimate is bytes
+divided by what a token has on average.
+
+The bound is on text. What an image, a recording or a file comes to is up to the provider, so they are reserved with a provider's
+usual maximum; server-side tools and hidden reasoning are not bounded at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from attrs import evolve, frozen
+
+from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Route, TextPart, Usage
+
+MESSAGE_OVERHEAD = 8
+"""Tokens around each message: role and separators."""
+IMAGE_TOKENS = 8192
+FILE_TOKENS = 131_072
+"""A file that is named, not enclosed."""
+CLAMP_FACTOR = 4
+CLAMP_FLOOR = 16_384
+"""A figure up to this is believed however short the prompt: templates, tool preambles and reasoning are not in it."""
+UNBOUNDED = 4_000_000
+"""What is believed where the gateway can not know: media, tools of the provider, no stated maximum of the answer."""
+
+
+def text_bytes(text: str) -> int:
+    """Bytes in UTF-8, lone surrogates included."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _json_bytes(value: Mapping[str, Any] | None) -> int:
+    if not value:
+        return 0
+    try:
+        return len(msgspec.json.encode(dict(value), enc_hook=repr))
+    except (TypeError, ValueError, OverflowError):
+        return text_bytes(repr(value))
+
+
+def prompt_bound(request: ChatRequest) -> int:
+    """At most how many tokens the prompt can be."""
+    total = sum(_message_bound(message) for message in request.messages)
+    for tool in request.tools:
+        total += text_bytes(tool.name) + text_bytes(tool.description or "") + _json_bytes(tool.parameters) + MESSAGE_OVERHEAD
+    if request.response_format is not None:
+        total += _json_bytes(request.response_format.schema)
+    return total + _json_bytes(request.extra)
+
+
+def _message_bound(message: Message) -> int:
+    total = MESSAGE_OVERHEAD
+    if isinstance(message.content, str):
+        total += text_bytes(message.content)
+    else:
+        for part in message.content or ():
+            match part:
+                case TextPart(text):
+                    total += text_bytes(text)
+                case ImagePart():
+                    total += IMAGE_TOKENS
+                case AudioPart(data):
+                    total += len(data)
+                case FilePart(data):
+                    total += len(data) if data is not None else FILE_TOKENS
+    for call in message.tool_calls:
+        total += text_bytes(call.name) + text_bytes(call.arguments) + MESSAGE_OVERHEAD
+    if message.reasoning:
+        total += text_bytes(message.reasoning)
+    if message.name:
+        total += text_bytes(message.name)
+    return total + _json_bytes(message.extra)
+
+
+def estimate(size: float, bytes_per_token: float) -> int:
+    """Tokens of that many bytes; something is at least one."""
+    return max(1, math.ceil(size / bytes_per_token)) if size > 0 else 0
+
+
+@frozen(slots=True)
+class Bounds:
+    """The most that is believed of a provider's figures."""
+
+    input: int
+    output: int
+
+
+def bounds(request: ChatRequest, route: Route, reserved_input: int, reserved_output: int | None) -> Bounds:
+    open_ended = bool(request.tools or request.extra) or any(
+        not isinstance(part, TextPart)
+        for message in request.messages
+        if not isinstance(message.content, str)
+        for part in message.content or ()
+    )
+    most_input = max(CLAMP_FACTOR * reserved_input, CLAMP_FLOOR, route.context_tokens or UNBOUNDED if open_ended else 0)
+    most_output = UNBOUNDED if reserved_output is None else max(CLAMP_FACTOR * reserved_output, CLAMP_FLOOR)
+    return Bounds(most_input, most_output)
+
+
+def is_sane(usage: Usage) -> bool:
+    """Whether its figures need no second look: counts, no part above its whole, all below every bound."""
+    given, taken = usage.input_tokens, usage.output_tokens
+    return (
+        type(given) is int
+        and type(taken) is int
+        and 0 <= given <= CLAMP_FLOOR
+        and 0 <= taken <= CLAMP_FLOOR
+        and _is_part(usage.cached_tokens, given)
+        and _is_part(usage.cache_write_tokens, given)
+        and _is_part(usage.reasoning_tokens, taken)
+    )
+
+
+def _is_part(value: object, whole: int) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= whole)
+
+
+def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:
+    """The usage with every figure in its bounds, and whether any was not.
+
+    What is no count at all (negative, a float, a string) becomes None, "not said": it is estimated rather than free. Parts of a
+    whole are at most the whole.
+    """
+    given = _count(usage.input_tokens, limits.input)
+    taken = _count(usage.output_tokens, limits.output)
+    most_in = limits.input if given is None else given
+    most_out = limits.output if taken is None else taken
+    sane = evolve(
+        usage,
+        input_tokens=given,
+        output_tokens=taken,
+        cached_tokens=_count(usage.cached_tokens, most_in),
+        cache_write_tokens=_count(usage.cache_write_tokens, most_in),
+        reasoning_tokens=_count(usage.reasoning_tokens, most_out),
+    )
+    return sane, sane != usage
+
+
+def _count(value: object, most: int) -> int | None:
+    if type(value) is not int or value < 0:  # the provider's word: it can be anything
+        return None
+    return min(value, most)

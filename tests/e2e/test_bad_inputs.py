@@ -1,0 +1,175 @@
+"""Generated bad inputs against a running gateway: it survives, answers no 500, writes no traceback, and holds nothing afterwards.
+
+The number is bounded: 1,000 in `make test`, ten thousand with `make fuzz` (or `--bad-inputs=10000`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import random
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.e2e.harness import KEY, Running, descriptors, gateway
+from tests.e2e.http_client import chat, chat_body
+
+AT_ONCE = 32
+
+
+def head(rng: random.Random) -> bytes:
+    lines = [b"POST /v1/chat/completions HTTP/1.1", b"Host: gw.test", b"Authorization: Bearer " + KEY.encode()]
+    lines += [b"Content-Type: application/json", b"Content-Length: 2"]
+    text = bytearray(b"\r\n".join(lines) + b"\r\n\r\n{}")
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(text))
+        kind = rng.randrange(4)
+        if kind == 0:
+            text[place] = rng.randrange(256)
+        elif kind == 1:
+            del text[place : place + rng.randint(1, 10)]
+        elif kind == 2:
+            text[place:place] = rng.choice([b"\n", b"\r", b"\x00", b"\x1b", b" ", b"\t", b"\xff", b": ", b"\r\n ", b"chunked"])
+        else:
+            text[place:place] = rng.choice(lines) + b"\r\n"
+    return bytes(text)
+
+
+def body(rng: random.Random) -> bytes:
+    text = bytearray(chat_body("hello", temperature=1, max_tokens=5, stop=["a"], stream=bool(rng.randrange(2))))
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randrange(len(text))
+        swap = rng.choice(
+            [b"", b"null", b"[]", b"{", b"}", b'"', b"1e999", b"-1", b"\xff", b"\\ud800", b"[" * 100, b"true", b"9" * 400]
+        )
+        text[place : place + rng.randint(0, 6)] = swap
+    return post(bytes(text))
+
+
+def value(rng: random.Random) -> bytes:
+    fields = ["model", "messages", "temperature", "max_tokens", "stop", "tools", "tool_choice", "stream", "n", "metadata", "user"]
+    values = [
+        None,
+        True,
+        -1,
+        1.5,
+        "",
+        "x" * 300,
+        [],
+        {},
+        [1],
+        [[]],
+        {"a": {"b": []}},
+        ["a", 1],
+        10**18,
+        "\u2028",
+        {"type": "function"},
+    ]
+    document = {"model": "test-model", "messages": [{"role": "user", "content": "hi"}]}
+    for _ in range(rng.randint(1, 3)):
+        document[rng.choice(fields)] = rng.choice(values)  # type: ignore[assignment]
+    return post(json.dumps(document).encode())
+
+
+def post(body: bytes) -> bytes:
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+    return head.encode() + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+def garbage(rng: random.Random) -> bytes:
+    return rng.randbytes(rng.randint(1, 300))
+
+
+def websocket(rng: random.Random) -> bytes:
+    key = base64.b64encode(rng.randbytes(16)).decode()
+    head = "GET /websocket HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+    if rng.randrange(3):
+        head += f"Authorization: Bearer {KEY}\r\n"
+    frames = b"".join(frame(rng) for _ in range(rng.randint(1, 5)))
+    return head.encode() + b"\r\n" + frames
+
+
+def frame(rng: random.Random) -> bytes:
+    documents: list[object] = [
+        {},
+        [],
+        "x",
+        {"type": "llm_request"},
+        {"type": "llm_request", "model": "test-model", "prompt": rng.choice([1, None, [], "hi", [{"type": "image"}]])},
+        {
+            "type": "llm_request",
+            "model": "../../admin",
+            "prompt": "x",
+            "parameters": {rng.choice(["stream", "zzz"]): rng.choice([1, None])},
+        },
+        {"type": "llm_cancel", "id": rng.choice([1, None, "no such"])},
+        {"type": "auth", "token": rng.choice([1, None, "wrong", "x" * 9000])},
+        {"type": rng.choice([1, None, "zzz", "ping", "resume", "credit"])},
+    ]
+    payload = rng.choice([json.dumps(rng.choice(documents)).encode(), rng.randbytes(20), b"\xc3\x28", b""])
+    first = rng.choice([0x81, 0x81, 0x81, 0x82, 0x01, 0x80, 0x89, 0x8A, 0x88, 0xC1, 0x83])
+    size = len(payload)
+    mask = rng.choice([0x80, 0x80, 0x80, 0])
+    length = bytes([mask | size]) if size < 126 else bytes([mask | 126]) + struct.pack(">H", size)
+    return bytes([first]) + length + (b"\0\0\0\0" if mask else b"") + payload
+
+
+KINDS: list[Callable[[random.Random], bytes]] = [head, body, value, garbage, websocket]
+
+
+@pytest.mark.slow
+async def test_the_gateway_survives(tmp_path: Path, pytestconfig: pytest.Config, caplog: pytest.LogCaptureFixture) -> None:
+    count = int(pytestconfig.getoption("--bad-inputs"))
+    seed = int(os.environ.get("SEED", "20261121"))
+    print(f"seed {seed}, {count} inputs")
+    caplog.set_level(logging.DEBUG)
+    statuses: dict[bytes, int] = {}
+    async with gateway(tmp_path) as running:
+        limiter = trio.CapacityLimiter(AT_ONCE)
+        before = descriptors()
+
+        async def one(number: int) -> None:
+            rng = random.Random(seed + number)
+            async with limiter:
+                await send(running, rng.choice(KINDS)(rng), number, statuses)
+
+        for start in range(0, count, 500):
+            async with trio.open_nursery() as nursery:
+                for number in range(start, min(count, start + 500)):
+                    nursery.start_soon(one, number)
+            async with await running.connect() as connection:
+                reply = await chat(connection, "still there?", key=KEY)
+            assert reply.status == 200, f"after {start + 500} inputs"
+        with trio.fail_after(10):
+            await running.at_rest()
+            while descriptors() > before + 4:
+                await trio.sleep(0.01)
+    print({status.decode(): number for status, number in sorted(statuses.items())})
+    assert not [status for status in statuses if status.startswith(b"5") and status not in (b"501", b"505", b"502", b"503")]
+    assert statuses.get(b"400", 0) > count / 10
+    crashes = [record for record in caplog.records if record.exc_info or "crashed" in record.getMessage()]
+    assert not crashes, crashes[0].getMessage()
+
+
+async def send(running: Running, data: bytes, number: int, statuses: dict[bytes, int]) -> None:
+    with trio.move_on_after(5) as scope:
+        async with await running.connect() as stream:
+            received = b""
+            try:
+                await stream.send_all(data)
+                await stream.send_eof()
+                while chunk := await stream.receive_some(65536):
+                    received = (received + chunk)[:65536]
+            except trio.BrokenResourceError:
+                pass
+        if received.startswith(b"HTTP/1.1 "):
+            status = received[9:12]
+            statuses[status] = statuses.get(status, 0) + 1
+    assert not scope.cancelled_caught, f"input {number} hung: {data[:200]!r}"
