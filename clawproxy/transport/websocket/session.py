@@ -36,7 +36,7 @@ from clawproxy.transport.websocket.frames import (
     pong_frame,
     text_frame,
 )
-from clawproxy.transport.websocket.limits import Bucket
+from clawproxy.transport.websocket.limits import REPLIES, UNAUTHENTICATED, Bucket
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -49,9 +49,6 @@ LINGER: Final = 3.0
 """Seconds from our close frame, or the peer's, to the end of the TCP connection."""
 GRACE: Final = 0.04
 """Seconds an answer under way has before the close frame of a protocol error."""
-UNAUTHENTICATED: Final = 16 * 1024
-REPLIES: Final = 256
-"""Answers to frames (not to requests) that may wait for a client that does not read."""
 
 
 class Session:
