@@ -117,10 +117,10 @@ async def test_the_sample_client_in_a_browser(allowed: bool, tmp_path: Path) -> 
     """W-20: a page of an origin that is not listed gets nothing."""
     assert CHROMIUM is not None
     service = FakeService()
-    async with gateway(service) as gw, trio.open_nursery() as nursery:
+    async with gateway(service) as gw:
         report = "(text) => fetch('/', { method: 'POST', body: text + '|END' })"
         script = f"{SAMPLE}\nsample('ws://127.0.0.1:{gw.port}/websocket', 'good', {report});"
-        async with page(f"<!doctype html><meta charset=utf-8><body><script>{script}</script>") as here:
+        async with page(f"<!doctype html><meta charset=utf-8><body><script>{script}</script>") as here, trio.open_nursery() as nursery:
             if allowed:
                 service.config = Config(server=ServerConfig(origins=(here.origin,)))
             nursery.start_soon(
@@ -129,7 +129,7 @@ async def test_the_sample_client_in_a_browser(allowed: bool, tmp_path: Path) -> 
                 f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", f"{here.origin}/",
             )  # fmt: skip
             await until(lambda: here.report is not None, 60)
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
     if allowed:
         assert here.report == SAW
     else:

@@ -89,8 +89,7 @@ class Session:
         self._opened = self.used_at = self._heard = self._pinged = now
         self._misses = 0
         self._next_ping = now + service.deadlines.keepalive_ws
-        self._assembly = math.inf
-        """When the message under way began."""
+        self._assembly = math.inf  # when the message under way began
         self._failing: tuple[float, Broken] | None = None
         self._broken = False
         self._close_by: float | None = None
@@ -120,7 +119,7 @@ class Session:
                     with trio.move_on_after(1, shield=True):
                         await trio.aclose_forcefully(self._stream)  # what was to be said has been
         finally:
-            self._nursery = self._wait = None
+            self._nursery = None
 
     # --- reading -------------------------------------------------------------------------------------------------------------
 
