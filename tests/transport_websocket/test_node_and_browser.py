@@ -120,7 +120,8 @@ async def test_the_sample_client_in_a_browser(allowed: bool, tmp_path: Path) -> 
     async with gateway(service) as gw:
         report = "(text) => fetch('/', { method: 'POST', body: text + '|END' })"
         script = f"{SAMPLE}\nsample('ws://127.0.0.1:{gw.port}/websocket', 'good', {report});"
-        async with page(f"<!doctype html><meta charset=utf-8><body><script>{script}</script>") as here, trio.open_nursery() as nursery:
+        html = f"<!doctype html><meta charset=utf-8><body><script>{script}</script>"
+        async with page(html) as here, trio.open_nursery() as nursery:
             if allowed:
                 service.config = Config(server=ServerConfig(origins=(here.origin,)))
             nursery.start_soon(
