@@ -36,7 +36,10 @@ async def test_a_cut_beyond_the_answer_changes_nothing(provider: ScriptedProvide
     assert (await client.ask("again")).status == 200  # and the connection lives
 
 
-@pytest.mark.parametrize("script", ["say a; reset", "reset", "reset after 40; say a", "reset after 40; status 400 size 1MiB", "burst; say a; reset"])
+@pytest.mark.parametrize(
+    "script",
+    ["say a; reset", "reset", "reset after 40; say a", "reset after 40; status 400 size 1MiB", "burst; say a; reset"],
+)
 async def test_reset_is_a_reset(provider: ScriptedProvider, connect: Clients, script: str) -> None:
     provider.will(script)
     client = await connect(provider)
