@@ -44,9 +44,7 @@ def first_key(loaded: Loaded, registry: Registry, *, ephemeral: bool) -> Config:
             _show(secret, loaded, terminal)
         return config
     if not terminal:
-        raise ConfigError(
-            ["CLAWPROXY_KEY: is not set, and with --ephemeral nobody would know a key made now; set it"]
-        )
+        raise ConfigError(["CLAWPROXY_KEY: is not set, and with --ephemeral nobody would know a key made now; set it"])
     from clawproxy.keys import generate
 
     secret = generate()

@@ -31,9 +31,11 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with ScriptedProvider.running() as provider:
-        async with served(tmp_path, settings(tmp_path, provider.base_url), **SECRETS) as running:
-            yield World(running, provider)
+    async with (
+        ScriptedProvider.running() as provider,
+        served(tmp_path, settings(tmp_path, provider.base_url), **SECRETS) as running,
+    ):
+        yield World(running, provider)
 
 
 async def test_it_says_where_it_listens_and_stops_when_told(world: World) -> None:
@@ -207,21 +209,11 @@ async def test_the_sample_client_in_chromium(tmp_path: Path) -> None:
             script = f"{SAMPLE}\nsample('{url}', '{CLIENT_KEY}', {report});"
             origin_holder.body = f"<!doctype html><meta charset=utf-8><body><script>{script}</script>"
             flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-            nursery.start_soon(
-                run,
-                CHROMIUM,
-                *flags.split(),
-                "--disable-component-update",
-                "--disable-sync",
-                f"--user-data-dir={tmp_path / 'profile'}",
-                "--remote-debugging-port=0",
-                f"{origin_holder.origin}/",
-            )
+            command = [CHROMIUM, *flags.split(), "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"]
+            nursery.start_soon(lambda: run(*command, f"--user-data-dir={tmp_path / 'profile'}", f"{origin_holder.origin}/"))
             with trio.fail_after(60):
                 while origin_holder.report is None:
                     await trio.sleep(0.05)
             nursery.cancel_scope.cancel()
     assert origin_holder.report.startswith("Hello, wörld 😀|400 ")
     assert origin_holder.report.endswith("|1000 clean")
-
-

@@ -396,4 +396,3 @@ class Raw:
     def reset(self) -> None:
         self.stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.close()
-

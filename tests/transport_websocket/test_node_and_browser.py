@@ -28,9 +28,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 async def run(*command: str, limit: float = 60.0) -> bytes:
     """Standard output of a program, which is ended with everything it started."""
-    process = await trio.lowlevel.open_process(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     out = b""
     try:
         with trio.fail_after(limit):
@@ -75,15 +73,15 @@ class Page:
     """An HTML page on a port of its own, and what its script reported by POST."""
 
     origin: str
+    body: str
+    """Served to anybody who asks; may be set once the origin is known."""
     report: str | None = None
 
 
 @asynccontextmanager
 async def page(body: str) -> AsyncIterator[Page]:
     """Serve one page to anybody who asks."""
-    data = body.encode()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\nconnection: close\r\ncontent-length: "
-    answer = head + str(len(data)).encode() + b"\r\n\r\n" + data
 
     async def handler(stream: trio.SocketStream) -> None:
         try:
@@ -94,7 +92,8 @@ async def page(body: str) -> AsyncIterator[Page]:
                     break
             if asked.startswith(b"POST"):
                 here.report = asked.partition(b"\r\n\r\n")[2].decode().removesuffix("|END")
-            await stream.send_all(answer)
+            data = here.body.encode()
+            await stream.send_all(head + str(len(data)).encode() + b"\r\n\r\n" + data)
             await stream.send_eof()
             while await stream.receive_some(65536):
                 pass
@@ -103,7 +102,7 @@ async def page(body: str) -> AsyncIterator[Page]:
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        here = Page(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}")
+        here = Page(f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", body)
         await nursery.start(trio.serve_listeners, handler, listeners)
         yield here
         nursery.cancel_scope.cancel()

@@ -103,7 +103,6 @@ async def test_unread_control_frames_do_not_pile_up() -> None:
 
 async def test_a_burst_is_one_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
-
     calls: list[int] = []
     real = os.write
 
