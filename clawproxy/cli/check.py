@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from clawproxy.cli.common import config_option, load_config
-from clawproxy.errors import ConfigError
+from clawproxy.cli.common import check_ready, config_option, load_config
 
 
 @click.command("check")
@@ -18,12 +17,9 @@ def command(config_file: Path | None) -> None:
     Problems and warnings go to stderr, each with its file, line and fix. Exit code 0: it can be served (warnings do not count);
     2: it can not. Nothing is connected to, so that a provider that is down is no problem of the configuration.
     """
-    loaded, registry = load_config(config_file)
-    problems, warnings = loaded.secret_problems(registry.secret_schemes)
-    for warning in [*loaded.warnings, *warnings]:
+    loaded, plugins = load_config(config_file)
+    for warning in check_ready(loaded, plugins):
         click.echo(f"warning: {warning}", err=True)
-    if problems:
-        raise ConfigError(problems)
     config = loaded.config
     name = config.path or "no configuration file"
     click.echo(

@@ -12,10 +12,14 @@ import click
 
 from clawproxy.config import environment
 from clawproxy.config.load import Loaded, load, parse, read
-from clawproxy.config.schema import PipelineConfig
-from clawproxy.context import Registry
+from clawproxy.config.schema import PipelineConfig, SecretRef
+from clawproxy.config.secretrefs import resolve_secret
+from clawproxy.context import App
 from clawproxy.errors import ConfigError
-from clawproxy.pipeline import Plugins, installed
+from clawproxy.keys import load_or_create_pepper
+from clawproxy.pipeline import Plugins, compile_pipeline, installed
+from clawproxy.secrets import Secret
+from clawproxy.stores.memory import MemoryStore
 
 config_option = click.option(
     "--config",
@@ -26,14 +30,15 @@ config_option = click.option(
 )
 
 
-def load_config(option: Path | None) -> tuple[Loaded, Registry]:
-    """The configuration the command line and the environment ask for, and what its plugins registered.
+def load_config(option: Path | None) -> tuple[Loaded, Plugins]:
+    """The configuration the command line and the environment ask for, and its plugins.
 
     Raises:
         ConfigError: every problem, those of plugins included.
     """
     path = environment.find_config(option, os.environ, Path.cwd())
-    registry, problems = _registry(_plugins_wanted(path))
+    plugins, problems = _plugins(_plugins_wanted(path))
+    registry = plugins.registry
     try:
         loaded = load(
             path, settings=registry.settings, known_dialects=registry.dialects, known_plugins=installed(), environ=os.environ
@@ -42,7 +47,33 @@ def load_config(option: Path | None) -> tuple[Loaded, Registry]:
         raise ConfigError([*error.problems, *problems]) from None
     if problems:
         raise ConfigError(problems)
-    return loaded, registry
+    return loaded, plugins
+
+
+def check_ready(loaded: Loaded, plugins: Plugins) -> list[str]:
+    """What can only be known with the secrets at hand: that they are there, and that each plugin accepts its settings.
+
+    Returns warnings.
+
+    Raises:
+        ConfigError: every problem.
+    """
+    schemes = plugins.registry.secret_schemes
+    problems, warnings = loaded.secret_problems(schemes)
+    if not problems:
+        config = loaded.config
+
+        def resolve(ref: SecretRef) -> Secret:
+            return resolve_secret(ref, schemes)
+
+        app = App(config, MemoryStore(), "check", None, resolve_secret=resolve, pepper=os.urandom(32))
+        try:
+            compile_pipeline(plugins, config.pipeline.order, loaded.settings, app, lambda *_: None)
+        except ConfigError as error:
+            problems = [loaded.source.located(problem) for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return [*loaded.warnings, *warnings]
 
 
 def _plugins_wanted(path: Path | None) -> list[str]:
@@ -57,14 +88,13 @@ def _plugins_wanted(path: Path | None) -> list[str]:
     return [name for name in dict.fromkeys([*names, *(sections if isinstance(sections, dict) else ())]) if name in installed()]
 
 
-def _registry(names: list[str]) -> tuple[Registry, list[str]]:
-    """What these plugins register; where one is broken, what the others do, and its problems."""
+def _plugins(names: list[str]) -> tuple[Plugins, list[str]]:
+    """These plugins; where one is broken, the others, and its problems."""
     try:
-        return Plugins(names).registry, []
+        return Plugins(names), []
     except ConfigError as error:
         problems = error.problems
-    good = [name for name in names if _loads(name)]
-    return Plugins(good).registry, problems
+    return Plugins([name for name in names if _loads(name)]), problems
 
 
 def _loads(name: str) -> bool:
@@ -83,13 +113,10 @@ def state_dir(loaded: Loaded) -> Path:
     return folder
 
 
-def pepper(loaded: Loaded, registry: Registry) -> bytes:
+def pepper(loaded: Loaded, plugins: Plugins) -> bytes:
     """What client keys are hashed with: `server.pepper`, else the one in the state directory, made on first use."""
-    from clawproxy.config.secretrefs import resolve_secret
-    from clawproxy.keys import load_or_create_pepper
-
     if loaded.config.server.pepper is not None:
-        secret = resolve_secret(loaded.config.server.pepper, registry.secret_schemes, needed_by="server.pepper")
+        secret = resolve_secret(loaded.config.server.pepper, plugins.registry.secret_schemes, needed_by="server.pepper")
         return secret.reveal().encode()
     return load_or_create_pepper(state_dir(loaded))
 

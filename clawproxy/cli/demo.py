@@ -70,6 +70,8 @@ class Demo:
     secret: Secret
     prompt: str
     once: bool
+    column: int = 0
+    """Where the answer that is being printed has got to in its line."""
 
     async def run(self) -> None:
         from clawproxy.server import run
@@ -142,11 +144,17 @@ class Demo:
         self.console.print(Text.assemble("  ", (f"{name:<11}", "dim"), value), soft_wrap=True)
 
     def token(self, text: str) -> None:
-        """As it comes, unwrapped: the terminal wraps."""
-        self.console.print(printable(text), end="", markup=False, soft_wrap=True)
+        """As it comes; a word that does not fit begins a line."""
+        text = printable(text)
+        if self.column + len(text) > self.console.width - 2 or not self.column:
+            text = ("\n  " if self.column else "  ") + text.lstrip(" ")
+            self.column = 0
+        self.column = len(text) if self.column == 0 else self.column + len(text)
+        self.console.print(text, end="", markup=False, soft_wrap=True)
         self.console.file.flush()
 
     def summary(self, answer: Answer) -> None:
+        self.column = 0
         self.console.print("\n")
         tokens_in, tokens_out, source = answer.usage
         self.row("route", f"{answer.route}   ({answer.why})" if answer.why else answer.route)
@@ -155,6 +163,8 @@ class Demo:
         timing = f"first token {answer.first_ms:.0f} ms, whole answer {answer.total_ms:.0f} ms"
         if answer.gateway_ms is not None:
             timing += f"; the gateway's own share {answer.gateway_ms:.1f} ms"
+        if answer.sdk:
+            timing += " (the SDK's own start included)"
         self.row("timing", timing)
 
     def yours(self, base: str) -> None:

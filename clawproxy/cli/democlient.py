@@ -29,6 +29,7 @@ class Answer:
     """Input tokens, output tokens, how they are known."""
     gateway_ms: float | None = None
     text: str = ""
+    sdk: bool = False
 
     def token(self, text: str) -> None:
         if self.first is None:
@@ -56,10 +57,9 @@ def ask_over_http(base: str, key: Secret, model: str, prompt: str, show: Callabl
 def _ask_sdk(base: str, key: Secret, model: str, prompt: str, show: Callable[[str], None]) -> Answer:
     import openai
 
-    answer = Answer()
+    answer = Answer(sdk=True)
     with openai.OpenAI(base_url=f"{base}/v1", api_key=key.reveal(), max_retries=0, timeout=60) as client:
         try:
-            client.models.list()  # so that the SDK's own start-up is not counted as the gateway's
             answer.started = time.perf_counter()
             raw = client.chat.completions.with_raw_response.create(
                 model=model,

@@ -22,13 +22,13 @@ from clawproxy.ops.logs import log_event
 
 if TYPE_CHECKING:
     from clawproxy.config.load import Loaded
-    from clawproxy.context import Registry
+    from clawproxy.pipeline import Plugins
     from clawproxy.secrets import Secret
 
 NAME = "first"
 
 
-def first_key(loaded: Loaded, registry: Registry, *, ephemeral: bool) -> Config:
+def first_key(loaded: Loaded, plugins: Plugins, *, ephemeral: bool) -> Config:
     """The configuration, with a key for it where there is neither a file nor any key.
 
     Raises:
@@ -39,7 +39,7 @@ def first_key(loaded: Loaded, registry: Registry, *, ephemeral: bool) -> Config:
         return config
     terminal = sys.stderr.isatty()
     if not ephemeral:
-        secret = trio.run(_stored, loaded, registry)
+        secret = trio.run(_stored, loaded, plugins)
         if secret is not None:
             _show(secret, loaded, terminal)
         return config
@@ -52,11 +52,11 @@ def first_key(loaded: Loaded, registry: Registry, *, ephemeral: bool) -> Config:
     return attrs.evolve(config, keys={NAME: KeyConfig(SecretRef("", secret.reveal()))})
 
 
-async def _stored(loaded: Loaded, registry: Registry) -> Secret | None:
+async def _stored(loaded: Loaded, plugins: Plugins) -> Secret | None:
     """A key made now and stored as a digest; None where the store has one already."""
     from clawproxy.stores.sqlite import SqliteStore
 
-    secret_pepper = pepper(loaded, registry)
+    secret_pepper = pepper(loaded, plugins)
     store = SqliteStore.open_tool(state_dir(loaded))
     try:
         if await store.keys():

@@ -59,10 +59,10 @@ def create(name: str, config_file: Path | None, models: tuple[str, ...], expires
     if not NAME.fullmatch(name):
         raise ConfigError([f"NAME: {name!r} is no name for a key; use letters, digits, `_`, `.`, `@` and `-`, at most 64"])
     until = None if expires is None else parse_expires(expires, time.time())
-    loaded, registry = load_config(config_file)
+    loaded, plugins = load_config(config_file)
     if name in loaded.config.keys:
         raise ConfigError([f"NAME: `{name}` is a static key of {loaded.config.path or 'the environment'}; choose another name"])
-    secret, record = new_record(name, pepper(loaded, registry), models=models or ("*",), expires=until, **fields)
+    secret, record = new_record(name, pepper(loaded, plugins), models=models or ("*",), expires=until, **fields)
 
     async def work(store: Store) -> None:
         if any(known.name == name and known.revoked is None for known in await store.keys()):

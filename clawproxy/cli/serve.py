@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
-from clawproxy.cli.common import config_option, load_config, state_dir
+from clawproxy.cli.common import check_ready, config_option, load_config, state_dir
 from clawproxy.cli.firstkey import first_key
 from clawproxy.errors import ConfigError
 from clawproxy.ops import logs
@@ -33,10 +33,8 @@ def command(config_file: Path | None, ready_file: Path | None, ephemeral: bool) 
     """Run the gateway until SIGTERM or Ctrl-C, then let running answers finish."""
     from clawproxy.server import run
 
-    loaded, registry = load_config(config_file)
-    problems, warnings = loaded.secret_problems(registry.secret_schemes)
-    if problems:
-        raise ConfigError(problems)
+    loaded, plugins = load_config(config_file)
+    warnings = check_ready(loaded, plugins)
     if not ephemeral:
         state_dir(loaded)
     if ready_file is not None:
@@ -44,9 +42,9 @@ def command(config_file: Path | None, ready_file: Path | None, ephemeral: bool) 
         if not os.access(ready_file.absolute().parent, os.W_OK):
             raise ConfigError([f"--ready-file {ready_file}: its folder can not be written; name a file that this user may write"])
     logs.setup(loaded.config.log.level)
-    for warning in [*loaded.warnings, *warnings]:
+    for warning in warnings:
         logs.log_event("config.warning", "warning", message=warning, cause=warning)
-    config = first_key(loaded, registry, ephemeral=ephemeral)
+    config = first_key(loaded, plugins, ephemeral=ephemeral)
     try:
         trio.run(partial(run, config, ready=partial(announce, ready_file), ephemeral=ephemeral))
     finally:

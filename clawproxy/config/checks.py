@@ -231,6 +231,8 @@ def check_pipeline(config: Config, names: Names, found: Findings) -> None:
             found.wrong(where, f'"{shown(name)}" is no installed plugin; {suggest(name, sorted(names.plugins))}')
     if "auth" not in order:
         found.wrong(("pipeline", "order"), "has no `auth`: nobody could get in; add it, early in the list")
+    if config.pipeline.hook_budget <= 0:
+        found.wrong(("pipeline", "hook_budget"), '"0s" leaves a hook no time at all; write a longer time, or "off" for no limit')
     for name in config.plugins:
         if name in names.plugins and name not in order:
             found.warn(("plugins", name), "is not in pipeline.order, so it does nothing; add it there, or remove this section")

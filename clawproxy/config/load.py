@@ -82,6 +82,12 @@ class Source:
             return 0, line_of(self.found, path), steps
         return 1, 0, steps
 
+    def located(self, problem: str) -> str:
+        """`key.path: sentence`, as a plugin says it, with the place of its key before it."""
+        key = problem.partition(": ")[0]
+        path = next((path for path in self.found if path and dotted(path) == key), None)
+        return problem if path is None else f"{self.place(path)}: {problem}"
+
     def sentences(self, rows: Collection[tuple[KeyPath, str]]) -> list[str]:
         """One line for each row, in the order of the file."""
         ordered = sorted(rows, key=lambda row: self.order(row[0]))
