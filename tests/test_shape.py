@@ -25,7 +25,7 @@ LAYERS: list[tuple[int, str]] = [
     (0, r"clawproxy\.stores\.base$"),
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
-    (3, r"clawproxy\.(admission|attempts|exchange|gateway)$"),
+    (3, r"clawproxy\.(admission|attempts|exchange|gateway|listeners)$"),
     (4, r"clawproxy\.(server|testing)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),
@@ -33,6 +33,9 @@ LAYERS: list[tuple[int, str]] = [
 SIBLINGS_APART = [("clawproxy.transport", "clawproxy.upstream"), ("clawproxy.http1", "clawproxy.dialects")]
 NURSERIES = {
     "clawproxy/server.py",
+    "clawproxy/transport/front.py",  # the service's own tickers, not a request's
+    "clawproxy/transport/pulse.py",
+    "clawproxy/upstream/dial.py",  # racing a host's addresses
     "clawproxy/transport/websocket/session.py",
 }
 

@@ -1,6 +1,8 @@
 """Configuration: `schema` holds the keys and their defaults, `load` reads and checks, `units` and `secretrefs` parse values."""
 
 from clawproxy.config.schema import (
+    KIB,
+    MIB,
     Config,
     Duration,
     KeyConfig,
@@ -18,6 +20,8 @@ from clawproxy.config.schema import (
 )
 
 __all__ = [
+    "KIB",
+    "MIB",
     "Config",
     "Duration",
     "KeyConfig",

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 
 from attrs import field, frozen, validators
 
-from clawproxy.config.schema import MIB, Size
+from clawproxy.config import MIB, Size
 from clawproxy.context import App, Exchange, Registry
 from clawproxy.events import Outcome
 from clawproxy.hookspecs import hookimpl

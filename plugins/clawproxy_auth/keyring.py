@@ -7,7 +7,7 @@ import re
 
 from attrs import field, frozen, validators
 
-from clawproxy.config.schema import Duration
+from clawproxy.config import Duration
 from clawproxy.messages import Principal
 
 _CREDENTIAL = re.compile(r"[!-~]{1,8192}")

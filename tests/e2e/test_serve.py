@@ -1,4 +1,4 @@
-"""`clawproxy serve --config FILE --ready-file F`: the sample client unchanged in Node and in Chromium, the official SDK, signals."""
+"""`clawproxy serve --config FILE --ready-file F`: the sample client unchanged in Node and Chromium, the SDK, signals."""
 
 from __future__ import annotations
 

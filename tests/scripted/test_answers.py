@@ -48,9 +48,7 @@ async def test_a_stream_byte_for_byte(provider: ScriptedProvider, connect: Clien
     ]
     expected = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n"
-        b"x-request-id: fixed\r\n\r\n"
-        + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
-        + b"0\r\n\r\n"
+        b"x-request-id: fixed\r\n\r\n" + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
     )
     assert raw == expected
     await provider.log.wait_for(lambda log: log.last.state == "finished")
