@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-ASYNC_RULES := ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC107,ASYNC108,ASYNC110,ASYNC111,ASYNC112,ASYNC113,ASYNC114,ASYNC115,ASYNC116,ASYNC118,ASYNC120,ASYNC121,ASYNC122,ASYNC123,ASYNC124,ASYNC125,ASYNC300,ASYNC900
+ASYNC_RULES := ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC107,ASYNC108,ASYNC110,ASYNC112,ASYNC113,ASYNC114,ASYNC115,ASYNC116,ASYNC118,ASYNC120,ASYNC121,ASYNC122,ASYNC123,ASYNC125,ASYNC300,ASYNC900
+# tests may poll what they watch, and start what need not be up yet
+ASYNC_RULES_TESTS := ASYNC100,ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC107,ASYNC108,ASYNC112,ASYNC114,ASYNC115,ASYNC118,ASYNC121,ASYNC122,ASYNC300,ASYNC900
 
 .PHONY: demo test check bench fuzz docs clean
 
@@ -14,9 +16,10 @@ test: $(VENV)/.dev            ## all tests, under ten minutes
 
 check: $(VENV)/.dev           ## style, types, async rules
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check . || echo "(formatting is advisory)"
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py' 'tests/*.py')
+	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py')
+	$(BIN)/flake8-async --enable=$(ASYNC_RULES_TESTS) $$(git ls-files 'tests/*.py')
 
 fuzz: $(VENV)/.dev            ## ten thousand generated bad inputs against a running gateway
 	$(BIN)/python -m pytest -q tests/e2e/test_bad_inputs.py --bad-inputs=10000

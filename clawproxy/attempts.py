@@ -153,7 +153,7 @@ class AttemptRun:
         finally:
             if fault is not None:
                 self._close(attempt, fault)
-            await contexts.leave()
+            await contexts.leave()  # noqa: ASYNC102  # shielded and bounded inside, each plugin on its own
             self.generation.pipeline.attempt_finished(self.exchange, attempt)
 
     async def _relay(self, attempt: Attempt, request: ChatRequest) -> None:

@@ -54,8 +54,8 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         exchange.timing.total = time.perf_counter() - exchange.started
         if outcome is None:  # cancelled from outside: the connection is being torn down
             outcome = Outcome("client_gone", ClawError("client_gone"))
-        await _tell(client, exchange, outcome)
-        await generation.closed(exchange, outcome)
+        await _tell(client, exchange, outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
+        await generation.closed(exchange, outcome)  # noqa: ASYNC102
     return outcome
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -131,7 +131,7 @@ class Gateway:
         self.draining = False
         self.lag = LoopLag()
         self.calls: set[Call] = set()
-        self.idle = trio.Event()
+        self._changed = trio.Event()
         self._current: Generation | None = None
         self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
 
@@ -207,7 +207,17 @@ class Gateway:
         finally:
             self.calls.discard(call)
             if not self.calls:
-                self.idle.set()
+                self.wake()
+
+    async def wait_idle(self, *, or_when: Callable[[], bool] = lambda: False) -> None:
+        """Wait until no request is at work, or `or_when` says so after a `wake`."""
+        while self.calls and not or_when():
+            await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let whoever waits for idleness look again."""
+        self._changed.set()
+        self._changed = trio.Event()
 
     def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
         config = self.current.config

@@ -111,8 +111,7 @@ class Server:
         self.limits = ConnectionLimits(config.limits)
         self.metrics = Metrics()
         self.drained = trio.Event()
-        self.hurry = trio.Event()
-        self.closing = False
+        self.hurried = False
 
     # --- from nothing to listening ---
 
@@ -283,9 +282,14 @@ class Server:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
             async for number in received:
                 if self.gateway.draining:
-                    self.hurry.set()
+                    self.hurry()
                 log_event("server.signal", "info", signal=signal.Signals(number).name)
                 self.drain()
+
+    def hurry(self) -> None:
+        """Do not wait for running answers any longer."""
+        self.hurried = True
+        self.gateway.wake()
 
     def drain(self) -> None:
         """Stop: readiness fails at once, running answers have until `drain`, then the process ends."""
@@ -299,21 +303,16 @@ class Server:
         self.websockets.going_away(limit)
         self.front.drain()
         with trio.move_on_after(limit):
-            await self._until_idle_or_hurried()
+            await self.gateway.wait_idle(or_when=lambda: self.hurried)
         for call in tuple(self.gateway.calls):
             call.lifetime.cancel(ClawError("shutting_down"))
         with trio.move_on_after(LAST_WORDS):
-            while self.gateway.calls:
-                await trio.sleep(0.01)
+            await self.gateway.wait_idle()
         self.websockets.close(ClawError("shutting_down"))
         with trio.move_on_after(0.2):
-            while len(self.websockets):
+            while len(self.websockets):  # noqa: ASYNC110  # a moment for the closing handshakes, not worth an event
                 await trio.sleep(0.01)
         connections.cancel()
-
-    async def _until_idle_or_hurried(self) -> None:
-        while self.gateway.calls and not self.hurry.is_set():
-            await trio.sleep(0.02)
 
 
 def _admin(pages: AdminPages) -> Surfaces:

@@ -78,8 +78,6 @@ def test_every_hook_is_documented_with_its_arguments() -> None:
             assert f"`{name}({', '.join(inspect.signature(value).parameters)})`" in page
 
 
-
-
 @pytest.mark.parametrize("name", generate.PAGES)
 def test_generated_pages_are_in_step(name: str) -> None:
     assert (generate.DOCS / name).read_text() == generate.PAGES[name](), "run `make docs`"

@@ -245,9 +245,8 @@ def _connection(value: str | None, version: str) -> tuple[bool, bool]:
     if _CONNECTION.fullmatch(value) is None:
         raise ClawError("bad_head", "The Connection field holds bytes that are not ASCII.")
     options = {option.strip(" \t") for option in value.lower().split(",")}
-    if "close" in options:
-        return False, "upgrade" in options
-    return version == "1.1" or "keep-alive" in options, "upgrade" in options
+    # HTTP/1.0's keep-alive is not taken up: it would have to be granted in the answer, and nobody needs it.
+    return version == "1.1" and "close" not in options, "upgrade" in options
 
 
 def valid_host(value: str) -> bool:

@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--script: {problem}")
     try:
         trio.run(partial(run_standalone, options.host, options.port, script, _ready))
+    except* OSError as problems:
+        parser.exit(1, f"cannot listen on {options.host}:{options.port}: {problems.exceptions[0]}\n")
     except* KeyboardInterrupt:
         sys.exit(130)
 

@@ -26,7 +26,7 @@ MAX_STEPS = 10_000
 _TO_HEAD = (f.Status, f.Redirect, f.Framing, f.Header, f.Head, f.RawHead)
 """They shape the head: no use once it is gone."""
 _SILENT = (s.Chunk, s.Pace, s.Burst, s.Pause, s.Usage, s.NoDone, f.Framing, f.Header, f.Split, f.Drip, f.Close, f.CloseIdle,
-           f.CloseAtReuse, s.Stall)  # fmt: skip
+           f.CloseAtReuse, s.Stall, s.Cut, s.Reset)  # fmt: skip
 """They put nothing on the wire."""
 _FENCE = re.compile(r"^```script[ \t]*\r?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINE = re.compile(r"^[ \t]*script:", re.MULTILINE)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 
+from attrs import asdict
+
+from clawproxy.config import LimitsConfig
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.messages import Credentials
@@ -68,3 +73,9 @@ def client_request_id(head: Head) -> str | None:
     """The client's own `X-Request-ID`, where it is fit for a log."""
     value = head.get("x-request-id")
     return value if value is not None and _REQUEST_ID.fullmatch(value) is not None else None
+
+
+@lru_cache(maxsize=4)  # one entry for each generation of the configuration
+def decode_limits(limits: LimitsConfig) -> Mapping[str, int]:
+    """`[limits]` as `ClientDialect.decode_request` takes it."""
+    return {name: value for name, value in asdict(limits).items() if isinstance(value, int)}

@@ -17,11 +17,9 @@ import functools
 import logging
 import math
 
-import attrs
 import trio
 
 from clawproxy.clocks import expired
-from clawproxy.config import LimitsConfig
 from clawproxy.context import new_id
 from clawproxy.dialects.base import ClientDialect
 from clawproxy.errors import ClawError
@@ -93,6 +91,7 @@ class Connection:
         self._phase = "tls" if secure else "new"
         self._leftover = b""
         self._lifetime: Lifetime | None = None
+        self._client: HttpClient | None = None
         self._gone = False
         self._requests = 0
         self._errors = 0
@@ -109,7 +108,7 @@ class Connection:
 
     def hung_up(self) -> None:
         self._gone = True
-        if self._lifetime is not None:
+        if self._lifetime is not None and self._client is not None and not self._client.delivered:
             self._lifetime.hang_up()
 
     def retire(self) -> None:
@@ -257,13 +256,13 @@ class Connection:
             self._request_id,
             dialect.name,
             principal,
-            functools.partial(dialect.decode_request, body, _decode_limits(self._limits)),
+            functools.partial(dialect.decode_request, body, access.decode_limits(self._limits)),
             lifetime,
             self._peer,
             access.client_request_id(head),
             deadline,
         )
-        self._lifetime = lifetime
+        self._lifetime, self._client = lifetime, client
         if self._gone:
             lifetime.hang_up()
         try:
@@ -272,7 +271,7 @@ class Connection:
             logger.exception("an exchange raised", extra={"request_id": self._request_id})
             await client.fail(ClawError("internal"))
         finally:
-            self._lifetime = None
+            self._lifetime = self._client = None
             client.release()
         if not client.ended and lifetime.cause is None:
             await client.fail(ClawError("internal"))
@@ -359,7 +358,7 @@ class Connection:
             self._wire.broken = True
             return False
         self._service.count("clawproxy_http_refused_total", slug=error.slug)
-        self._errors += 1
+        self._errors += error.status < 500
         if close or error.slug in _CLOSING or self._errors >= self._limits.errors_per_connection:
             self._keep = False
         elif head is not None:
@@ -396,10 +395,3 @@ class Connection:
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
         text = self._whole(error.status, [*error_fields(error, self._request_id), *self._extra], body, JSON)
         return await bounded_write(self._wire, text, 1.0)
-
-
-@functools.lru_cache(maxsize=4)
-def _decode_limits(limits: LimitsConfig) -> dict[str, int]:
-    return {name: value for name, value in attrs.asdict(limits).items() if isinstance(value, int)}
-
-

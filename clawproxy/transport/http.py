@@ -96,6 +96,7 @@ class HttpClient:
         "_stream",
         "_wire",
         "committed",
+        "delivered",
         "ended",
         "status",
     )
@@ -131,6 +132,8 @@ class HttpClient:
         """The head of a streaming answer is on its way."""
         self.ended = False
         """The answer is whole; nothing more is written."""
+        self.delivered = False
+        """And the kernel has taken all of it: a client that leaves now has what it asked for."""
         self.status = 0
         """0 until one was sent."""
 
@@ -169,10 +172,12 @@ class HttpClient:
         self._end()
         if self._stream:
             await self._wire.write(self._framed(data) + self._tail(), self._limit)
+            self.delivered = True
             return
         self.status = 200
         text = response.whole(200, self._answer_fields(), data, content_type=self._encoder.content_type, close=self._close)
         await self._wire.write(text, self._limit)
+        self.delivered = True
 
     async def fail(self, error: ClawError) -> None:
         """Raises nothing: a client that can not be told is gone."""
@@ -196,6 +201,8 @@ class HttpClient:
             await self._wire.write(text, self._limit)
         except ClawError:
             self._close = True
+        else:
+            self.delivered = True
 
     # --- framing -----------------------------------------------------------------------------------------------------------
 

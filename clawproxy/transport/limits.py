@@ -15,8 +15,7 @@ from clawproxy.errors import ClawError
 from clawproxy.http1 import response
 
 _BODY = (
-    b'{"error":{"message":"The gateway has no room for another connection.",'
-    b'"type":"api_error","param":null,"code":"overloaded"}}'
+    b'{"error":{"message":"The gateway has no room for another connection.","type":"api_error","param":null,"code":"overloaded"}}'
 )
 _FALLBACK = 1024
 

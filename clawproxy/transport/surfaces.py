@@ -28,7 +28,6 @@ WebSocketSurface = Callable[[Stream, Head, bytes, Service, str], Awaitable[None]
 MODEL_PATHS = ("/v1/models", "/openai/v1/models")
 
 
-
 @frozen(slots=True)
 class Surfaces:
     """Everything is matched by the raw path, exactly.

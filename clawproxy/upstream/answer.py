@@ -131,9 +131,7 @@ class Opening:
         self._answer = answer
         return answer
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if self._answer is not None:
             self._answer.close()
 

@@ -76,9 +76,7 @@ class Pool(Generic[C]):
         )
 
     def statistics(self) -> PoolStatistics:
-        return PoolStatistics(
-            self._active, len(self._idle), self._waiting, self.max, self.opened_total, self.reused_total
-        )
+        return PoolStatistics(self._active, len(self._idle), self._waiting, self.max, self.opened_total, self.reused_total)
 
     async def acquire(self, fair_key: str, on_wait: Callable[[], None]) -> C | None:
         """A place, and an idle connection if there is one; None: open your own. `on_wait` is called before waiting.

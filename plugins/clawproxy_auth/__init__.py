@@ -74,9 +74,7 @@ async def authenticate(credentials: Credentials, state: Keyring, app: App) -> Pr
             return _stored(record)
     wait = _throttle(app, state.settings).failed(credentials.peer, token, trio.current_time())
     if wait is not None:
-        app.count("clawproxy_auth_failures_total", reason="throttled")
         raise ClawError("auth.throttled", retry_after_ms=max(1, round(wait * 1000)))
-    app.count("clawproxy_auth_failures_total", reason="invalid")
     raise ClawError("auth.invalid")
 
 

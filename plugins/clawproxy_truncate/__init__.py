@@ -98,9 +98,7 @@ def _fit_prompt(exchange: Exchange, request: ChatRequest, settings: TruncateSett
         estimated_tokens=total,
         context_tokens=window,
     )
-    return evolve(
-        request, messages=tuple(message for place, message in enumerate(request.messages) if place not in dropped)
-    )
+    return evolve(request, messages=tuple(message for place, message in enumerate(request.messages) if place not in dropped))
 
 
 def _too_long(estimated: int, window: int, max_tokens: int | None) -> ClawError:

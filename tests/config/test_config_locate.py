@@ -78,9 +78,7 @@ def paths(value: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, 
     return found
 
 
-names = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(
-    ["a", "b-c", "d.e", '"', "#", "[x]"]
-)
+names = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["a", "b-c", "d.e", '"', "#", "[x]"])
 leaves = st.integers(-9, 9) | st.booleans() | names | st.floats(-1, 1)
 values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=8)
 documents = st.dictionaries(names, values, max_size=4)

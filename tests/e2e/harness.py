@@ -102,7 +102,7 @@ async def gateway(tmp_path: Path, *, plugins: dict[str, object] | None = None, *
         assert ready[0].admin
         yield Running(server, provider, config, ready[0].listen[0], ready[0].admin)
         server.drain()
-        server.hurry.set()
+        server.hurry()
         with trio.fail_after(10):
             await done.wait()
         nursery.cancel_scope.cancel()

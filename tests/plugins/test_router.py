@@ -208,9 +208,7 @@ def test_no_candidates_no_route() -> None:
     st.lists(st.tuples(st.sampled_from(sorted(KINDS)), st.booleans(), st.booleans()), min_size=8, max_size=8),
     st.text("ab", min_size=6, max_size=6),
 )
-def test_plans_end_and_repeat_nothing_unsafe(
-    count: int, limit: int, fates: list[tuple[str, bool, bool]], providers: str
-) -> None:
+def test_plans_end_and_repeat_nothing_unsafe(count: int, limit: int, fates: list[tuple[str, bool, bool]], providers: str) -> None:
     chosen = plan(count, limit, providers)
     history: list[Attempt] = []
     for slug, sent, content in fates:

@@ -253,6 +253,18 @@ def test_texts_that_alternate_give_no_secret_away(mine: list[int], others: list[
     )
 
 
+def test_what_is_held_comes_before_another_text() -> None:
+    tap, _ = answer()
+    call = ToolCallDelta(0, "id", "f", "{}")
+    assert run(tap, [Text("see sk-")], [call], [Reasoning("hm.")]) == [Text("see sk-"), call, Reasoning("hm.")]
+    tap, _ = answer()
+    out = run(tap, [Text(f"see {KEY[:8]}")], [call], [Text(f"{KEY[8:]} end")])
+    assert out[:2] == [Text(f"see {KEY[:8]}"), call]
+    assert joined(out) == f"see {KEY[:8]}{GONE} end"
+    tap, _ = answer()
+    assert run(tap, [Text(f"see {KEY[:20]}")], [call]) == [Text("see "), Text("[redacted:unfinished]"), call]
+
+
 def test_block_ends_the_answer() -> None:
     tap, _ = answer(configured(output="block"))
     tap.change([Text(f"key {KEY[:20]}")])

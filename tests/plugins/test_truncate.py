@@ -78,9 +78,7 @@ CHAT = (
 """14 tokens each, 98 in all."""
 
 
-@pytest.mark.parametrize(
-    ("window", "expected"), [(98, "S123D45"), (97, "S3D45"), (70, "S3D45"), (69, "SD5"), (42, "SD5")]
-)
+@pytest.mark.parametrize(("window", "expected"), [(98, "S123D45"), (97, "S3D45"), (70, "S3D45"), (69, "SD5"), (42, "SD5")])
 async def test_oldest_turns_go_first(window: int, expected: str) -> None:
     exchange = windows(window)
     result = await fit(exchange, make_request(messages=CHAT))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -149,8 +148,8 @@ class Dialect:
 
 @define(eq=False)
 class Small:
-    """`service.Service`. A request may hold `say` (a list of texts), `pause` (seconds before each), `size` (bytes of each
-    text), `fail` (a slug, after the texts), `hold` (wait for ever after the texts)."""
+    """`service.Service`. A request may hold `say` (a list of texts), `pause` (seconds before each), `size` (bytes of each text),
+    `fail` (a slug, after the texts), `hold` (wait for ever after them), `after` (seconds of work once it was answered)."""
 
     config: Config = field(factory=Config)
     refuse: ClawError | None = None
@@ -159,7 +158,6 @@ class Small:
     calls: list[Call] = field(factory=list)
     outcomes: list[Outcome] = field(factory=list)
     ended_at: list[float] = field(factory=list)
-    counts: Counter[str] = field(factory=Counter)
     started: trio.Event = field(factory=trio.Event)
     finished: trio.Event = field(factory=trio.Event)
     sends: int = 0
@@ -218,6 +216,7 @@ class Small:
                 raise ClawError(say["fail"], retry_after_ms=1500)
             await client.send(Batch((Finish("stop"),)))
             await client.finish(Outcome("complete"), None)
+            await trio.sleep(say.get("after", 0))
         except ClawError as error:
             await client.fail(error)
             return Outcome(error.kind.outcome, error)
@@ -227,7 +226,7 @@ class Small:
         return [("m", "prov"), ("prov/other", "prov")]
 
     def count(self, name: str, **labels: str) -> None:
-        self.counts[f"{name}:{labels.get('slug', '')}"] += 1
+        assert labels.keys() <= {"slug"}
 
 
 # --- the gateway's door, and a client --------------------------------------------------------------------------------------
@@ -300,16 +299,18 @@ async def opened(
             if not door.serving:
                 door.quiet.set()
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, serve, [listener])
-        nursery.start_soon(shared.run)
-        try:
-            yield door
-        finally:
-            for raw in door.clients:
-                raw.close()
-            nursery.cancel_scope.cancel()
-            shared.close()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, serve, [listener])
+            nursery.start_soon(shared.run)
+            try:
+                yield door
+            finally:
+                for raw in door.clients:
+                    raw.close()
+                nursery.cancel_scope.cancel()
+    finally:
+        shared.close()
 
 
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) [^\r\n]*\r\n")
@@ -395,4 +396,3 @@ class Raw:
     def reset(self) -> None:
         self.stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.close()
-

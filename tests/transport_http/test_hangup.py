@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import trio
@@ -81,8 +82,19 @@ async def test_a_request_of_a_client_already_gone_is_cancelled_at_once() -> None
         assert door.service.outcomes[-1].label == "client_gone"
 
 
+async def test_a_client_that_leaves_with_its_whole_answer_cancels_nothing() -> None:
+    async with opened() as door:
+        raw = await door.connect()
+        await raw.send(post({"after": 0.1}))
+        assert (await raw.answer()).status == 200
+        raw.close()
+        await door.rest()
+        assert [outcome.label for outcome in door.service.outcomes] == ["complete"]
+
+
 async def test_many_come_and_go_and_nothing_stays() -> None:
     async with opened() as door:
+        descriptors = len(os.listdir("/proc/self/fd"))
 
         async def one(n: int) -> None:
             raw = await door.connect()
@@ -97,6 +109,7 @@ async def test_many_come_and_go_and_nothing_stays() -> None:
             raw.close()
         await door.rest()
         assert (len(door.front), len(door.front.monitor), len(door.front.pulse)) == (0, 0, 0)
+        assert len(os.listdir("/proc/self/fd")) == descriptors
         assert {outcome.label for outcome in door.service.outcomes} == {"client_gone"}
 
 

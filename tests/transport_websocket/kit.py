@@ -31,7 +31,7 @@ MIB = 1024 * 1024
 @define(eq=False)
 class FakeService:
     """Answers by the prompt: `say a b` (one batch a word), `hang` (one token, then nothing), `flood N` (N batches of 1 KiB,
-    counted in `sent`), `big N` (one batch of N bytes), `fail SLUG`; anything else is said back."""
+    counted in `sent`), `big N` (one batch of N bytes), `lone` (a lone surrogate), `fail SLUG`; anything else is said back."""
 
     config: schema.Config = field(factory=schema.Config)
     deadlines: Deadlines = field(factory=Deadlines)
@@ -72,9 +72,7 @@ class FakeService:
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.running += 1
-        exchange = Exchange(
-            request_id=call.request_id, surface=call.surface, principal=call.principal, deadlines=self.deadlines
-        )
+        exchange = Exchange(request_id=call.request_id, surface=call.surface, principal=call.principal, deadlines=self.deadlines)
         outcome = Outcome("internal")
         try:
             with call.lifetime.scope:
@@ -115,6 +113,8 @@ class FakeService:
                 await client.send(Batch([Text("x" * 1024)]))
                 self.sent += 1
                 await trio.lowlevel.checkpoint()
+        elif word == "lone":
+            await client.send(Batch([Text("x\ud800y\ud83d\ude00")]))
         elif word == "big":
             await client.send(Batch([Text("x" * int(rest))]))
         else:
@@ -196,19 +196,28 @@ async def gateway(service: FakeService | None = None, wrap: Callable[[trio.abc.S
 
         serving = trio.CancelScope()
 
-        async def serve() -> None:
+        async def serve(task_status: trio.TaskStatus[object]) -> None:
             with serving:
                 async with trio.open_nursery() as handlers:
-                    await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+                    await trio.serve_listeners(handler, listeners, handler_nursery=handlers, task_status=task_status)
 
-        nursery.start_soon(serve)
+        await nursery.start(serve)
         yield here
-        with trio.fail_after(6):
-            while here.active:
-                await trio.sleep(0.005)
+        await until(lambda: not here.active, 6)
         assert service.running == 0
         assert len(here.connections) == 0
         serving.cancel()
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Look every millisecond; an AssertionError where it does not come true in time."""
+    end = trio.current_time() + seconds
+    for _ in range(int(seconds * 1000)):
+        if condition():
+            return
+        assert trio.current_time() < end, "it did not happen in time"
+        await trio.sleep(0.001)
+    raise AssertionError("it did not happen in time")
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bytes | None = b"\0\0\0\0", rsv: int = 0) -> bytes:
@@ -338,3 +347,10 @@ async def connect(
         yield raw
     finally:
         await trio.aclose_forcefully(stream)
+
+
+async def alive(gw: Gateway) -> None:
+    """The server still serves."""
+    async with connect(gw.port) as raw:
+        await raw.send(request("alive", "say yes"))
+        assert (await raw.until("llm_response_end"))[-1]["outcome"] == "complete"

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from clawproxy.events import Outcome
 from clawproxy.service import Call, Client
+from clawproxy.transport.websocket import serve_websocket
 
-from .kit import FakeService, connect, frame, gateway, message, opening, request
+from .kit import FakeService, allow_all, connect, frame, gateway, message, opening, parse_head, request, until
 
 
 async def test_trio_websocket_as_a_client() -> None:
@@ -106,8 +107,7 @@ async def test_the_server_stopping_takes_its_connections_along() -> None:
         await trio.sleep(0.05)
         gw.connections.close()
         nursery.cancel_scope.deadline = trio.current_time() + 5
-        while gw.service.running:
-            await trio.sleep(0.001)
+        await until(lambda: not gw.service.running)
         assert {outcome.label for _, outcome, _ in gw.service.closed} == {"shutting_down"}
         frames = []
         while (got := await raw.frame())[0] == 1:
@@ -116,6 +116,42 @@ async def test_the_server_stopping_takes_its_connections_along() -> None:
         assert got == (8, struct.pack("!H", 1012) + b"shutting_down")
         await raw.send(frame(8, got[1]))
     assert descriptors() <= before
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 13, 21, 40])
+async def test_a_cancelled_server_leaves_no_task_and_no_descriptor(after: int) -> None:
+    """At any point of a connection's life: `after` scheduling points into it."""
+    before = descriptors()
+    service = FakeService()
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        async def handler(stream: trio.SocketStream) -> None:
+            head, leftover = parse_head(opening("Authorization: Bearer good"))
+            await stream.receive_some(65536)
+            leftover += request("a", "hang") + request("b", "flood 100000") + request("c", "say x")
+            await serve_websocket(stream, head, leftover, service, "127.0.0.1", check_origin=allow_all)
+
+        await nursery.start(trio.serve_listeners, handler, listeners)
+        async with await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1]) as client:
+            await client.send_all(b"x")
+            await trio.sleep(0.002)
+            for _ in range(after):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+    assert service.running == 0
+    assert descriptors() <= before
+
+
+async def test_a_fresh_credential_that_hangs_is_cut_by_the_auth_clock() -> None:
+    async with gateway(auth=0.15) as gw, connect(gw.port) as raw:
+        await raw.send(request("a", "hang"))
+        await raw.until("llm_token")
+        await trio.sleep(0.2)  # long authenticated: the clock does not run
+        gw.service.gate = trio.Event()
+        await raw.send(message(type="auth", token="good"))
+        assert (await raw.json())["error"] == "timeout.auth"
+        assert await raw.closed() == 4408
 
 
 # --- fuzz: the process survives, nothing is logged as a defect ---------------------------------------------------------------

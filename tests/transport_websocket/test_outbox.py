@@ -18,7 +18,7 @@ from clawproxy.errors import ClawError
 from clawproxy.transport.websocket.frames import close_frame, ping_frame, text_frame
 from clawproxy.transport.websocket.outbox import CONTROLS, HIGH, Outbox
 
-from .kit import Raw, frame, gateway, opening, request
+from .kit import Raw, frame, gateway, opening, request, until
 
 
 class Both:
@@ -103,7 +103,6 @@ async def test_unread_control_frames_do_not_pile_up() -> None:
 
 async def test_a_burst_is_one_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
-
     calls: list[int] = []
     real = os.write
 
@@ -141,9 +140,7 @@ async def test_the_write_clock_runs_only_while_no_byte_is_accepted() -> None:
             await trio.sleep(0.08)
             await both.far.receive_some(20_000)
         assert both.dead == []
-        with trio.fail_after(2):
-            while not both.dead:
-                await trio.sleep(0.02)
+        await until(lambda: both.dead, 2)
         assert both.dead[0].slug == "timeout.write"
         with pytest.raises(ClawError, match=r"timeout\.write"):
             both.outbox.check()

@@ -320,8 +320,12 @@ async def test_a_credential_that_expires_while_connected_ends_the_connection() -
 
 async def test_a_lone_surrogate_in_an_answer_is_replaced_and_the_connection_lives() -> None:
     """W-18"""
-    from clawproxy.dialects.claw import Answer
-    from clawproxy.events import Batch, Text
 
-    frames = Answer("a", "r").content(Batch([Text("x\ud800y\ud83d\ude00")]))
-    assert json.loads(frames[0])["content"] == "x\ufffdy\U0001f600"
+    def surrogate(exchange: Exchange) -> None:
+        exchange.notice("redacted", "x\ud800y\ud83d\ude00")
+
+    async with gateway(FakeService(on_handle=surrogate)) as gw, connect(gw.port) as raw:
+        await raw.send(request("a", "lone"), request("b", "say x"))
+        frames = await raw.until("llm_response_end", "b")
+        assert {f["message"] for f in frames if f["type"] == "llm_notice"} == {"x\ufffdy\U0001f600"}
+        assert "x\ufffdy\U0001f600" in [f.get("content") for f in frames]

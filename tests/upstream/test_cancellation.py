@@ -134,18 +134,26 @@ async def test_cancelled_while_waiting_for_a_place() -> None:
         assert await sweep(run, check) >= 3
 
 
+@pytest.mark.slow
 async def test_ten_thousand_cancels_that_race_with_the_end_of_connect() -> None:
-    """TRIO.md, P-11: the cancel that lands in the same tick as the connection costs other pools a place for ever."""
+    """TRIO.md, P-11: the cancel that lands in the same tick as the connection costs other pools a place for ever.
+
+    On the loopback a connection is there within a tick, so those after no tick at all are the ones that hit.
+    """
     chance = random.Random(11)
-    async with bench(always(whole(b"x.")), pool=PoolConfig(max=50)) as b:
+    async with bench(once(whole(b"x.", "200 OK", "connection: close")), pool=PoolConfig(max=50)) as b:
         before = descriptors()
         ends = {"connect": 0, "first_token": 0, "finished": 0}
 
         async def user() -> None:
-            for _ in range(500):
+            for _ in range(575):  # an eighth of them is left to finish
                 with trio.CancelScope() as scope:
                     phases = RecordedPhases()
-                    nursery.start_soon(cancel_later, scope, chance.choice([0, 1, 1, 2, 2, 3, chance.randrange(30), 300]))
+                    ticks = chance.choice([-1, 0, 0, 1, 1, 2, chance.randrange(30), None])
+                    if ticks == -1:
+                        scope.cancel()
+                    elif ticks is not None:
+                        nursery.start_soon(cancel_later, scope, ticks)
                     async with b.open(stream=False, phases=phases) as stream:
                         await stream.receive()
                         phases.enter("finished")
@@ -163,8 +171,6 @@ async def test_ten_thousand_cancels_that_race_with_the_end_of_connect() -> None:
         assert min(ends.values()) > 100, f"the cancels did not race with everything: {ends}"
         active, _, waiting = b.counts()
         assert (active, waiting) == (0, 0), repr(b.pool)
-        while b.pool._idle:
-            b.pool._idle.pop().close()
         await eventually(lambda: b.peer.open == 0 and descriptors() == before, 10)
         with trio.fail_after(2):
             await b.ask(stream=False)

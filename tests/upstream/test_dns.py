@@ -114,7 +114,7 @@ async def test_fifty_hung_look_ups_hurt_nobody_else(names: Names) -> None:
         await trio.to_thread.run_sync(lambda: None)
         assert await b.ask(stream=False) == [Text("x."), End()]
         await resolver.resolve("known.test", 1)
-        assert time.perf_counter() - start < 0.2
+        assert time.perf_counter() - start < 1
         nursery.cancel_scope.cancel()
     assert repr(resolver) == "<Resolver [20 running, 0 waiting | max 20]>", "those that never began are forgotten"
     names.release.set()
@@ -216,8 +216,8 @@ async def silent() -> tuple[socket.socket, Address, list[socket.socket]]:
 async def test_the_next_address_is_tried_at_once_after_a_refusal() -> None:
     async with scripted_peer(always()) as peer:
         start = time.perf_counter()
-        sock = await connect_tcp((refusing(), (socket.AF_INET, ("127.0.0.1", peer.port))))
-        assert time.perf_counter() - start < 0.2
+        sock = await connect_tcp((*[refusing() for _ in range(8)], (socket.AF_INET, ("127.0.0.1", peer.port))))
+        assert time.perf_counter() - start < 1, "eight head starts would be two seconds"
         assert sock.getpeername()[1] == peer.port
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         sock.close()

@@ -138,7 +138,9 @@ def test_each_scheme_has_its_own_and_lower_case_wins() -> None:
     assert proxy_for(parse_base_url("http://api.test"), {"http_proxy": ""}) is None
 
 
-@pytest.mark.parametrize("value", ["https://proxy.test", "socks5://proxy.test", "http://", "http://x:y", "http://a b", "http://x/y"])
+@pytest.mark.parametrize(
+    "value", ["https://proxy.test", "socks5://proxy.test", "http://", "http://x:y", "http://a b", "http://x/y"]
+)
 def test_a_proxy_that_can_not_be_used_is_not_bypassed(value: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_providers("https://api.test", environ={"HTTPS_PROXY": value})

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 FRAGMENTS: Final = 1024
 """How many fragments a message may come in (W-04, W-05)."""
+CODES: Final = frozenset({1000, 1001, 1002, 1007, 1008, 1009, 1011, 1012, 1013, 4400, 4401, 4403, 4408, 4429})
+"""The close codes of ours: what may stand in a metric's label."""
 
 _CLEAR = RsvBits(False, False, False)
 _SHORT = tuple(bytes((0x81, length)) for length in range(126))

@@ -1,6 +1,13 @@
-"""A budget that refills: so many at once, so many a second."""
+"""What a client may do to one connection, and a budget that refills: so many at once, so many a second."""
 
 from __future__ import annotations
+
+from typing import Final
+
+UNAUTHENTICATED: Final = 16 * 1024
+"""Bytes of one message until authenticated (W-31)."""
+REPLIES: Final = 256
+"""Answers to frames (not to requests) that may wait for a client that does not read."""
 
 
 class Bucket:

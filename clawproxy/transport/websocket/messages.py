@@ -32,7 +32,11 @@ def receive(session: Session, data: bytes) -> None:
     try:
         frame = jsonio.decode(data, depth=session.service.config.limits.json_depth)
     except ClawError as error:
-        session.refuse(ClawError("bad_frame", error.message))
+        if error.slug == "invalid_request":  # JSON, but more values than anybody needs
+            session.offence()
+            session.reply(claw.error(error))
+        else:
+            session.refuse(ClawError("bad_frame", error.message))
         return
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         session.refuse(ClawError("bad_frame"))

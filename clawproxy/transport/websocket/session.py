@@ -1,7 +1,7 @@
 """One WebSocket connection: its reader, its clocks, its state.
 
 Rule 1: the reader runs until the end and waits for nothing but bytes: not for a handler, not for the outbox. (The one
-        exception: while a credential is being checked nothing runs yet, and more than 64 KiB need not be read.)
+        exception: while a credential is being checked, for as long as the `auth` clock lets it, 64 KiB are read and no more.)
 Rule 2: everything here but reading and the tasks of requests is synchronous: a frame is decided in one go.
 Rule 3: the client gone (FIN, RST, close frame, dead keep-alive, dead writer) means `hang_up` for every request, at once.
 Rule 4: after our close frame nothing is sent; the TCP connection ends within `LINGER` seconds, whatever the peer does.
@@ -25,8 +25,18 @@ from clawproxy.messages import Credentials, Principal
 from clawproxy.service import Service
 from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
-from clawproxy.transport.websocket.frames import Broken, Control, Message, Reader, close_frame, ping_frame, pong_frame, text_frame
-from clawproxy.transport.websocket.limits import Bucket
+from clawproxy.transport.websocket.frames import (
+    CODES,
+    Broken,
+    Control,
+    Message,
+    Reader,
+    close_frame,
+    ping_frame,
+    pong_frame,
+    text_frame,
+)
+from clawproxy.transport.websocket.limits import REPLIES, UNAUTHENTICATED, Bucket
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -39,9 +49,6 @@ LINGER: Final = 3.0
 """Seconds from our close frame, or the peer's, to the end of the TCP connection."""
 GRACE: Final = 0.04
 """Seconds an answer under way has before the close frame of a protocol error."""
-UNAUTHENTICATED: Final = 16 * 1024
-REPLIES: Final = 256
-"""Answers to frames (not to requests) that may wait for a client that does not read."""
 
 
 class Session:
@@ -49,24 +56,26 @@ class Session:
 
     Attributes:
         principal: who it is, once authenticated.
+        streams: the open requests by their ids.
     """
 
     __slots__ = (
-        "_assembly", "_broken", "_checking", "_close_by", "_controls", "_credentials", "_done", "_failing", "_heard",
-        "_held", "_misses", "_next_ping", "_nursery", "_offences", "_opened", "_outbox", "_peer", "_pinged",
-        "_reader", "_replies", "_service", "_stream", "_streams", "_verdict", "_wait", "principal", "used_at",
+        "_assembly", "_broken", "_checking", "_close_by", "_controls", "_credentials", "_done", "_failing",
+        "_heard", "_held", "_misses", "_next_ping", "_nursery", "_offences", "_opened", "_outbox", "_peer",
+        "_pinged", "_reader", "_replies", "_stream", "_verdict", "_wait", "principal", "service", "streams",
+        "used_at",
     )  # fmt: skip
 
     def __init__(self, stream: trio.abc.Stream, service: Service, peer: str) -> None:
         now = trio.current_time()
         self._stream = stream
-        self._service = service
+        self.service = service
         self._peer = peer
         self._outbox = Outbox(stream, lambda: service.deadlines.write, self._dead, self._emptied)
         self._reader = Reader(UNAUTHENTICATED)
         self._nursery: trio.Nursery | None = None
         self._wait: trio.CancelScope | None = None
-        self._streams: dict[str, ClawClient] = {}
+        self.streams: dict[str, ClawClient] = {}
         self._credentials: Credentials | None = None
         self.principal: Principal | None = None
         self._verdict: trio.Event | None = None
@@ -80,8 +89,7 @@ class Session:
         self._opened = self.used_at = self._heard = self._pinged = now
         self._misses = 0
         self._next_ping = now + service.deadlines.keepalive_ws
-        self._assembly = math.inf
-        """When the message under way began."""
+        self._assembly = math.inf  # when the message under way began
         self._failing: tuple[float, Broken] | None = None
         self._broken = False
         self._close_by: float | None = None
@@ -111,7 +119,7 @@ class Session:
                     with trio.move_on_after(1, shield=True):
                         await trio.aclose_forcefully(self._stream)  # what was to be said has been
         finally:
-            self._nursery = self._wait = None
+            self._nursery = None
 
     # --- reading -------------------------------------------------------------------------------------------------------------
 
@@ -177,7 +185,7 @@ class Session:
             self._assembly = math.inf
         elif self._assembly == math.inf:
             self._assembly = now
-            self._arm(now + self._service.deadlines.body)
+            self._arm(now + self.service.deadlines.body)
 
     # --- clocks --------------------------------------------------------------------------------------------------------------
 
@@ -187,13 +195,15 @@ class Session:
             return self._close_by
         if self._failing is not None:
             return self._failing[0]
-        limits = self._service.deadlines
+        limits = self.service.deadlines
         due = min(self._next_ping, self._assembly + limits.body)
+        if self.principal is None or self._verdict is not None:
+            due = min(due, self._opened + limits.auth)
         if self.principal is None:
-            return min(due, self._opened + limits.auth)
+            return due
         if self.principal.expires is not None:
             due = min(due, trio.current_time() + max(0.0, self.principal.expires - time.time()))
-        if limits.idle_ws < math.inf and not self._streams:
+        if limits.idle_ws < math.inf and not self.streams:
             due = min(due, max(self.used_at, self._outbox.written_at) + limits.idle_ws)
         return due
 
@@ -203,20 +213,20 @@ class Session:
 
     def _tick(self, now: float) -> None:
         """Some clock is due: which one, and what follows."""
-        limits = self._service.deadlines
+        limits = self.service.deadlines
         if self._close_by is not None:
             self._done = self._done or now >= self._close_by
         elif self._failing is not None:
             if now >= self._failing[0]:
                 self._give_up()
-        elif self.principal is None and now >= self._opened + limits.auth:
+        elif (self.principal is None or self._verdict is not None) and now >= self._opened + limits.auth:
             self.refuse(expired("auth", limits.auth))
         elif now >= self._assembly + limits.body:
             self._reader.ended = self._broken = True  # its close frame could only come behind the missing rest
             self.refuse(expired("body", limits.body))
         elif self.principal is not None and self.principal.expires is not None and self.principal.expires <= time.time():
             self.refuse(ClawError("auth.expired"))
-        elif not self._streams and now >= max(self.used_at, self._outbox.written_at) + limits.idle_ws:
+        elif not self.streams and now >= max(self.used_at, self._outbox.written_at) + limits.idle_ws:
             self.refuse(expired("idle_ws", limits.idle_ws))
         elif now >= self._next_ping:
             self._keep_alive(now)
@@ -231,7 +241,7 @@ class Session:
             self._outbox.stop()
             return
         self._pinged = now
-        self._next_ping = now + self._service.deadlines.keepalive_ws
+        self._next_ping = now + self.service.deadlines.keepalive_ws
         self._outbox.push_control(ping_frame())
 
     # --- authentication --------------------------------------------------------------------------------------------------------
@@ -241,13 +251,16 @@ class Session:
         assert self._nursery is not None
         self._verdict = trio.Event()
         self._held = 0
+        if self.principal is not None:  # a fresh credential on an open connection has the same clock
+            self._opened = trio.current_time()
+            self._arm(self._opened + self.service.deadlines.auth)
         self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, claw.NAME), resuming, self._verdict)
 
     async def _authenticate(self, credentials: Credentials, resuming: bool, verdict: trio.Event) -> None:
         principal = None
         try:
             with trio.CancelScope() as self._checking:
-                principal = await self._service.authenticate(credentials)
+                principal = await self.service.authenticate(credentials)
         except ClawError as error:
             self.refuse(error)
         except Exception:
@@ -257,8 +270,8 @@ class Session:
             if principal is not None and self._close_by is None and not self._done:
                 messages.welcome(self, principal, resuming)
                 self.principal, self._credentials = principal, credentials
-                self._reader.raise_limit(self._service.config.limits.frame)
-                if principal.expires is not None or self._service.deadlines.idle_ws < math.inf:
+                self._reader.raise_limit(self.service.config.limits.frame)
+                if principal.expires is not None or self.service.deadlines.idle_ws < math.inf:
                     self._arm(self._due())
         finally:
             self._verdict = self._checking = None
@@ -270,38 +283,30 @@ class Session:
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
-    @property
-    def streams(self) -> Mapping[str, ClawClient]:
-        return self._streams
-
-    @property
-    def service(self) -> Service:
-        return self._service
-
     def begin(self, ident: str, frame: Mapping[str, Any]) -> None:
         """Start a request in a task of its own."""
         assert self._nursery is not None
         client = ClawClient(ident, new_id(), self._outbox, self.finished)
-        self._streams[ident] = client
+        self.streams[ident] = client
         assert self._credentials is not None
         self._nursery.start_soon(requests.run, self, client, frame, self._credentials)
 
     def finished(self, client: ClawClient) -> None:
         """A request's last frame is out: its id may be used again."""
-        if self._streams.get(client.id) is not client:
+        if self.streams.get(client.id) is not client:
             return
-        del self._streams[client.id]
-        if not self._streams:
+        del self.streams[client.id]
+        if not self.streams:
             if self._failing is not None:
                 self._give_up()
-            elif self._service.deadlines.idle_ws < math.inf:
+            elif self.service.deadlines.idle_ws < math.inf:
                 self._arm(self._due())
 
     def hang_up(self, cause: ClawError) -> None:
         """Cancel every open request, and the check of a credential."""
         if self._checking is not None:
             self._checking.cancel()
-        for client in tuple(self._streams.values()):
+        for client in tuple(self.streams.values()):
             client.cancel(cause)
 
     # --- what goes out ---------------------------------------------------------------------------------------------------------
@@ -347,7 +352,7 @@ class Session:
         cause = cause or ClawError("client_gone")
         self._outbox.seal(close_frame(code if echo else None, reason), cause)
         self.hang_up(cause)
-        self._service.count("clawproxy_websocket_closed_total", code=str(code) if code in CODES else "other")
+        self.service.count("clawproxy_websocket_closed_total", code=str(code) if code in CODES else "other")
         self._arm(self._close_by)
 
     def _abort(self, broken: Broken) -> None:
@@ -358,7 +363,7 @@ class Session:
         if broken.code == 4400:
             self._outbox.push(text_frame(claw.error(ClawError("bad_frame"))))
         self._failing = (trio.current_time() + GRACE, broken)
-        if not self._streams:
+        if not self.streams:
             self._give_up()
         else:
             self._arm(self._failing[0])
@@ -393,6 +398,3 @@ class Session:
         if self._close_by is not None and self._outbox.failure is None:
             with trio.CancelScope(deadline=self._close_by):
                 await self._outbox.flushed()
-
-
-CODES: Final = frozenset({1000, 1001, 1002, 1007, 1008, 1009, 1011, 1012, 1013, 4400, 4401, 4403, 4408, 4429})
