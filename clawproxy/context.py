@@ -111,7 +111,8 @@ class Exchange:
     peer: str = ""
     client_request_id: str | None = None
     session_id: str | None = None
-    started: float = field(factory=time.perf_counter)
+    started: float = 0.0
+    """`trio.current_time()`."""
     started_unix: float = field(factory=time.time)
     requested_model: str = ""
     stream: bool = False

@@ -51,7 +51,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         generation.crashed(exchange, error)
         outcome = Outcome("internal", ClawError("internal"))
     finally:
-        exchange.timing.total = time.perf_counter() - exchange.started
+        exchange.timing.total = trio.current_time() - exchange.started
         if outcome is None:  # cancelled from outside: the connection is being torn down
             outcome = Outcome("client_gone", ClawError("client_gone"))
         await _tell(client, exchange, outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
@@ -67,25 +67,31 @@ class _Story:
         self.exchange = exchange
         self.call = call
         self.client = client
-        self.ends = trio.current_time() + exchange.deadlines.total
-        call.lifetime.scope.deadline = self.ends
+        self.began = trio.current_time()
+        self._end_at(exchange.deadlines.total)
         self.hook = ""
         self.armed = -math.inf
         self.queueing = False
         self.result: Outcome | None = None
 
+    def _end_at(self, total: float) -> None:
+        """The absolute deadline; known for good once the model is."""
+        self.ends = self.began + total
+        self.call.lifetime.scope.deadline = self.ends
+
     async def run(self) -> Outcome:
         request = self.call.decode()
         self.client.attach(self.exchange, request)
-        self.generation.describe(self.exchange, request)
+        self.generation.describe(self.exchange, request, self.call.deadline)
+        self._end_at(self.exchange.deadlines.total)
         ticket = await self._admit()
         try:
-            began = time.perf_counter()
+            began = trio.current_time()
             request = await self.generation.pipeline.prepare(self.exchange, request, self._running)
             plan = await self.generation.pipeline.choose_route(self.exchange, request, self._running)
             self.call.lifetime.scope.deadline = self.ends
             self.hook = ""
-            self.exchange.timing.policy = time.perf_counter() - began
+            self.exchange.timing.policy = trio.current_time() - began
             return await self._attempt_until_done(request, plan)
         finally:
             self.generation.admission.release(ticket)

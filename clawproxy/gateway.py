@@ -75,6 +75,7 @@ class Generation:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
         return Exchange(
+            started=trio.current_time(),
             request_id=call.request_id,
             surface=call.surface,
             principal=call.principal,
@@ -88,13 +89,13 @@ class Generation:
             app=call.principal.app,
         )
 
-    def describe(self, exchange: Exchange, request: ChatRequest) -> None:
-        """The request is decoded: note what it asks for."""
+    def describe(self, exchange: Exchange, request: ChatRequest, asked: float | None) -> None:
+        """The request is decoded: note what it asks for. `asked`: the client's own, shorter `total`."""
         exchange.requested_model = request.model
         exchange.stream = request.stream
         own = self._model_deadlines.get(request.model)
         if own is not None:
-            exchange.deadlines = own.shortened(exchange.deadlines.total)
+            exchange.deadlines = own.shortened(asked)
         exchange.candidates = candidates_for(self.config, request.model)
         if exchange.principal.may_assert:
             said = request.user or request.metadata.get("user_id")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from attrs import evolve
 
 from clawproxy.context import Exchange, Timing
 from clawproxy.dialects.jsonio import encode
@@ -219,10 +217,8 @@ def _tool_call(event: ToolCallDelta) -> dict[str, Any]:
 
 
 def _timing(exchange: Exchange) -> dict[str, float]:
-    """The phases so far. The exchange sets `total` when it closes, which is after this frame: until then it is now."""
+    """The phases; `total` is set before the last frame is made."""
     timing: Timing = exchange.timing
-    if timing.total is None:
-        timing = evolve(timing, total=time.perf_counter() - exchange.started)
     return timing.milliseconds()
 
 
