@@ -230,6 +230,7 @@ async def test_draining_lets_streams_finish_and_ends_the_rest(tmp_path: Path) ->
         assert json.loads(list(replies["stalls"].events())[-1])["error"]["code"] == "shutting_down"
         assert [f["error"] for f in frames if f["type"] == "error" and "id" in f] == ["shutting_down"]
         assert "going_away" in {f["type"] for f in frames}
+        await trio.aclose_forcefully(ws._stream)
         nursery.cancel_scope.cancel()
 
 
