@@ -23,6 +23,7 @@ from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
+from clawproxy.lifetime import Watch
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.ops.books import book, declare
 from clawproxy.ops.lag import LoopLag
@@ -56,6 +57,7 @@ class Generation:
         self.gateway = gateway
         self.app = evolve(gateway.app, config=config)
         self.admission = gateway.admission
+        self.watch = gateway.watch
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
         self.upstream = upstream
         self._deadlines = {
@@ -131,6 +133,8 @@ class Gateway:
         self.in_flight = 0
         self.draining = False
         self.lag = LoopLag()
+        self.watch = Watch()
+        """The alarms of all exchanges; its `run` is a task of the service nursery."""
         self.calls: set[Call] = set()
         self._changed = trio.Event()
         self._current: Generation | None = None
