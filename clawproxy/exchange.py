@@ -43,7 +43,8 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
     try:
         with call.lifetime.scope:
             outcome = await story.run()
-        while outcome is None and story.result is None and story.clock.interrupted:  # one attempt's clock ran out: go on with the next route
+        # One attempt's clock ran out: go on with the next route.
+        while outcome is None and story.result is None and story.clock.interrupted:
             with call.lifetime.renew():
                 outcome = await story.attempt_until_done()
         if outcome is None:
