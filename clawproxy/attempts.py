@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import evolve
 
 from clawproxy.context import Attempt, Exchange
+from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import CONTENT, Batch, End, Event, Failed, Finish, FinishReason, UsageReport
 from clawproxy.exchange_clock import ExchangeClock
@@ -74,7 +74,8 @@ class AttemptRun:
         dialect = upstream.dialect(attempt.route.provider)
         outbound = dialect.encode_request(request, attempt.route)
         # The id the ledger knows this attempt by, so that the provider's records can be held against it.
-        outbound = evolve(outbound, headers=(*outbound.headers, ("x-request-id", attempt.id)))
+        headers = (*outbound.headers, ("x-request-id", attempt.id))
+        outbound = OutboundRequest(outbound.path, outbound.body, headers, outbound.method, outbound.stream)
         held: list[Batch] = []
         good = False
         try:

@@ -67,6 +67,7 @@ class Generation:
             for provider, settings_ in config.providers.items()
             for model in [*config.models, ""]
         }
+        self._candidates = {model: candidates_for(config, model) for model in config.models}
         self._model_deadlines = {
             name: config.deadlines.overridden(model.deadlines) for name, model in config.models.items() if model.deadlines
         }
@@ -98,7 +99,7 @@ class Generation:
         own = self._model_deadlines.get(request.model)
         if own is not None:
             exchange.deadlines = own.shortened(asked)
-        exchange.candidates = candidates_for(self.config, request.model)
+        exchange.candidates = self._candidates.get(request.model, ())
         if exchange.principal.may_assert:
             said = request.user or request.metadata.get("user_id")
             exchange.user = said if isinstance(said, str) else exchange.user

@@ -8,6 +8,7 @@ Rule 3: what a raising hook means is decided here, as the table in docs/plugins.
 
 from __future__ import annotations
 
+import functools
 import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -242,6 +243,10 @@ def bind(impl: pluggy.HookImpl, given: Sequence[str], bound: Mapping[str, Any]) 
     wanted: Iterable[str] = impl.argnames
     if tuple(wanted) == tuple(given):
         return function
+    own = [name for name in wanted if name in given]
+    if own == list(given[: len(own)]) and len(own) == len(given):
+        # All it is given, in order, then constants: the common form, and a call in C.
+        return functools.partial(function, **{name: bound[name] for name in wanted if name in bound})
     constants = tuple(bound.values())
     names = [*given, *bound]
     picked = [names.index(name) for name in wanted]
