@@ -47,6 +47,7 @@ static void read_options(int count, char **arguments) {
         else if (!strcmp(name, "--requests")) want.requests = atol(value), timed_by_requests += !timed_by_requests;
         else if (!strcmp(name, "--hangup")) want.hangup = atoll(value) * 1000;
         else if (!strcmp(name, "--provider")) want.provider = atoi(value);
+        else if (!strcmp(name, "--pace")) want.pace_ms = atoi(value);
         else if (!strcmp(name, "--tokens")) want.tokens = atoi(value);
         else if (!strcmp(name, "--key")) want.key = value;
         else if (!strcmp(name, "--model")) want.model = value;

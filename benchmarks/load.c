@@ -4,7 +4,8 @@
  *        [--stream] [--tokens N] [--timed]
  *   load ws   --port P --connections N --hold              authenticate, print "held", keep them until stdin ends
  *   load http --port P ... --timed --hangup US --provider PORT   hang up one stream each US; when did the provider notice?
- *   load http --port P ... --schedule FILE                 open loop: a line each request, "AT_US TOKENS PROMPT_CHARACTERS"
+ *   load http --port P ... --schedule FILE [--pace MS]     open loop: a line each request, "AT_US TOKENS PROMPT_CHARACTERS"; both
+ *                                                          the C and the scripted provider understand what is then asked for
  *
  * Closed loop: each connection sends its next request when it has the answer to the last. Counted is what ends between the
  * warm-up and the end; then what is under way may finish, so that nothing is left cancelled.
@@ -28,11 +29,11 @@ enum { EVENTS = 512, READ_SIZE = 1 << 18, MAX_ERRORS = 20 };
 static const long long SECOND = 1000000000LL, PATIENCE = 15 * 1000000000LL;
 
 static struct {
-    int ws, port, connections, stream, tokens, timed, hold, provider;
+    int ws, port, connections, stream, tokens, timed, hold, provider, pace_ms;
     long requests;
     long long warmup, length, ramp, hangup;
     const char *key, *model, *path, *schedule;
-} want = {.connections = 1, .length = 1000000000LL, .key = "sk-bench-1234", .model = "gpt-4o-mini", .tokens = 50};
+} want = {.connections = 1, .length = 1000000000LL, .key = "sk-bench-1234", .model = "gpt-4o-mini", .tokens = 50, .pace_ms = 20};
 
 enum state { CLOSED, CONNECTING, UPGRADING, GREETING, IDLE, WAITING };
 
@@ -79,14 +80,14 @@ static void add_http_request(connection *c) {
     char text[512];
     body.start = body.end = 0;
     if (want.schedule) {
-        sprintf(text, "{\"model\":\"paced-%dx20000\",\"messages\":[{\"role\":\"user\",\"content\":\"", c->expected);
+        sprintf(text, "{\"model\":\"paced-%dx%d\",\"messages\":[{\"role\":\"user\",\"content\":\"", c->expected, want.pace_ms * 1000);
         add_text(&body, text);
         for (size_t left = c->prompt_size; left;) {
             size_t n = left < sizeof FILLER - 1 ? left : sizeof FILLER - 1;
             add(&body, FILLER, n);
             left -= n;
         }
-        sprintf(text, "\\nscript: tokens %d every 20ms\"}],\"max_tokens\":%d,\"stream\":true}", c->expected, c->expected);
+        sprintf(text, "\\nscript: tokens %d every %dms\"}],\"max_tokens\":%d,\"stream\":true}", c->expected, want.pace_ms, c->expected);
         add_text(&body, text);
     } else {
         sprintf(text, "{\"model\":\"%s\",\"messages\":[{\"role\":\"system\",\"content\":\"" SYSTEM "\"},"

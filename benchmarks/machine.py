@@ -93,3 +93,8 @@ def rss_bytes(pid: int) -> int:
         except OSError:
             continue
     return total
+
+
+def pin_self() -> None:
+    """Run this process on the core of what is measured."""
+    os.sched_setaffinity(0, {cores()[0]})

@@ -1,4 +1,4 @@
-"""The measurements. Each function puts one kind of load on one target and gives plain numbers; `Rounds` keeps the best of several.
+"""The measurements. Each function puts one kind of load on one target and gives plain numbers; `Rounds` keeps the best.
 
 Units: microseconds (`_us`), bytes, per second. CPU is that of the target alone, from the kernel's clock of its processes.
 """
@@ -40,8 +40,15 @@ class Rounds:
 
 
 def closed_loop(
-    target: Target, helper: Target, connections: int, seconds: float, *, protocol: str = "http", stream: bool = False,
-    requests: int | None = None, warmup: float = 0.15,
+    target: Target,
+    helper: Target,
+    connections: int,
+    seconds: float,
+    *,
+    protocol: str = "http",
+    stream: bool = False,
+    requests: int | None = None,
+    warmup: float = 0.15,
 ) -> Numbers:
     """Each connection sends its next request when it has its answer: what one core can do, and what each answer costs.
 
@@ -49,7 +56,12 @@ def closed_loop(
     """
     before, helper_before, began = _cpu(target), machine.cpu_seconds(helper.pid or 0), time.monotonic()
     result = put_load(
-        target, protocol, connections=connections, seconds=None if requests else seconds, stream=stream, requests=requests,
+        target,
+        protocol,
+        connections=connections,
+        seconds=None if requests else seconds,
+        stream=stream,
+        requests=requests,
         warmup=0 if requests else warmup,
     )
     took = time.monotonic() - began
@@ -81,7 +93,14 @@ def paced(target: Target, streams: int, seconds: float, interval_ms: int = 50, p
     tokens = 20
     before = _cpu(target)
     result = put_load(
-        target, protocol, connections=streams, seconds=seconds, ramp=1, warmup=1.2, timed=True, tokens=tokens,
+        target,
+        protocol,
+        connections=streams,
+        seconds=seconds,
+        ramp=1,
+        warmup=1.2,
+        timed=True,
+        tokens=tokens,
         model=f"paced-{tokens}x{interval_ms * 1000}",
     )
     numbers: Numbers = {
@@ -98,7 +117,13 @@ def paced(target: Target, streams: int, seconds: float, interval_ms: int = 50, p
 def hang_ups(target: Target, helper: Target, streams: int, every_us: int = 2000) -> Numbers:
     """`streams` at once, then one client hangs up each `every_us`: how long until its connection at the provider was closed."""
     result = put_load(
-        target, connections=streams, ramp=0.5, seconds=60, timed=True, model="paced-100000x50000", hangup=every_us,
+        target,
+        connections=streams,
+        ramp=0.5,
+        seconds=60,
+        timed=True,
+        model="paced-100000x50000",
+        hangup=every_us,
         provider=helper.port,
     )
     noticed = result["noticed_us"]

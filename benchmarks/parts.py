@@ -63,7 +63,9 @@ def compile_tools(build: Path = BUILD) -> None:
         if made.exists() and made.stat().st_mtime > newest:
             continue
         if compiler is None:
-            raise BenchError("no C compiler: the provider and the load generator are C. Install gcc (Debian: apt-get install gcc libc6-dev).")
+            raise BenchError(
+                "no C compiler: the provider and the load generator are C. Install gcc (Debian: apt-get install gcc libc6-dev)."
+            )
         done = subprocess.run([compiler, "-O3", "-o", made, HERE / f"{name}.c"], capture_output=True, text=True, check=False)
         if done.returncode:
             raise BenchError(f"{compiler} could not compile {name}.c:\n{done.stderr}")
@@ -78,13 +80,24 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def process(
-    arguments: Sequence[object], core: int, *, env: Mapping[str, str] | None = None, out: IO[Any] | int = subprocess.DEVNULL,
-    log: IO[Any] | int = subprocess.DEVNULL, cwd: Path | None = None,
+    arguments: Sequence[object],
+    core: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    out: IO[Any] | int = subprocess.DEVNULL,
+    log: IO[Any] | int = subprocess.DEVNULL,
+    cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """A process pinned to `core` from its first instruction; ended (SIGTERM, then SIGKILL after 10 s) with the block."""
     started = subprocess.Popen(
-        [str(argument) for argument in arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=log, text=True, cwd=cwd,
-        env={**os.environ, **(env or {})}, preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        [str(argument) for argument in arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=log,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     try:
         yield started
@@ -139,16 +152,22 @@ connections = 15000
 
 @contextlib.contextmanager
 def gateway(upstream: int, extra: str = "") -> Iterator[Target]:
-    """`clawproxy serve` before the provider on port `upstream`, on the core of what is measured; `extra` is more configuration."""
+    """`clawproxy serve` before the provider on port `upstream`, on the core of what is measured; `extra`: more configuration."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="clawproxy-bench-") as folder:
         state, file, log = Path(folder, "state"), Path(folder, "clawproxy.toml"), Path(folder, "log")
         file.write_text(GATEWAY.format(port=port, state=state, upstream=upstream) + extra)
         began = time.monotonic()
-        with log.open("w") as errors, process(
-            [sys.executable, "-m", "clawproxy", "serve", "--config", file], machine.cores()[0], env={"BENCH_KEY": KEY},
-            out=subprocess.PIPE, log=errors,
-        ) as running:
+        with (
+            log.open("w") as errors,
+            process(
+                [sys.executable, "-m", "clawproxy", "serve", "--config", file],
+                machine.cores()[0],
+                env={"BENCH_KEY": KEY},
+                out=subprocess.PIPE,
+                log=errors,
+            ) as running,
+        ):
             assert running.stdout is not None
             line = running.stdout.readline()
             if "listening" not in line:
@@ -182,7 +201,9 @@ http {{
 
 
 def nginx_path() -> str | None:
-    return shutil.which("nginx") or next((path for path in ("/usr/sbin/nginx", "/usr/local/sbin/nginx") if Path(path).exists()), None)
+    return shutil.which("nginx") or next(
+        (path for path in ("/usr/sbin/nginx", "/usr/local/sbin/nginx") if Path(path).exists()), None
+    )
 
 
 @contextlib.contextmanager

@@ -64,9 +64,15 @@ FIGURES = (
     Figure("ws.c32", "per_second", "Claw WebSocket answers, 32 connections", "/s", "50 tokens each, over /websocket", 3000),
     Figure("ws.c32", "tokens_per_second", "tokens over the WebSocket", "/s", "tokens read together may share a frame", 150_000),
     Figure("ws.c32", "cpu_us", "CPU for each answer", "us", "CPU of the target alone"),
-    Figure("paced", "age_p99_us", "500 paced streams: added age of a token, p99", "ms",
-           "from the provider's write to the client's read, one token each 50 ms and stream, less the same without anything between",
-           10_000, True),
+    Figure(
+        "paced",
+        "age_p99_us",
+        "500 paced streams: added age of a token, p99",
+        "ms",
+        "from the provider's write to the client's read, one token each 50 ms and stream, less the same without anything between",
+        10_000,
+        True,
+    ),
     Figure("paced", "cpu_us_per_token", "CPU for each paced token", "us", "nothing to merge: the cost of one token by itself"),
     Figure("paced.ws", "age_p99_us", "the same over the WebSocket, not subtracted", "ms", "age of a token on arrival", 10_000),
     Figure("hangup", "p50_us", "client gone to provider closed, p50", "ms", "500 streams, one hangs up each 2 ms", 2000),
@@ -87,7 +93,7 @@ def shown(value: float | None, unit: str) -> str:
     if unit == "B":
         return f"{value / 1e6:.1f} MB" if value >= 1e6 else f"{value / 1024:.1f} KiB"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f}" + ("" if unit == "/s" else "" if unit == "%" and False else f" {unit}")
+    return f"{value:,.{digits}f}" + ("" if unit == "/s" else f" {unit}")
 
 
 def targets_of(results: dict[str, Any]) -> list[str]:
@@ -117,14 +123,18 @@ def show(run: dict[str, Any], console: Console | None = None) -> None:
         if all(value is None for value in values.values()):
             continue
         table.add_row(
-            figure.title, *(shown(values[target], figure.unit) for target in targets), _ratio(values[OURS], values[rival]),
+            figure.title,
+            *(shown(values[target], figure.unit) for target in targets),
+            _ratio(values[OURS], values[rival]),
             _verdict(figure, values[OURS]),
         )
     console.print(table)
     _growth(console, results)
     for title, number in (("whole answers a second", "whole.c32"), ("50-token streams a second", "stream.c32")):
         console.print(Text(f"\n{title} (one core each; logarithmic)"))
-        console.print(Text(bars({target: results[number][target]["per_second"] for target in targets if target in results[number]}, OURS)))
+        console.print(
+            Text(bars({target: results[number][target]["per_second"] for target in targets if target in results[number]}, OURS))
+        )
     _meanings(console, run)
 
 
@@ -149,7 +159,9 @@ def _growth(console: Console, results: dict[str, Any]) -> None:
         + f"  (most : least = {flat:.2f}, aim <= 1.25)"
     )
     seen = results["memory"][OURS]
-    console.print("resident memory after N answers: " + ", ".join(f"{count}: {shown(value, 'B')}" for count, value in seen.items()))
+    console.print(
+        "resident memory after N answers: " + ", ".join(f"{count}: {shown(value, 'B')}" for count, value in seen.items())
+    )
 
 
 def _meanings(console: Console, run: dict[str, Any]) -> None:
@@ -162,13 +174,16 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
             if target != ALONE and numbers["helper_busy"] > 0.9:
                 console.print(
                     f"  ! {kind} {target}: the provider and the load generator used {numbers['helper_busy']:.0%} of their core: "
-                    "the figure is a lower bound.", style="yellow",
+                    "the figure is a lower bound.",
+                    style="yellow",
                 )
     for note in run["notes"]:
         console.print(f"  ! {note}", style="yellow")
     console.print(
-        f"  nginx passes bytes on and knows no key, policy or ledger. The gateway's audit log holds {run['results']['audit_rows']} rows of this "
-        "run. Compare ratios, not absolute figures, and never across machines.", style="dim",
+        f"  nginx passes bytes on and knows no key, policy or ledger. The gateway's audit log holds "
+        f"{run['results']['audit_rows']:,} rows of this run: one for each request. "
+        "Compare ratios, not absolute figures, and never across machines.",
+        style="dim",
     )
 
 
@@ -192,7 +207,9 @@ def compare(before: dict[str, Any], after: dict[str, Any], console: Console | No
         worse = ratio < 0.95 if figure.more_is_better else ratio > 1.05
         better = ratio > 1.05 if figure.more_is_better else ratio < 0.95
         table.add_row(
-            figure.title, shown(old, figure.unit), shown(new, figure.unit),
+            figure.title,
+            shown(old, figure.unit),
+            shown(new, figure.unit),
             Text(f"{ratio:.2f}", style="yellow" if worse else "green" if better else ""),
         )
     console.print(table)
@@ -200,6 +217,6 @@ def compare(before: dict[str, Any], after: dict[str, Any], console: Console | No
     old_alone, new_alone = drift(before), drift(after)
     if old_alone and new_alone:
         console.print(
-            f"The provider alone did {new_alone / old_alone:.2f} of what it did before: so far the machine itself has moved between the runs.",
+            f"The provider alone did {new_alone / old_alone:.2f} of what it did before: so much the machine itself moved.",
             style="dim",
         )

@@ -1,7 +1,7 @@
 """`python -m benchmarks.run quick|full`: the gateway, nginx and the provider alone, side by side; `compare A.json B.json`.
 
-quick: under three minutes. full: longer rounds and 10,000 idle WebSockets. Both write results.json and results.svg beside each other
-(`--out FOLDER`, default benchmarks/build/results) and print what each number means.
+quick: under three minutes. full: longer rounds and 10,000 idle WebSockets. Both write results.json and results.svg (to `--out
+FOLDER`, default benchmarks/build/results) and print what each number means.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Plan:
 PLANS = {
     "quick": Plan(),
     "full": Plan(rounds=5, loaded=5.0, single=3.0, paced=10.0, idle=10_000, requests=100_000, starts=5, growth=3.0),
-    "smoke": Plan(rounds=1, loaded=0.3, single=0.3, paced=1.5, streams=20, idle=20, requests=200, starts=1, growth=0.3, steps=(1, 20)),
+    "smoke": Plan(
+        rounds=1, loaded=0.3, single=0.3, paced=1.5, streams=20, idle=20, requests=200, starts=1, growth=0.3, steps=(1, 20)
+    ),
 }
 
 Starter = Callable[[], contextlib.AbstractContextManager[Target]]
