@@ -20,14 +20,18 @@ from clawproxy.clocks import Deadlines, expired
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError, ClockExpired, Details, ProviderFault
 from clawproxy.events import CONTENT, Batch, End, Event, Failed, Finish, FinishReason, UsageReport
+from clawproxy.lifetime import is_cancellation
 from clawproxy.messages import ChatRequest
 from clawproxy.pipeline.compile import AttemptContexts
 
 if TYPE_CHECKING:
     from clawproxy.gateway import Generation
     from clawproxy.lifetime import Lifetime
+    from clawproxy.pipeline import Relay
     from clawproxy.service import Client
 
+UNDELIVERED = frozenset({"client_gone", "timeout.write"})
+"""What the client's side of an answer comes to; a provider that had ended by then had its say all the same."""
 FALLBACK_SHARE = 0.4
 """Of the time left, what is set aside for another route while there is one."""
 
@@ -46,6 +50,7 @@ class AttemptClock:
         left = ends - self.entered
         self.slice = self.entered + left * (1 - FALLBACK_SHARE) if has_fallback and left < math.inf else math.inf
         self.sliced = False
+        self._left: float | None = None
 
     @property
     def sent(self) -> bool:
@@ -67,11 +72,19 @@ class AttemptClock:
 
     def watch_stall(self) -> None:
         """The provider is to say something with content again."""
+        self._left = None
         self.scope.deadline = trio.current_time() + self.deadlines.stall
 
     def pause(self) -> None:
         """The client has the word; its transport runs the `write` clock."""
+        self._left = self.scope.deadline - trio.current_time()
         self.scope.deadline = math.inf
+
+    def resume(self) -> None:
+        """The running clock goes on where it was paused, if it was: what came was no content."""
+        if self._left is not None:
+            self.scope.deadline = trio.current_time() + self._left
+            self._left = None
 
     def first_content(self) -> None:
         now = trio.current_time()
@@ -103,7 +116,8 @@ class AttemptClock:
             error = expired(self.running or "total", limit, provider=provider)
             error.details = _with_setting(error, "deadlines.total")
             return error
-        return expired(self.running, getattr(self.deadlines, self.running), provider=provider)
+        retry = {"retry_after_ms": 1000} if self.running == "queue" else {}
+        return expired(self.running, getattr(self.deadlines, self.running), provider=provider, **retry)
 
 
 def _with_setting(error: ClawError, setting: str) -> Details:
@@ -121,6 +135,8 @@ class AttemptRun:
         self.finish: FinishReason | None = None
         self.ended = False
         """The provider's terminal marker was seen: the answer is complete whatever happens next."""
+        self.lost = False
+        """Part of a complete answer was still held by a transform when the attempt was interrupted."""
 
     async def run(self, attempt: Attempt, request: ChatRequest, *, ends: float, has_fallback: bool) -> None:
         """Make the attempt. What the provider or its clocks did is in `attempt.error`; what ends the exchange is raised."""
@@ -138,14 +154,15 @@ class AttemptRun:
         except ProviderFault as error:
             fault = error
         except ClawError as error:
-            self._close(attempt, error)
+            self._close(attempt, None if self.ended and error.slug in UNDELIVERED else error)
             raise
-        except trio.Cancelled:
-            cause = self.lifetime.cause or expired("total", self.exchange.deadlines.total)
-            self._close(attempt, None if self.ended else cause)
-            raise
-        except BaseException:
-            self._close(attempt, ClawError("internal"))
+        except BaseException as error:
+            if not is_cancellation(error):
+                self._close(attempt, ClawError("internal"))
+            elif self.ended:
+                self._close(attempt, None)
+            else:
+                self._close(attempt, self.lifetime.cause or expired("total", self.exchange.deadlines.total))
             raise
         else:
             if fault is None:
@@ -181,21 +198,35 @@ class AttemptRun:
                         await self._release(attempt, held, released)
                     if failure is not None:
                         raise failure.error
-                    if self.clock.running == "stall":
+                    if got_content:
                         self.clock.watch_stall()
+                    else:
+                        self.clock.resume()
                 self.clock.stop()
                 self.clock.pause()
             good = True
         finally:
             attempt.closed_at = time.time()
             if not good:
-                relay.abandon()
-        rest = relay.end()
+                self._abandon(relay)
+        try:
+            rest = relay.end()
+        except ClawError:
+            relay.abandon()
+            raise
         if rest is not None:
             await self._release(attempt, held, rest)
         if held:
             attempt.content = True
             await self.client.send(joined(held))
+
+    def _abandon(self, relay: Relay) -> None:
+        try:
+            self.lost = self.ended and relay.end() is not None
+        except ClawError:
+            self.lost = True
+        finally:
+            relay.abandon()
 
     def _look(self, attempt: Attempt, batch: Batch) -> tuple[Failed | None, bool]:
         """Note what the exchange itself needs to know of a batch."""

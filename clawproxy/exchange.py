@@ -7,7 +7,8 @@
 
 Rule 1: one cancel scope (`call.lifetime`) spans the whole of it. Whoever cancels it has said why first.
 Rule 2: every way out is an `Outcome` from the closed set; nothing but Cancelled leaves `run_exchange`.
-Rule 3: what runs after the scope (telling the client, closing hooks) is shielded and bounded.
+Rule 3: a good answer's end is written inside the scope, under the exchange's own clocks: it may be all of the answer. What
+        runs after the scope (telling of an error, closing hooks) is shielded and bounded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from clawproxy.admission import Ticket
-from clawproxy.attempts import AttemptRun
+from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.clocks import expired
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
@@ -46,7 +47,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         if outcome is None:
             outcome = story.interrupted()
     except ClawError as error:
-        outcome = Outcome(error.kind.outcome, error)
+        outcome = story.failed(error)
     except Exception as error:
         generation.crashed(exchange, error)
         outcome = Outcome("internal", ClawError("internal"))
@@ -54,7 +55,8 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         exchange.timing.total = time.perf_counter() - exchange.started
         if outcome is None:  # cancelled from outside: the connection is being torn down
             outcome = Outcome("client_gone", ClawError("client_gone"))
-        await _tell(client, exchange, outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
+        if not story.told:
+            await story.tell(outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
         await generation.closed(exchange, outcome)  # noqa: ASYNC102
     return outcome
 
@@ -67,17 +69,23 @@ class _Story:
         self.exchange = exchange
         self.call = call
         self.client = client
-        self.ends = trio.current_time() + exchange.deadlines.total
+        self.began = trio.current_time()
+        self.ends = self.began + exchange.deadlines.total
         call.lifetime.scope.deadline = self.ends
         self.hook = ""
         self.armed = -math.inf
         self.queueing = False
         self.result: Outcome | None = None
+        self.lost = False
+        self.told = False
 
     async def run(self) -> Outcome:
         request = self.call.decode()
         self.client.attach(self.exchange, request)
-        self.generation.describe(self.exchange, request)
+        self.generation.describe(self.exchange, request, self.call.deadline)
+        ends = self.began + self.exchange.deadlines.total
+        if ends != self.ends:  # the model has a clock of its own
+            self.call.lifetime.scope.deadline = self.ends = ends
         ticket = await self._admit()
         try:
             began = time.perf_counter()
@@ -86,7 +94,9 @@ class _Story:
             self.call.lifetime.scope.deadline = self.ends
             self.hook = ""
             self.exchange.timing.policy = time.perf_counter() - began
-            return await self._attempt_until_done(request, plan)
+            outcome = await self._attempt_until_done(request, plan)
+            await self._finish(outcome)
+            return outcome
         finally:
             self.generation.admission.release(ticket)
 
@@ -110,12 +120,24 @@ class _Story:
                 await run.run(attempt, request, ends=self.ends, has_fallback=len(plan.candidates) > len(history))
             finally:
                 if run.ended and attempt.error is None:
-                    self.result = Outcome(attempt.outcome or "complete", None, run.finish)
+                    self.result, self.lost = Outcome(attempt.outcome or "complete", None, run.finish), run.lost
             if attempt.error is None:
                 return Outcome(attempt.outcome or "complete", None, run.finish)
             if attempt.content:
                 break
         raise history[-1].error or ClawError("no_route") if history else ClawError("no_route")
+
+    async def _finish(self, outcome: Outcome) -> None:
+        """The end of a good answer. A client that does not take it changes nothing: the provider's last word was heard."""
+        self.result = outcome
+        self.exchange.timing.total = time.perf_counter() - self.exchange.started
+        try:
+            await self.client.finish(outcome, self.exchange.usage)
+        except ClawError as error:
+            if error.slug not in UNDELIVERED:
+                self.result = None
+                raise
+        self.told = True
 
     async def _admit(self) -> Ticket:
         """Wait for a place, fairly by key, under the `queue` clock."""
@@ -142,9 +164,9 @@ class _Story:
 
     def interrupted(self) -> Outcome:
         """The scope was cancelled: by its cause, or by the clock that ran."""
-        if self.result is not None:
-            return self.result  # the provider's last word was heard: it is complete, whatever the socket does
         error = self.call.lifetime.cause
+        if self.result is not None and (not self.lost or self._is_gone()):
+            return self.result  # the provider's last word was heard: it is complete, whatever the socket does
         if error is None and trio.current_time() < self.ends and self.hook:
             self.generation.pipeline.report(self.hook, "hook_slow", "its time budget ran out")
             error = ClawError("internal", policy=self.hook)
@@ -154,16 +176,27 @@ class _Story:
             error = expired("total", self.exchange.deadlines.total)
         return Outcome(error.kind.outcome, error)
 
+    def failed(self, error: ClawError) -> Outcome:
+        """An error came out of it: its outcome, unless it is only that the client did not take the end of a whole answer."""
+        if self.result is not None and error.slug in UNDELIVERED:
+            return self.result
+        return Outcome(error.kind.outcome, error)
 
-async def _tell(client: Client, exchange: Exchange, outcome: Outcome) -> None:
-    """The last words: the terminal events of a good answer, or the error. A client that is gone is told nothing."""
-    if outcome.label == "client_gone":
-        return
-    with trio.move_on_after(TELLING, shield=True):
-        try:
-            if outcome.error is None or outcome.label == "cancelled":
-                await client.finish(outcome, exchange.usage)
-            else:
-                await client.fail(outcome.error)
-        except ClawError:
-            return  # it left, or does not read: the transport has closed the connection
+    def _is_gone(self) -> bool:
+        cause = self.call.lifetime.cause
+        return cause is not None and cause.slug == "client_gone"
+
+    async def tell(self, outcome: Outcome) -> None:
+        """The last words where there was no good end in time: mostly an error. A client that is gone is told nothing."""
+        if outcome.label == "client_gone" or self._is_gone():
+            return
+        with trio.move_on_after(TELLING, shield=True):
+            try:
+                if outcome.error is None or outcome.label == "cancelled":
+                    await self.client.finish(outcome, self.exchange.usage)
+                else:
+                    await self.client.fail(outcome.error)
+            except ClawError:
+                return  # it left, or does not read: the transport has closed the connection
+            except Exception as error:  # a defect: the books are still to be closed
+                self.generation.crashed(self.exchange, error)

@@ -88,13 +88,13 @@ class Generation:
             app=call.principal.app,
         )
 
-    def describe(self, exchange: Exchange, request: ChatRequest) -> None:
-        """The request is decoded: note what it asks for."""
+    def describe(self, exchange: Exchange, request: ChatRequest, deadline: float | None) -> None:
+        """The request is decoded: note what it asks for. `deadline`: seconds, where the client shortened `total`."""
         exchange.requested_model = request.model
         exchange.stream = request.stream
         own = self._model_deadlines.get(request.model)
         if own is not None:
-            exchange.deadlines = own.shortened(exchange.deadlines.total)
+            exchange.deadlines = own.shortened(deadline)
         exchange.candidates = candidates_for(self.config, request.model)
         if exchange.principal.may_assert:
             said = request.user or request.metadata.get("user_id")
@@ -131,6 +131,7 @@ class Gateway:
         self.draining = False
         self.lag = LoopLag()
         self.calls: set[Call] = set()
+        self._cut: ClawError | None = None
         self._changed = trio.Event()
         self._current: Generation | None = None
         self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
@@ -202,12 +203,20 @@ class Gateway:
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.calls.add(call)
+        if self._cut is not None:
+            call.lifetime.cancel(self._cut)
         try:
             return await run_exchange(self.current, call, client)
         finally:
             self.calls.discard(call)
             if not self.calls:
                 self.wake()
+
+    def cut_off(self, cause: ClawError) -> None:
+        """End every request at work, and from now on every one that was let in before and begins only now."""
+        self._cut = cause
+        for call in tuple(self.calls):
+            call.lifetime.cancel(cause)
 
     async def wait_idle(self, *, or_when: Callable[[], bool] = lambda: False) -> None:
         """Wait until no request is at work, or `or_when` says so after a `wake`."""

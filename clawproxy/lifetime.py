@@ -28,3 +28,10 @@ class Lifetime:
     def hang_up(self) -> None:
         """The client went away."""
         self.cancel(ClawError("client_gone"))
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is Cancelled, or a nursery's group of nothing else (nurseries wrap even that)."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
