@@ -12,20 +12,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import trio
-
 from clawproxy.context import Attempt, Exchange
 from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import CONTENT, Batch, End, Event, Failed, Finish, FinishReason, UsageReport
 from clawproxy.exchange_clock import ExchangeClock
+from clawproxy.lifetime import is_cancellation
 from clawproxy.messages import ChatRequest
 from clawproxy.pipeline.compile import AttemptContexts
 
 if TYPE_CHECKING:
     from clawproxy.gateway import Generation
     from clawproxy.lifetime import Lifetime
+    from clawproxy.pipeline import Relay
     from clawproxy.service import Client
+
+UNDELIVERED = frozenset({"client_gone", "timeout.write"})
+"""What the client's side of an answer comes to; a provider that had ended by then had its say all the same."""
 
 
 class AttemptRun:
@@ -42,6 +45,8 @@ class AttemptRun:
         self.finish: FinishReason | None = None
         self.ended = False
         """The provider's terminal marker was seen: the answer is complete whatever happens next."""
+        self.lost = False
+        """Part of a complete answer was still held by a transform when the attempt was interrupted."""
 
     async def run(self, attempt: Attempt, request: ChatRequest, *, has_fallback: bool) -> None:
         """Make the attempt. What the provider did is in `attempt.error`; what ends the exchange is raised. Where a clock of the
@@ -55,13 +60,13 @@ class AttemptRun:
         except ProviderFault as error:
             self._close(attempt, error)
         except ClawError as error:
-            self._close(attempt, error)
+            self._close(attempt, None if self.ended and error.slug in UNDELIVERED else error)
             raise
-        except trio.Cancelled:
-            self._close(attempt, None if self.ended else self.clock.reason())
-            raise
-        except BaseException:
-            self._close(attempt, ClawError("internal"))
+        except BaseException as error:
+            if not is_cancellation(error):
+                self._close(attempt, ClawError("internal"))
+            else:
+                self._close(attempt, None if self.ended else self.clock.reason())
             raise
         finally:
             if contexts.entered:
@@ -92,19 +97,31 @@ class AttemptRun:
                         await self._release(attempt, held, released)
                     if failure is not None:
                         raise failure.error
-                    self.clock.resume()
-                self.clock.pause()
+                    self.clock.resume(content=got_content)
+                self.clock.stop()
             good = True
         finally:
             attempt.closed_at = time.time()
             if not good:
-                relay.abandon()
-        rest = relay.end()
+                self._abandon(relay)
+        try:
+            rest = relay.end()
+        except ClawError:
+            relay.abandon()
+            raise
         if rest is not None:
             await self._release(attempt, held, rest)
         if held:
             attempt.content = True
             await self.client.send(joined(held))
+
+    def _abandon(self, relay: Relay) -> None:
+        try:
+            self.lost = self.ended and relay.end() is not None
+        except ClawError:
+            self.lost = True
+        finally:
+            relay.abandon()
 
     def _look(self, attempt: Attempt, batch: Batch) -> tuple[Failed | None, bool]:
         """Note what the exchange itself needs to know of a batch."""

@@ -8,7 +8,8 @@
 Rule 1: one cancel scope at a time (`call.lifetime`) spans the whole of it. Whoever cancels it has said why first; a clock of one
         attempt only interrupts, and the next attempt runs in a renewed scope.
 Rule 2: every way out is an `Outcome` from the closed set; nothing but Cancelled leaves `run_exchange`.
-Rule 3: what runs after the scope (telling the client, closing hooks) is shielded and bounded.
+Rule 3: a good answer's end is written inside the scope, under the exchange's own clocks: it may be all of the answer. What
+        runs after the scope (telling of an error, closing hooks) is shielded and bounded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from clawproxy.admission import Ticket
-from clawproxy.attempts import AttemptRun
+from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
@@ -50,7 +51,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         if outcome is None:
             outcome = story.interrupted()
     except ClawError as error:
-        outcome = Outcome(error.kind.outcome, error)
+        outcome = story.failed(error)
     except Exception as error:
         generation.crashed(exchange, error)
         outcome = Outcome("internal", ClawError("internal"))
@@ -59,8 +60,8 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         if outcome is None:  # cancelled from outside: the connection is being torn down
             outcome = Outcome("client_gone", ClawError("client_gone"))
         exchange.timing.total = trio.current_time() - exchange.started
-        if not story.told and outcome.label != "client_gone":
-            await _tell(client, exchange, outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
+        if not story.told:
+            await story.tell(outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
         await generation.closed(exchange, outcome)  # noqa: ASYNC102
     return outcome
 
@@ -78,6 +79,8 @@ class _Story:
         self.request: ChatRequest | None = None
         self.plan: Plan | None = None
         self.result: Outcome | None = None
+        self.lost = False
+        """A transform still held part of that good answer."""
         self.told = False
 
     async def run(self) -> Outcome:
@@ -118,21 +121,23 @@ class _Story:
                 await run.run(attempt, request, has_fallback=len(plan.candidates) > len(history))
             finally:
                 if run.ended and attempt.error is None:
-                    self.result = Outcome(attempt.outcome or "complete", None, run.finish)
+                    self.result, self.lost = Outcome(attempt.outcome or "complete", None, run.finish), run.lost
             if attempt.error is None:
                 return await self._finish(Outcome(attempt.outcome or "complete", None, run.finish))
         raise (history[-1].error if history else None) or ClawError("no_route")
 
     async def _finish(self, outcome: Outcome) -> Outcome:
-        """The terminal events. Still inside the scope: a client that leaves now has a complete answer all the same."""
+        """The end of a good answer. A client that does not take it changes nothing: the provider's last word was heard."""
         self.result = outcome
         exchange = self.exchange
         exchange.timing.total = trio.current_time() - exchange.started
-        self.told = True
         try:
             await self.client.finish(outcome, exchange.usage)
-        except ClawError:
-            pass  # it left, or does not read: the transport has closed the connection
+        except ClawError as error:
+            if error.slug not in UNDELIVERED:
+                self.result = None
+                raise
+        self.told = True
         return outcome
 
     async def _admit(self) -> None:
@@ -148,12 +153,22 @@ class _Story:
 
     def interrupted(self) -> Outcome:
         """The scope was cancelled for a cause."""
-        if self.result is not None:
+        if self.result is not None and (not self.lost or self._is_gone()):
             return self.result  # the provider's last word was heard: it is complete, whatever the socket does
         error = self.clock.reason()
         if error.slug == "internal" and error.details.policy:
             self.generation.pipeline.report(error.details.policy, "hook_slow", "its time budget ran out")
         return Outcome(error.kind.outcome, error)
+
+    def failed(self, error: ClawError) -> Outcome:
+        """An error came out of it: its outcome, unless it is only that the client did not take the end of a whole answer."""
+        if self.result is not None and error.slug in UNDELIVERED:
+            return self.result
+        return Outcome(error.kind.outcome, error)
+
+    def _is_gone(self) -> bool:
+        cause = self.call.lifetime.cause
+        return cause is not None and cause.slug == "client_gone"
 
     def leave(self) -> None:
         """Give back what is held."""
@@ -162,14 +177,17 @@ class _Story:
             self.generation.admission.release(self.ticket)
             self.ticket = None
 
-
-async def _tell(client: Client, exchange: Exchange, outcome: Outcome) -> None:
-    """The last words: an error, or the end of an answer that its client cancelled."""
-    with trio.move_on_after(TELLING, shield=True):
-        try:
-            if outcome.error is None or outcome.label == "cancelled":
-                await client.finish(outcome, exchange.usage)
-            else:
-                await client.fail(outcome.error)
-        except ClawError:
-            return  # it left, or does not read: the transport has closed the connection
+    async def tell(self, outcome: Outcome) -> None:
+        """The last words where there was no good end in time: mostly an error. A client that is gone is told nothing."""
+        if outcome.label == "client_gone" or self._is_gone():
+            return
+        with trio.move_on_after(TELLING, shield=True):
+            try:
+                if outcome.error is None or outcome.label == "cancelled":
+                    await self.client.finish(outcome, self.exchange.usage)
+                else:
+                    await self.client.fail(outcome.error)
+            except ClawError:
+                return  # it left, or does not read: the transport has closed the connection
+            except Exception as error:  # a defect: the books are still to be closed
+                self.generation.crashed(self.exchange, error)

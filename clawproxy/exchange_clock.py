@@ -26,7 +26,7 @@ class ExchangeClock(Alarm):
     """What an exchange arms, and what `upstream` sees as `Phases`."""
 
     __slots__ = (
-        "_began", "_deadlines", "_entered", "_fault", "_hook", "_hook_budget", "_lifetime", "_provider", "_running", "_slice",
+        "_began", "_deadlines", "_entered", "_fault", "_held", "_hook", "_hook_budget", "_lifetime", "_provider", "_running", "_slice",
         "_sliced", "_waiting", "_watch", "attempt", "ends", "exchange",
     )  # fmt: skip
 
@@ -46,6 +46,8 @@ class ExchangeClock(Alarm):
         self._began = self._entered = exchange.started
         self._slice = math.inf
         self._sliced = False
+        self._held: float | None = None
+        """What was left on the running clock when it was paused."""
         self.ends = self.due = exchange.started + exchange.deadlines.total
         watch.add(self, exchange.started)
 
@@ -92,6 +94,7 @@ class ExchangeClock(Alarm):
         self._fault = None
         self._slice = now + left * (1 - FALLBACK_SHARE) if has_fallback and left < math.inf else math.inf
         self._running = ""
+        self._held = None
         self._entered = now
 
     @property
@@ -125,13 +128,18 @@ class ExchangeClock(Alarm):
 
     def pause(self) -> None:
         """The client has the word; its transport runs the `write` clock."""
+        self._held = self.due - trio.current_time()
         self.due = self.ends
 
-    def resume(self) -> None:
-        """The provider is to say something with content again."""
-        if self._running == "stall":
+    def resume(self, *, content: bool) -> None:
+        """The provider has the word again: it has all of `stall` after content, else what was left when the clock was paused."""
+        if content:
             now = trio.current_time()
             self._set(now + self._deadlines.stall, now)
+        elif self._held is not None:
+            now = trio.current_time()
+            self._set(now + self._held, now)
+        self._held = None
 
     def stop(self) -> None:
         self._account(trio.current_time())
@@ -172,7 +180,8 @@ class ExchangeClock(Alarm):
 
     def _ran_out(self) -> ClawError:
         if not self._sliced:
-            return expired(self._running, getattr(self._deadlines, self._running), provider=self._provider)
+            retry = {"retry_after_ms": 1000} if self._running == "queue" else {}
+            return expired(self._running, getattr(self._deadlines, self._running), provider=self._provider, **retry)
         error = expired(self._running, self._slice - self._entered, provider=self._provider)
         error.details = evolve(error.details, setting="deadlines.total")
         return error

@@ -137,6 +137,7 @@ class Gateway:
         self.watch = Watch()
         """The alarms of all exchanges; its `run` is a task of the service nursery."""
         self.calls: set[Call] = set()
+        self._cut: ClawError | None = None
         self._changed = trio.Event()
         self._current: Generation | None = None
         self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
@@ -208,12 +209,20 @@ class Gateway:
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.calls.add(call)
+        if self._cut is not None:
+            call.lifetime.cancel(self._cut)
         try:
             return await run_exchange(self.current, call, client)
         finally:
             self.calls.discard(call)
             if not self.calls:
                 self.wake()
+
+    def cut_off(self, cause: ClawError) -> None:
+        """End every request at work, and from now on every one that was let in before and begins only now."""
+        self._cut = cause
+        for call in tuple(self.calls):
+            call.lifetime.cancel(cause)
 
     async def wait_idle(self, *, or_when: Callable[[], bool] = lambda: False) -> None:
         """Wait until no request is at work, or `or_when` says so after a `wake`."""

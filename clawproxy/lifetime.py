@@ -49,6 +49,13 @@ class Lifetime:
         return self.scope
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is Cancelled, or a nursery's group of nothing else (nurseries wrap even that)."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
 class Alarm:
     """Something with a `due` time (`trio.current_time`), that may be moved at will and at no cost.
 

@@ -179,7 +179,7 @@ class Connection:
                 self._clock.deadline = trio.current_time() + (deadlines.head if data else deadlines.idle)
             while raw is None:
                 data = await self._wire.receive()
-                if not data:
+                if not data or self._clock.cancel_called:  # ended in the very moment it came: nothing of it was begun
                     return None
                 raw = collector.feed(data)
                 if raw is None and self._phase != "head":
@@ -304,6 +304,8 @@ class Connection:
                 raise ClawError("client_gone")
             whole = reader.feed(data)
             self._clock.deadline = min(last, begun + RATE_AFTER + reader.received / RATE)
+        if self._clock.cancel_called:
+            await trio.lowlevel.checkpoint()  # out of time as the last byte came: say so, and begin nothing
         self._clock.deadline = math.inf
         self._phase = "request"
 
