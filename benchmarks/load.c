@@ -1,7 +1,7 @@
 /* Load on a gateway: one thread, epoll, every answer checked. Prints one JSON object; exits 1 if an answer was not what it should be.
  *
  *   load http|ws --port P [--connections N] [--seconds S] [--warmup S] [--requests N] [--ramp S] [--key K] [--model M] [--path P]
- *        [--stream] [--tokens N] [--timed]
+ *        [--stream] [--tokens N] [--timed] [--header "NAME: VALUE"]...
  *   load ws   --port P --connections N --hold              authenticate, print "held", keep them until stdin ends
  *   load http --port P ... --timed --hangup US --provider PORT   hang up one stream each US; when did the provider notice?
  *   load http --port P ... --schedule FILE [--pace MS]     open loop: a line each request, "AT_US TOKENS PROMPT_CHARACTERS"; both
@@ -32,7 +32,8 @@ static struct {
     int ws, port, connections, stream, tokens, timed, hold, provider, pace_ms;
     long requests;
     long long warmup, length, ramp, hangup;
-    const char *key, *model, *path, *schedule;
+    const char *key, *model, *path, *schedule, *headers[4];
+    int header_count;
 } want = {.connections = 1, .length = 1000000000LL, .key = "sk-bench-1234", .model = "gpt-4o-mini", .tokens = 50, .pace_ms = 20};
 
 enum state { CLOSED, CONNECTING, UPGRADING, GREETING, IDLE, WAITING };
@@ -98,9 +99,10 @@ static void add_http_request(connection *c) {
                     want.model, c->number);
         add_text(&body, text);
     }
-    char head[512];
+    char head[1536], more[1024] = "";
+    for (int i = 0; i < want.header_count; i++) strcat(strcat(more, want.headers[i]), "\r\n");
     sprintf(head, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\n"
-                  "Content-Length: %zu\r\n\r\n", want.path, want.port, want.key, body.end);
+                  "%sContent-Length: %zu\r\n\r\n", want.path, want.port, want.key, more, body.end);
     add_text(&c->out, head);
     add(&c->out, body.data, body.end);
 }

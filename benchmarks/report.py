@@ -103,8 +103,14 @@ def targets_of(results: dict[str, Any]) -> list[str]:
     return fixed + sorted(named - {ALONE, PROXY, OURS}) + [OURS]
 
 
+def wide() -> Console:
+    """A console that does not squeeze the tables where nobody looks at a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
 def show(run: dict[str, Any], console: Console | None = None) -> None:
-    console = console or Console(highlight=False)
+    console = console or wide()
     results, targets = run["results"], targets_of(run["results"])
     about = run["machine"]
     console.print(
@@ -177,6 +183,10 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
                     "the figure is a lower bound.",
                     style="yellow",
                 )
+    for kind in ("whole.c32", "stream.c32", "ws.c32", "whole.c1", "stream.c1"):
+        waited = run["results"].get(kind, {}).get(OURS, {}).get("waited", 0.0)
+        if waited > 0.1:
+            console.print(f"  ! {kind}: others kept the gateway from its core {waited:.0%} of the time.", style="yellow")
     for note in run["notes"]:
         console.print(f"  ! {note}", style="yellow")
     console.print(
@@ -189,7 +199,7 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
 
 def compare(before: dict[str, Any], after: dict[str, Any], console: Console | None = None) -> None:
     """Two runs of one machine, figure by figure. Raises ValueError where they are of two."""
-    console = console or Console(highlight=False)
+    console = console or wide()
     if before["machine"]["id"] != after["machine"]["id"]:
         different = [key for key, value in before["machine"].items() if after["machine"].get(key) != value and key != "id"]
         told = ", ".join(f"{key}: {before['machine'][key]} and {after['machine'].get(key)}" for key in different)
