@@ -99,15 +99,15 @@ def _cpu(target: Target) -> float:
 
 def paced(target: Target, streams: int, seconds: float, interval_ms: int = 50, protocol: str = "http") -> Numbers:
     """`streams` at once, one token each `interval_ms`: how old a token is when it arrives, and the gap to the one before it."""
-    tokens = 20
+    tokens, ramp = 20 if seconds > 1 else 5, min(1.0, seconds / 2)
     before = _cpu(target)
     result = put_load(
         target,
         protocol,
         connections=streams,
         seconds=seconds,
-        ramp=1,
-        warmup=1.2,
+        ramp=ramp,
+        warmup=ramp + 0.2,
         timed=True,
         tokens=tokens,
         model=f"paced-{tokens}x{interval_ms * 1000}",

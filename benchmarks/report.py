@@ -67,7 +67,7 @@ FIGURES = (
     Figure(
         "paced",
         "age_p99_us",
-        "500 paced streams: added age of a token, p99",
+        "paced streams: added age of a token, p99",
         "ms",
         "from the provider's write to the client's read, one token each 50 ms and stream, less the same without anything between",
         10_000,
@@ -75,7 +75,9 @@ FIGURES = (
     ),
     Figure("paced", "cpu_us_per_token", "CPU for each paced token", "us", "nothing to merge: the cost of one token by itself"),
     Figure("paced.ws", "age_p99_us", "the same over the WebSocket, not subtracted", "ms", "age of a token on arrival", 10_000),
-    Figure("hangup", "p50_us", "client gone to provider closed, p50", "ms", "500 streams, one hangs up each 2 ms", 2000),
+    Figure(
+        "hangup", "p50_us", "client gone to provider closed, p50", "ms", "many paced streams, one client hangs up each 2 ms", 2000
+    ),
     Figure("hangup", "p99_us", "client gone to provider closed, p99", "ms", "the provider stops being billed for nobody", 20_000),
     Figure("idle", "bytes_each", "an idle authenticated WebSocket", "B", "growth of resident memory, by their number", 20 * 1024),
     Figure("idle", "idle_cpu_percent", "CPU to hold them", "%", "of one core, while nobody says anything"),
@@ -115,7 +117,8 @@ def show(run: dict[str, Any], console: Console | None = None) -> None:
     about = run["machine"]
     console.print(
         f"\nClawProxy {run['commit']} on {about['cores']} cores of {about['cpu']}, Python {about['python']}; "
-        f"best of {run['plan']['rounds']} interleaved rounds, each target alone on one core"
+        f"best of {run['plan']['rounds']} interleaved rounds, each target alone on one core; {run['plan']['streams']} paced "
+        f"streams, {run['plan']['idle']:,} idle WebSockets"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")

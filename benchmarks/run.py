@@ -48,7 +48,7 @@ PLANS = {
     "quick": Plan(),
     "full": Plan(rounds=5, loaded=5.0, single=3.0, paced=10.0, idle=10_000, requests=100_000, starts=5, growth=3.0),
     "smoke": Plan(
-        rounds=1, loaded=0.3, single=0.3, paced=1.5, streams=20, idle=20, requests=200, starts=1, growth=0.3, steps=(1, 20)
+        rounds=1, loaded=0.3, single=0.3, paced=0.6, streams=20, idle=20, requests=200, starts=1, growth=0.3, steps=(1, 20)
     ),
 }
 
