@@ -49,6 +49,7 @@ static void read_options(int count, char **arguments) {
         else if (!strcmp(name, "--provider")) want.provider = atoi(value);
         else if (!strcmp(name, "--pace")) want.pace_ms = atoi(value);
         else if (!strcmp(name, "--tokens")) want.tokens = atoi(value);
+        else if (!strcmp(name, "--header") && want.header_count < 4 && strlen(value) < 250) want.headers[want.header_count++] = value;
         else if (!strcmp(name, "--key")) want.key = value;
         else if (!strcmp(name, "--model")) want.model = value;
         else if (!strcmp(name, "--path")) want.path = value;

@@ -73,7 +73,7 @@ def svg(run: Mapping[str, Any], ours: str = "clawproxy") -> str:
     top = 64
     for measurement, number, title, hint in PANELS:
         found = {name: numbers[number] for name, numbers in results.get(measurement, {}).items() if numbers.get(number, 0) > 0}
-        if found:
+        if len(found) > 1:
             order = sorted(found, key=lambda name: found[name], reverse=hint.startswith("longer"))
             panel, top = _panel({name: found[name] for name in order}, title, hint, top, ours)
             body += panel

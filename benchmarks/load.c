@@ -1,7 +1,8 @@
-/* Load on a gateway: one thread, epoll, every answer checked. Prints one JSON object; exits 1 if an answer was not what it should be.
+/* Load on a gateway: one thread, epoll, every answer checked. Prints one JSON object. The first answer that is not what
+ * it should be ends the run: what was wrong goes to stderr, and the exit status is 1.
  *
  *   load http|ws --port P [--connections N] [--seconds S] [--warmup S] [--requests N] [--ramp S] [--key K] [--model M] [--path P]
- *        [--stream] [--tokens N] [--timed]
+ *        [--stream] [--tokens N] [--timed] [--header "NAME: VALUE"]...
  *   load ws   --port P --connections N --hold              authenticate, print "held", keep them until stdin ends
  *   load http --port P ... --timed --hangup US --provider PORT   hang up one stream each US; when did the provider notice?
  *   load http --port P ... --schedule FILE [--pace MS]     open loop: a line each request, "AT_US TOKENS PROMPT_CHARACTERS"; both
@@ -25,14 +26,15 @@
 #include "answers.h"
 #include "histogram.h"
 
-enum { EVENTS = 512, READ_SIZE = 1 << 18, MAX_ERRORS = 20 };
+enum { EVENTS = 512, READ_SIZE = 1 << 18 };
 static const long long SECOND = 1000000000LL, PATIENCE = 15 * 1000000000LL;
 
 static struct {
     int ws, port, connections, stream, tokens, timed, hold, provider, pace_ms;
     long requests;
     long long warmup, length, ramp, hangup;
-    const char *key, *model, *path, *schedule;
+    const char *key, *model, *path, *schedule, *headers[4];
+    int header_count;
 } want = {.connections = 1, .length = 1000000000LL, .key = "sk-bench-1234", .model = "gpt-4o-mini", .tokens = 50, .pace_ms = 20};
 
 enum state { CLOSED, CONNECTING, UPGRADING, GREETING, IDLE, WAITING };
@@ -58,9 +60,9 @@ static long schedule_size;
 static int stopping;
 
 static void failed(connection *c, const char *what, const char *detail, size_t size) {
-    if (errors++ < 3)
+    if (!errors++)
         fprintf(stderr, "load: connection %d: %s: %.*s\n", c->number, what, (int)(size < 500 ? size : 500), size ? detail : "");
-    if (errors >= MAX_ERRORS) stopping = 1;
+    stopping = 1;
 }
 
 static int is_measured(long long now) { return now >= measure_from && now <= measure_to; }
@@ -98,9 +100,10 @@ static void add_http_request(connection *c) {
                     want.model, c->number);
         add_text(&body, text);
     }
-    char head[512];
+    char head[1536], more[1024] = "";
+    for (int i = 0; i < want.header_count; i++) strcat(strcat(more, want.headers[i]), "\r\n");
     sprintf(head, "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nAuthorization: Bearer %s\r\n"
-                  "Content-Length: %zu\r\n\r\n", want.path, want.port, want.key, body.end);
+                  "%sContent-Length: %zu\r\n\r\n", want.path, want.port, want.key, more, body.end);
     add_text(&c->out, head);
     add(&c->out, body.data, body.end);
 }

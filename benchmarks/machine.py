@@ -84,6 +84,18 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def waited_seconds(pid: int) -> float:
+    """How long a process and its descendants could have run but had to wait for a core: what others took from them."""
+    total = 0
+    for member in family(pid):
+        for thread in Path(f"/proc/{member}/task").glob("*/schedstat"):
+            try:
+                total += int(thread.read_text().split()[1])
+            except (OSError, IndexError):
+                continue
+    return total / 1e9
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory of a process and its descendants; pages they share count for each."""
     total = 0

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,13 +44,13 @@ class Target:
     port: int
     pid: int | None = None
     key: str = KEY
-    model: str = MODEL
-    path: str | None = None
-    """Of HTTP requests, where it is not OpenAI's."""
+    headers: tuple[str, ...] = ()
+    """`name: value`, on each HTTP request."""
     start_seconds: float = 0.0
     """From the start of the process to its listening."""
     state: Path | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    asked: int = 0
+    """Requests put on it so far."""
 
 
 def compile_tools(build: Path = BUILD) -> None:
@@ -225,9 +225,9 @@ def nginx(upstream: int) -> Iterator[Target]:
 def load_command(target: Target, protocol: str, build: Path = BUILD, **options: object) -> list[str]:
     """`load`'s arguments: `connections=32` is `--connections 32`, `stream=True` is `--stream`."""
     command = [str(build / "load"), protocol, "--port", str(target.port), "--key", target.key]
-    if target.path is not None and protocol == "http":
-        options.setdefault("path", target.path)
-    options.setdefault("model", target.model)
+    for header in target.headers if protocol == "http" else ():
+        command += ["--header", header]
+    options.setdefault("model", MODEL)
     for name, value in options.items():
         if value is True:
             command.append(f"--{name}")
@@ -249,4 +249,5 @@ def put_load(target: Target, protocol: str = "http", build: Path = BUILD, **opti
     if done.returncode:
         raise BenchError(f"{target.name}: wrong answers under `{' '.join(command[1:])}`:\n{done.stderr.strip()[-1500:]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    target.asked += result["started"]
     return result

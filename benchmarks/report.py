@@ -67,7 +67,7 @@ FIGURES = (
     Figure(
         "paced",
         "age_p99_us",
-        "500 paced streams: added age of a token, p99",
+        "paced streams: added age of a token, p99",
         "ms",
         "from the provider's write to the client's read, one token each 50 ms and stream, less the same without anything between",
         10_000,
@@ -75,7 +75,9 @@ FIGURES = (
     ),
     Figure("paced", "cpu_us_per_token", "CPU for each paced token", "us", "nothing to merge: the cost of one token by itself"),
     Figure("paced.ws", "age_p99_us", "the same over the WebSocket, not subtracted", "ms", "age of a token on arrival", 10_000),
-    Figure("hangup", "p50_us", "client gone to provider closed, p50", "ms", "500 streams, one hangs up each 2 ms", 2000),
+    Figure(
+        "hangup", "p50_us", "client gone to provider closed, p50", "ms", "many paced streams, one client hangs up each 2 ms", 2000
+    ),
     Figure("hangup", "p99_us", "client gone to provider closed, p99", "ms", "the provider stops being billed for nobody", 20_000),
     Figure("idle", "bytes_each", "an idle authenticated WebSocket", "B", "growth of resident memory, by their number", 20 * 1024),
     Figure("idle", "idle_cpu_percent", "CPU to hold them", "%", "of one core, while nobody says anything"),
@@ -103,13 +105,20 @@ def targets_of(results: dict[str, Any]) -> list[str]:
     return fixed + sorted(named - {ALONE, PROXY, OURS}) + [OURS]
 
 
+def wide() -> Console:
+    """A console that does not squeeze the tables where nobody looks at a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
 def show(run: dict[str, Any], console: Console | None = None) -> None:
-    console = console or Console(highlight=False)
+    console = console or wide()
     results, targets = run["results"], targets_of(run["results"])
     about = run["machine"]
     console.print(
         f"\nClawProxy {run['commit']} on {about['cores']} cores of {about['cpu']}, Python {about['python']}; "
-        f"best of {run['plan']['rounds']} interleaved rounds, each target alone on one core"
+        f"best of {run['plan']['rounds']} interleaved rounds, each target alone on one core; {run['plan']['streams']} paced "
+        f"streams, {run['plan']['idle']:,} idle WebSockets"
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
@@ -177,6 +186,10 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
                     "the figure is a lower bound.",
                     style="yellow",
                 )
+    for kind in ("whole.c32", "stream.c32", "ws.c32", "whole.c1", "stream.c1"):
+        waited = run["results"].get(kind, {}).get(OURS, {}).get("waited", 0.0)
+        if waited > 0.1:
+            console.print(f"  ! {kind}: others kept the gateway from its core {waited:.0%} of the time.", style="yellow")
     for note in run["notes"]:
         console.print(f"  ! {note}", style="yellow")
     console.print(
@@ -189,7 +202,7 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
 
 def compare(before: dict[str, Any], after: dict[str, Any], console: Console | None = None) -> None:
     """Two runs of one machine, figure by figure. Raises ValueError where they are of two."""
-    console = console or Console(highlight=False)
+    console = console or wide()
     if before["machine"]["id"] != after["machine"]["id"]:
         different = [key for key, value in before["machine"].items() if after["machine"].get(key) != value and key != "id"]
         told = ", ".join(f"{key}: {before['machine'][key]} and {after['machine'].get(key)}" for key in different)
