@@ -126,6 +126,7 @@ class FakeService:
         exchange.usage = Usage(3, 5)
         exchange.cost_nano = 1_250_000
         await client.send(Batch([Finish("stop"), End()]))
+        exchange.timing.total = trio.current_time() - exchange.started
         outcome = Outcome("complete", finish="stop")
         await client.finish(outcome, exchange.usage)
         return outcome
