@@ -74,7 +74,7 @@ class _Story:
         self.exchange = exchange
         self.call = call
         self.client = client
-        self.clock = ExchangeClock(exchange, call.lifetime, generation.watch, generation.config.pipeline.hook_budget)
+        self.clock = ExchangeClock(exchange, call.lifetime, generation.alarms, generation.config.pipeline.hook_budget)
         self.ticket: Ticket | None = None
         self.request: ChatRequest | None = None
         self.plan: Plan | None = None
@@ -172,7 +172,7 @@ class _Story:
 
     def leave(self) -> None:
         """Give back what is held."""
-        self.clock.over = True
+        self.clock.close()
         if self.ticket is not None:
             self.generation.admission.release(self.ticket)
             self.ticket = None

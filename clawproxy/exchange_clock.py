@@ -13,29 +13,29 @@ import math
 import trio
 from attrs import evolve
 
+from clawproxy.alarms import Alarm, Alarms
 from clawproxy.clocks import Deadlines, expired
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
-from clawproxy.lifetime import Alarm, Lifetime, Watch
+from clawproxy.lifetime import Lifetime
 
 FALLBACK_SHARE = 0.4
 """Of the time left, what is set aside for another route while there is one."""
 
 
-class ExchangeClock(Alarm):
+class ExchangeClock:
     """What an exchange arms, and what `upstream` sees as `Phases`."""
 
     __slots__ = (
-        "_began", "_deadlines", "_entered", "_fault", "_held", "_hook", "_hook_budget", "_lifetime", "_provider", "_running", "_slice",
-        "_sliced", "_waiting", "_watch", "attempt", "ends", "exchange",
+        "_alarm", "_began", "_deadlines", "_entered", "_fault", "_held", "_hook", "_hook_budget", "_lifetime", "_provider",
+        "_running", "_slice", "_sliced", "_waiting", "attempt", "ends", "exchange",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, lifetime: Lifetime, watch: Watch, hook_budget: float) -> None:
-        super().__init__()
+    def __init__(self, exchange: Exchange, lifetime: Lifetime, alarms: Alarms, hook_budget: float) -> None:
+        self._alarm = Alarm(alarms, self._ring)
         self.exchange = exchange
         self.attempt: Attempt | None = None
         self._lifetime = lifetime
-        self._watch = watch
         self._hook_budget = hook_budget
         self._hook = ""
         self._fault: ClawError | None = None
@@ -48,40 +48,38 @@ class ExchangeClock(Alarm):
         self._sliced = False
         self._held: float | None = None
         """What was left on the running clock when it was paused."""
-        self.ends = self.due = exchange.started + exchange.deadlines.total
-        watch.add(self, exchange.started)
+        self.ends = exchange.started + exchange.deadlines.total
 
-    def _set(self, due: float, now: float) -> None:
-        self.due = due = min(due, self.ends)
-        if due - now < self._watch.step:
-            self._watch.hasten(self)
+    def _set(self, due: float) -> None:
+        self._alarm.set(min(due, self.ends))
+
+    def close(self) -> None:
+        """The exchange is over."""
+        self._alarm.end()
 
     # --- going down ------------------------------------------------------------------------------------------------------
 
     def end_after(self, total: float) -> None:
         """The whole request's limit, once it is known for good."""
-        self.ends = self._began + total
-        self._set(self.ends, trio.current_time())
+        self.ends = self._alarm.due = self._began + total
 
     def hook(self, plugin: str) -> None:
         """A plugin's hook begins: it has its budget, and if that runs out we know whose it was."""
-        now = trio.current_time()
         self._hook = plugin
-        self._set(now + self._hook_budget, now)
+        self._set(trio.current_time() + self._hook_budget)
 
     def hooks_done(self) -> None:
         self._hook = ""
-        self.due = self.ends
+        self._set(self.ends)
 
     def wait_for_place(self) -> None:
         """The admission queue."""
-        now = trio.current_time()
         self._waiting = True
-        self._set(now + self.exchange.deadlines.queue, now)
+        self._set(trio.current_time() + self.exchange.deadlines.queue)
 
     def place_found(self) -> None:
         self._waiting = False
-        self.due = self.ends
+        self._alarm.due = self.ends
 
     # --- one attempt -----------------------------------------------------------------------------------------------------
 
@@ -114,7 +112,7 @@ class ExchangeClock(Alarm):
         self._entered = now
         due = now + getattr(self._deadlines, clock)
         self._sliced = due > self._slice
-        self._set(min(due, self._slice), now)
+        self._set(min(due, self._slice))
 
     def content(self) -> None:
         """Content came: from now on `stall` watches the provider."""
@@ -128,23 +126,23 @@ class ExchangeClock(Alarm):
 
     def pause(self) -> None:
         """The client has the word; its transport runs the `write` clock."""
-        self._held = self.due - trio.current_time()
-        self.due = self.ends
+        self._held = self._alarm.due - trio.current_time()
+        self._alarm.due = self.ends
 
     def resume(self, *, content: bool) -> None:
         """The provider has the word again: it has all of `stall` after content, else what was left when the clock was paused."""
         if content:
             now = trio.current_time()
-            self._set(now + self._deadlines.stall, now)
+            self._set(now + self._deadlines.stall)
         elif self._held is not None:
             now = trio.current_time()
-            self._set(now + self._held, now)
+            self._set(now + self._held)
         self._held = None
 
     def stop(self) -> None:
         self._account(trio.current_time())
         self._running = ""
-        self.due = self.ends
+        self._alarm.due = self.ends
 
     def _account(self, now: float) -> None:
         timing, spent = self.exchange.timing, now - self._entered
@@ -160,8 +158,8 @@ class ExchangeClock(Alarm):
 
     # --- ringing -----------------------------------------------------------------------------------------------------------
 
-    def ring(self, now: float) -> None:
-        if now >= self.ends:
+    def _ring(self) -> None:
+        if trio.current_time() >= self.ends:
             self._end(expired("total", self.ends - self._began))
         elif self._hook:
             self._end(ClawError("internal", policy=self._hook))
@@ -169,13 +167,12 @@ class ExchangeClock(Alarm):
             self._end(expired("queue", self.exchange.deadlines.queue, retry_after_ms=1000))
         elif self._running:
             self._fault = self._ran_out()
-            self.due = self.ends
+            self._set(self.ends)
             self._lifetime.interrupt()
         else:
-            self.due = self.ends
+            self._set(self.ends)
 
     def _end(self, cause: ClawError) -> None:
-        self.over = True
         self._lifetime.cancel(cause)
 
     def _ran_out(self) -> ClawError:

@@ -17,13 +17,13 @@ import trio
 from attrs import evolve
 
 from clawproxy.admission import Admission
+from clawproxy.alarms import Alarms
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
 from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
-from clawproxy.lifetime import Watch
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.ops.books import book, declare
 from clawproxy.ops.lag import LoopLag
@@ -57,7 +57,7 @@ class Generation:
         self.gateway = gateway
         self.app = evolve(gateway.app, config=config)
         self.admission = gateway.admission
-        self.watch = gateway.watch
+        self.alarms = gateway.alarms
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
         self.upstream = upstream
         self._deadlines = {
@@ -134,8 +134,8 @@ class Gateway:
         self.in_flight = 0
         self.draining = False
         self.lag = LoopLag()
-        self.watch = Watch()
-        """The alarms of all exchanges; its `run` is a task of the service nursery."""
+        self.alarms = Alarms()
+        """The clocks of all exchanges; its `run` is a task of the service nursery."""
         self.calls: set[Call] = set()
         self._cut: ClawError | None = None
         self._changed = trio.Event()

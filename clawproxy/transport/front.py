@@ -1,4 +1,5 @@
-"""What all client connections of one service share: the hang-up monitor, the keep-alive ticker, and who is connected."""
+"""What all client connections of one service share: the hang-up monitor, the keep-alive ticker, the sleeper behind their clocks,
+and who is connected."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from clawproxy.alarms import Alarms
 from clawproxy.http1.engine import EngineFactory, select
 from clawproxy.transport.hangup import HangUpMonitor
 from clawproxy.transport.pulse import Pulse
@@ -24,6 +26,7 @@ class Front:
         """Args: engine: `httptools` or `h11`; None lets the environment choose."""
         self.monitor = HangUpMonitor(epoll=epoll)
         self.pulse = Pulse(pulse_step)
+        self.alarms = Alarms()
         self.engine: EngineFactory = select(engine)
         self.draining = False
         self._members: set[Member] = set()
@@ -47,6 +50,7 @@ class Front:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.pulse.run)
+            nursery.start_soon(self.alarms.run)
 
     def close(self) -> None:
         self.monitor.close()
