@@ -33,10 +33,9 @@ from clawproxy.lifetime import Lifetime
 from clawproxy.messages import Credentials
 from clawproxy.service import Call, Service
 from clawproxy.transport import access, origins
-from clawproxy.transport.alarms import Alarm
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import JSON, Fields, HttpClient, PlainHandler, bounded_write, error_fields, openai_error
-from clawproxy.transport.reader import RequestReader
+from clawproxy.transport.reader import ConnectionClock, RequestReader
 from clawproxy.transport.surfaces import Surfaces, WebSocketSurface
 from clawproxy.transport.wire import Stream, Wire
 
@@ -101,7 +100,7 @@ class Connection:
         self._peer = peer
         self._secure = secure
         self._clock = trio.CancelScope()
-        self._alarm = Alarm(front.alarms, self._clock.cancel)
+        self._alarm = ConnectionClock(front.watch, self._clock)
         self._reader = RequestReader(self._wire, self._alarm, engine, "tls" if secure else "new")
         self._asked: Asked | None = None
         self._lifetime: Lifetime | None = None
@@ -136,7 +135,7 @@ class Connection:
         self._front.add(self)
         linger = False
         try:
-            self._alarm.set(accepted_at + self._service.deadlines.head)
+            self._alarm.begin(accepted_at + self._service.deadlines.head)
             with self._clock:
                 if await self._handshake():
                     monitor.watch(sock, self)
@@ -148,7 +147,7 @@ class Connection:
         except Exception:
             logger.exception("a connection ended with a fault of the gateway")
         finally:
-            self._alarm.end()
+            self._alarm.over = True
             self._front.discard(self)
             monitor.unwatch(sock)
             self._wire.close()
@@ -308,6 +307,7 @@ class Connection:
             raise ClawError("upgrade_required")
         self._front.monitor.unwatch(self._wire.sock)  # its own reader never stops
         self._front.discard(self)
+        self._alarm.over = True
         leftover, self._reader.leftover = self._reader.leftover, b""
         await websocket(self._wire.stream, head, leftover, self._service, self._peer)
         self._wire.broken = True  # spoken for: nothing of ours may follow

@@ -1,4 +1,4 @@
-"""What all client connections of one service share: the hang-up monitor, the keep-alive ticker, the sleeper behind their clocks,
+"""What all client connections of one service share: the hang-up monitor, the keep-alive ticker, the watch behind their clocks,
 and who is connected."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from clawproxy.http1.engine import EngineFactory, select
-from clawproxy.transport.alarms import Alarms
+from clawproxy.lifetime import Watch
 from clawproxy.transport.hangup import HangUpMonitor
 from clawproxy.transport.pulse import Pulse
 
@@ -26,7 +26,7 @@ class Front:
         """Args: engine: `httptools` or `h11`; None lets the environment choose."""
         self.monitor = HangUpMonitor(epoll=epoll)
         self.pulse = Pulse(pulse_step)
-        self.alarms = Alarms()
+        self.watch = Watch(1.0)
         self.engine: EngineFactory = select(engine)
         self.draining = False
         self._members: set[Member] = set()
@@ -50,7 +50,7 @@ class Front:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.pulse.run)
-            nursery.start_soon(self.alarms.run)
+            nursery.start_soon(self.watch.run)
 
     def close(self) -> None:
         self.monitor.close()

@@ -21,7 +21,7 @@ from clawproxy.http1.engine import Engine, EngineFactory
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import HeadCollector, parse_head
 from clawproxy.http1.known import KnownHead
-from clawproxy.transport.alarms import Alarm
+from clawproxy.lifetime import Alarm, Watch
 from clawproxy.transport.wire import Wire
 
 RATE = 1024
@@ -29,13 +29,41 @@ RATE = 1024
 RATE_AFTER = 5.0
 
 
-class RequestReader:
-    __slots__ = ("_alarm", "_content", "_engine", "_make_engine", "_raw", "_wire", "known", "leftover", "phase", "taken")
+class ConnectionClock(Alarm):
+    """The clocks of one connection, at most one of which runs; when it rings, the connection's scope is cancelled."""
 
-    def __init__(self, wire: Wire, alarm: Alarm, make_engine: EngineFactory, phase: str) -> None:
+    __slots__ = ("_watch", "scope")
+
+    def __init__(self, watch: Watch, scope: trio.CancelScope) -> None:
+        super().__init__()
+        self._watch = watch
+        self.scope = scope
+
+    def begin(self, due: float) -> None:
+        """The first one. Set `over` at the connection's end."""
+        self.due = due
+        self._watch.add(self, trio.current_time())
+
+    def start(self, now: float, seconds: float) -> None:
+        self.due = now + seconds
+        if seconds < self._watch.step:
+            self._watch.hasten(self)
+
+    def stop(self) -> None:
+        self.due = math.inf
+
+    def ring(self, now: float) -> None:
+        self.over = True
+        self.scope.cancel()
+
+
+class RequestReader:
+    __slots__ = ("_clock", "_content", "_engine", "_make_engine", "_raw", "_wire", "known", "leftover", "phase", "taken")
+
+    def __init__(self, wire: Wire, clock: ConnectionClock, make_engine: EngineFactory, phase: str) -> None:
         """Args: phase: `tls` where there is a handshake to come, else `new`."""
         self._wire = wire
-        self._alarm = alarm
+        self._clock = clock
         self._make_engine = make_engine
         self._engine: Engine | None = None
         self._raw = b""
@@ -78,10 +106,12 @@ class RequestReader:
             if draining:
                 return None
             self.phase = "head" if data else "idle"
-            self._alarm.set(trio.current_time() + (deadlines.head if data else deadlines.idle))
+            self._clock.start(trio.current_time(), deadlines.head if data else deadlines.idle)
         while raw is None:
             idle = self.phase == "idle"
             more = await self._wire.receive(wait_first=idle)
+            if self._clock.scope.cancel_called:
+                await trio.lowlevel.checkpoint()  # ended in the very moment it came: nothing of it is begun
             if not more:
                 return None
             if idle and self.known is not None and self._recognise(more, limits.head):
@@ -89,7 +119,7 @@ class RequestReader:
             raw = collector.feed(more)
             if raw is None and self.phase != "head":
                 if idle:
-                    self._alarm.set(trio.current_time() + deadlines.head)
+                    self._clock.start(trio.current_time(), deadlines.head)
                 self.phase = "head"
         self.leftover = collector.rest
         self._raw = raw
@@ -100,7 +130,7 @@ class RequestReader:
 
     def at_work(self) -> None:
         self.phase = "request"
-        self._alarm.due = math.inf
+        self._clock.stop()
 
     def _recognise(self, data: bytes, limit: int) -> bool:
         known = self.known
@@ -143,9 +173,8 @@ class RequestReader:
 
     async def _rest(self, head: Head, reader: BodyReader, deadlines: Deadlines) -> None:
         begun = trio.current_time()
-        last = begun + deadlines.body
         self.phase = "body"
-        self._alarm.set(min(last, begun + RATE_AFTER + reader.received / RATE))
+        self._clock.start(begun, min(deadlines.body, RATE_AFTER + reader.received / RATE))
         if head.version == "1.1" and head.get("expect") is not None:
             await self._wire.write(response.CONTINUE, deadlines.write)
         whole = False
@@ -154,7 +183,10 @@ class RequestReader:
             if not data:
                 raise ClawError("client_gone")
             whole = reader.feed(data)
-            self._alarm.set(min(last, begun + RATE_AFTER + reader.received / RATE))
+            now = trio.current_time()
+            self._clock.start(now, begun - now + min(deadlines.body, RATE_AFTER + reader.received / RATE))
+        if self._clock.scope.cancel_called:
+            await trio.lowlevel.checkpoint()  # out of time as the last byte came: say so, and begin nothing
         self.at_work()
 
     def drop(self, head: Head) -> bool:
