@@ -25,7 +25,7 @@ from clawproxy.dialects.base import ClientDialect
 from clawproxy.errors import ClawError
 from clawproxy.http1 import response
 from clawproxy.http1.body import BodyReader
-from clawproxy.http1.engine import Engine, EngineFactory
+from clawproxy.http1.engine import EngineFactory
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import HeadCollector, parse_head, risky_target
 from clawproxy.lifetime import Lifetime
@@ -34,7 +34,7 @@ from clawproxy.transport import access, origins
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import JSON, Fields, HttpClient, PlainHandler, bounded_write, error_fields, openai_error
 from clawproxy.transport.surfaces import Surfaces, WebSocketSurface
-from clawproxy.transport.wire import Stream, Wire
+from clawproxy.transport.wire import READ, Stream, Wire
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,7 @@ class Connection:
         self._front = front
         self._peer = peer
         self._secure = secure
-        self._make_engine = engine
-        self._engine: Engine = engine()
+        self._make_engine, self._engine = engine, engine()
         self._clock = trio.CancelScope()
         self._phase = "tls" if secure else "new"
         self._leftover = b""
@@ -100,8 +99,7 @@ class Connection:
         self._dialect: ClientDialect | None = None
         self._extra: Fields = ()
         self._keep = True
-        self._no_body = False
-        self._body_taken = False
+        self._no_body = self._body_taken = False
         self._limits = service.config.limits
 
     # --- seen from outside -------------------------------------------------------------------------------------------------
@@ -110,6 +108,10 @@ class Connection:
         self._gone = True
         if self._lifetime is not None and self._client is not None and not self._client.delivered:
             self._lifetime.hang_up()
+
+    @property
+    def at_work(self) -> bool:
+        return self._phase in ("request", "body")
 
     def retire(self) -> None:
         """The service drains: an idle connection ends now, one at work after its answer."""
@@ -179,8 +181,10 @@ class Connection:
                 self._clock.deadline = trio.current_time() + (deadlines.head if data else deadlines.idle)
             while raw is None:
                 data = await self._wire.receive()
-                if not data or self._clock.cancel_called:  # ended in the very moment it came: nothing of it was begun
+                if not data:
                     return None
+                if self._clock.cancel_called:  # in the very moment this came: nothing of it is begun
+                    await trio.lowlevel.checkpoint()
                 raw = collector.feed(data)
                 if raw is None and self._phase != "head":
                     if self._phase == "idle":
@@ -195,9 +199,7 @@ class Connection:
         self._phase = "request"
         self._requests += 1
         self._request_id = new_id()
-        self._dialect = None
-        self._extra = ()
-        self._body_taken = False
+        self._dialect, self._extra, self._body_taken = None, (), False
         self._no_body = head is not None and head.method == "HEAD"
         self._keep = (
             head is not None
@@ -240,8 +242,8 @@ class Connection:
             body = await self._read_body(head, self._limits.body)
         except ClawError as error:
             return await self._refuse(error, head)
-        lifetime = Lifetime()
-        client = HttpClient(
+        self._lifetime = lifetime = Lifetime()
+        self._client = client = HttpClient(
             self._wire,
             self._front.pulse,
             head,
@@ -262,7 +264,6 @@ class Connection:
             access.client_request_id(head),
             deadline,
         )
-        self._lifetime, self._client = lifetime, client
         if self._gone:
             lifetime.hang_up()
         try:
@@ -304,8 +305,8 @@ class Connection:
                 raise ClawError("client_gone")
             whole = reader.feed(data)
             self._clock.deadline = min(last, begun + RATE_AFTER + reader.received / RATE)
-        if self._clock.cancel_called:
-            await trio.lowlevel.checkpoint()  # out of time as the last byte came: say so, and begin nothing
+        if self._clock.cancel_called:  # as the last byte came
+            await trio.lowlevel.checkpoint()
         self._clock.deadline = math.inf
         self._phase = "request"
 
@@ -347,6 +348,8 @@ class Connection:
             return
         if self._phase == "request":
             try:
+                if head.chunked or len(self._leftover) < (head.content_length or 0) <= READ:
+                    self._leftover += self._wire.receive_now()  # often in a segment of its own, just behind the head
                 reader = BodyReader(head, self._engine, len(self._leftover))
                 if reader.feed(self._leftover):
                     self._leftover = reader.rest
@@ -387,10 +390,8 @@ class Connection:
         phase, deadlines = self._phase, self._service.deadlines
         if phase not in ("new", "head", "body") or (self._front.draining and phase == "new"):
             return False
-        if phase == "body":
-            error = expired("body", deadlines.body)
-        else:
-            error = expired("head", deadlines.head)
+        error = expired("body", deadlines.body) if phase == "body" else expired("head", deadlines.head)
+        if phase != "body":
             self._begin(None)
         self._keep = False
         self._service.count("clawproxy_http_refused_total", slug=error.slug)
