@@ -124,6 +124,10 @@ class Connection:
         if self._lifetime is not None and self._client is not None and not self._client.delivered:
             self._lifetime.hang_up()
 
+    @property
+    def at_work(self) -> bool:
+        return self._reader.phase in ("request", "body")
+
     def retire(self) -> None:
         """The service drains: an idle connection ends now, one at work after its answer."""
         if self._reader.phase in ("tls", "new", "idle"):
