@@ -249,8 +249,8 @@ class Connection:
             body = await self._reader.body(head, self._limits.body, service.deadlines)
         except ClawError as error:
             return await self._refuse(error, head)
-        lifetime = Lifetime()
-        client = HttpClient(
+        self._lifetime = lifetime = Lifetime()
+        self._client = client = HttpClient(
             self._wire,
             self._front.pulse,
             head,
@@ -271,7 +271,6 @@ class Connection:
             asked.client_request_id,
             asked.deadline,
         )
-        self._lifetime, self._client = lifetime, client
         if self._gone:
             lifetime.hang_up()
         try:
