@@ -54,7 +54,8 @@ class AttemptRun:
         self.clock.begin(attempt, self.generation.deadlines_for(attempt.route, self.exchange), has_fallback=has_fallback)
         contexts = AttemptContexts(self.generation.pipeline.report)
         try:
-            await self.generation.pipeline.enter_attempt(self.exchange, request, attempt, contexts)
+            await self.generation.pipeline.enter_attempt(self.exchange, request, attempt, contexts, self.clock.hook)
+            self.clock.hooks_done()
             await self._relay(attempt, request)
             self._close(attempt, None)
         except ProviderFault as error:

@@ -105,9 +105,17 @@ class Pipeline:
 
     # --- around one attempt -----------------------------------------------------------------------------------------------
 
-    async def enter_attempt(self, exchange: Exchange, request: ChatRequest, attempt: Attempt, contexts: AttemptContexts) -> None:
+    async def enter_attempt(
+        self,
+        exchange: Exchange,
+        request: ChatRequest,
+        attempt: Attempt,
+        contexts: AttemptContexts,
+        running: Callable[[str], None],
+    ) -> None:
         """Enter the plugins' contexts, in order. Those entered are in `contexts`, whatever happens."""
         for name, hook in self._open:
+            running(name)
             try:
                 manager: AbstractAsyncContextManager[None] | None = hook(exchange, request, attempt.route, attempt)
                 if manager is not None:
