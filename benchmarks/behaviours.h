@@ -93,8 +93,14 @@ static long long do_schedule(long long now) {
 
 static long long do_hangups(long long now) {
     if (!next_hangup) {
-        for (int i = 0; i < want.connections; i++)
-            if (!all[i].last && now < began + PATIENCE) return now + SECOND / 50;
+        int begun = 0;
+        for (int i = 0; i < want.connections; i++) begun += all[i].last != 0;
+        if (begun < want.connections) {
+            char counts[64];
+            if (now < began + PATIENCE) return now + SECOND / 50;
+            failed(&all[0], "streams begun within 15 s", counts, (size_t)sprintf(counts, "%d of %d", begun, want.connections));
+            return now;
+        }
         next_hangup = now + SECOND / 4;
     }
     if (next_hangup <= now && hung_up < want.connections) {
@@ -148,11 +154,11 @@ static int finished(long long now) {
 
 /* --- the result ------------------------------------------------------------------------------------------------------------- */
 
-static void ask_when_noticed(void) {
+/* What the provider noted since it was last asked. */
+static void read_aborts(buffer *body) {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((unsigned short)want.provider)};
-    static buffer answer;
     http_answer http = {0};
-    buffer body = {0};
+    buffer answer = {0};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (connect(fd, (struct sockaddr *)&to, sizeof to)) die("provider");
@@ -161,22 +167,35 @@ static void ask_when_noticed(void) {
         reserve(&answer, 65536);
         n = read(fd, answer.data + answer.end, 65536);
         if (n > 0) answer.end += (size_t)n;
-        if (read_http(&http, &answer, &body)) break;
+        if (read_http(&http, &answer, body)) break;
     }
     close(fd);
-    reserve(&body, 0);
-    body.data[body.end] = 0;
+    free(answer.data);
+    reserve(body, 0);
+    body->data[body->end] = 0;
+}
+
+/* Ask the provider until it has noticed every hang-up, or ten seconds have passed. */
+static void ask_when_noticed(void) {
     memset(&got.whole, 0, sizeof got.whole);
     got.answers = 0;
-    for (char *at = body.data; (at = strchr(at, '[')); at++) {
-        int number;
-        long long noticed_us;
-        if (sscanf(at, "[%d,%lld", &number, &noticed_us) != 2 || number < 0 || number >= want.connections) continue;
-        if (!closed_at[number]) continue;
-        got.answers++;
-        histogram_add(&got.whole, noticed_us * 1000 - closed_at[number]);
+    for (int tries = 0; tries < 100 && got.answers < want.connections; tries++) {
+        buffer body = {0};
+        if (tries) usleep(100000);
+        read_aborts(&body);
+        for (char *at = body.data; (at = strchr(at, '[')); at++) {
+            int number;
+            long long noticed_us;
+            if (sscanf(at, "[%d,%lld", &number, &noticed_us) != 2 || number < 0 || number >= want.connections) continue;
+            if (!closed_at[number] || noticed_us * 1000 + 1000 < closed_at[number]) continue;
+            closed_at[number] = (histogram_add(&got.whole, noticed_us * 1000 - closed_at[number]), 0);
+            got.answers++;
+        }
+        free(body.data);
     }
-    if (got.answers != want.connections) failed(&all[0], "the provider did not notice every hang-up", "", 0);
+    char counts[64];
+    int n = sprintf(counts, "%ld of %d", got.answers, want.connections);
+    if (got.answers != want.connections) failed(&all[0], "the provider did not notice every hang-up within 10 s", counts, (size_t)n);
 }
 
 static void print_times(const char *name, const histogram *h) {

@@ -124,14 +124,15 @@ def paced(target: Target, streams: int, seconds: float, interval_ms: int = 50, p
 
 
 def hang_ups(target: Target, helper: Target, streams: int, every_us: int = 2000) -> Numbers:
-    """`streams` at once, then one client hangs up each `every_us`: how long until its connection at the provider was closed."""
+    """`streams` at once, a token each 200 ms, then one client hangs up each `every_us`: how long until its connection at the
+    provider was closed."""
     result = put_load(
         target,
         connections=streams,
         ramp=0.5,
         seconds=60,
         timed=True,
-        model="paced-100000x50000",
+        model="paced-100000x200000",
         hangup=every_us,
         provider=helper.port,
     )

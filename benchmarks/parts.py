@@ -51,6 +51,8 @@ class Target:
     state: Path | None = None
     asked: int = 0
     """Requests put on it so far."""
+    disturbed: bool = False
+    """A load was broken off, so `asked` is not known exactly."""
 
 
 def compile_tools(build: Path = BUILD) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,16 @@ PEERS = (
 )
 
 
+def version(name: str) -> str:
+    """Of an installed peer, as its package says."""
+    if name == "portkey":
+        package = FOLDER / "portkey/node_modules/@portkey-ai/gateway/package.json"
+        return str(json.loads(package.read_text())["version"])
+    asked = f"import importlib.metadata; print(importlib.metadata.version({name!r}))"
+    done = subprocess.run([FOLDER / name / "bin/python", "-c", asked], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
 def usable(names: Sequence[str]) -> tuple[list[Peer], list[str]]:
     """Those that are installed now, start, and answer rightly; and why the others are left out."""
     fit: list[Peer] = []
@@ -173,7 +184,8 @@ def usable(names: Sequence[str]) -> tuple[list[Peer], list[str]]:
                 with peer.start(helper.port) as target:
                     assert target.pid is not None
                     notes.append(
-                        f"{peer.name}: {target.start_seconds:.1f} s to listening, {machine.rss_bytes(target.pid) / 1e6:.0f} MB "
+                        f"{peer.name} {version(peer.name)}: {target.start_seconds:.1f} s to listening, "
+                        f"{machine.rss_bytes(target.pid) / 1e6:.0f} MB "
                         "resident after its first answer"
                     )
                 fit.append(peer)

@@ -76,7 +76,12 @@ FIGURES = (
     Figure("paced", "cpu_us_per_token", "CPU for each paced token", "us", "nothing to merge: the cost of one token by itself"),
     Figure("paced.ws", "age_p99_us", "the same over the WebSocket, not subtracted", "ms", "age of a token on arrival", 10_000),
     Figure(
-        "hangup", "p50_us", "client gone to provider closed, p50", "ms", "many paced streams, one client hangs up each 2 ms", 2000
+        "hangup",
+        "p50_us",
+        "client gone to provider closed, p50",
+        "ms",
+        "streams of a token each 200 ms, one client hangs up each 2 ms",
+        2000,
     ),
     Figure("hangup", "p99_us", "client gone to provider closed, p99", "ms", "the provider stops being billed for nobody", 20_000),
     Figure("idle", "bytes_each", "an idle authenticated WebSocket", "B", "growth of resident memory, by their number", 20 * 1024),
@@ -84,6 +89,18 @@ FIGURES = (
     Figure("start", "seconds", "start to listening", "s", "from exec to the line that says it listens", 0.6),
     Figure("start", "rss_bytes", "resident memory at rest", "B", "right after the start", 60e6),
 )
+
+
+RATIOS = (
+    ("whole.c32", PROXY, "whole answers", 0.11),
+    ("stream.c32", PROXY, "50-token streams", None),
+    ("whole.c32", "portkey", "whole answers", 10.0),
+    ("whole.c32", "litellm", "whole answers", 100.0),
+    ("stream.c32", "portkey", "50-token streams", None),
+    ("stream.c32", "litellm", "50-token streams", None),
+    ("ws.c32", "fastapi", "WebSocket answers", 30.0),
+)
+"""measurement, rival, what is counted, at least so many times the rival's."""
 
 
 def shown(value: float | None, unit: str) -> str:
@@ -138,6 +155,11 @@ def show(run: dict[str, Any], console: Console | None = None) -> None:
             _verdict(figure, values[OURS]),
         )
     console.print(table)
+    for measurement, other, counted, aim in RATIOS:
+        ours, theirs = (results.get(measurement, {}).get(name, {}).get("per_second") for name in (OURS, other))
+        if ours and theirs:
+            said = f"{ours / theirs:.3g} times the {counted} of {other} on one core"
+            console.print(said + ("" if aim is None else f"  (aim >= {aim:g}: {'yes' if ours / theirs >= aim else 'NO'})"))
     _growth(console, results)
     for title, number in (("whole answers a second", "whole.c32"), ("50-token streams a second", "stream.c32")):
         console.print(Text(f"\n{title} (one core each; logarithmic)"))

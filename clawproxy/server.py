@@ -304,6 +304,8 @@ class Server:
         self.front.drain()
         with trio.move_on_after(limit):
             await self.gateway.wait_idle(or_when=lambda: self.hurried)
+            while (self.front.at_work or self.gateway.calls) and not self.hurried:  # noqa: ASYNC110  # bodies still to come
+                await trio.sleep(0.01)
         self.gateway.cut_off(ClawError("shutting_down", retry_after_ms=1000))
         with trio.move_on_after(LAST_WORDS):
             await self.gateway.wait_idle()

@@ -124,6 +124,10 @@ class Connection:
         if self._lifetime is not None and self._client is not None and not self._client.delivered:
             self._lifetime.hang_up()
 
+    @property
+    def at_work(self) -> bool:
+        return self._reader.phase in ("request", "body")
+
     def retire(self) -> None:
         """The service drains: an idle connection ends now, one at work after its answer."""
         if self._reader.phase in ("tls", "new", "idle"):
@@ -245,8 +249,8 @@ class Connection:
             body = await self._reader.body(head, self._limits.body, service.deadlines)
         except ClawError as error:
             return await self._refuse(error, head)
-        lifetime = Lifetime()
-        client = HttpClient(
+        self._lifetime = lifetime = Lifetime()
+        self._client = client = HttpClient(
             self._wire,
             self._front.pulse,
             head,
@@ -267,7 +271,6 @@ class Connection:
             asked.client_request_id,
             asked.deadline,
         )
-        self._lifetime, self._client = lifetime, client
         if self._gone:
             lifetime.hang_up()
         try:

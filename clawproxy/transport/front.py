@@ -14,6 +14,11 @@ from clawproxy.transport.pulse import Pulse
 
 
 class Member(Protocol):
+    @property
+    def at_work(self) -> bool:
+        """Whether a request has begun whose answer is not out yet."""
+        ...
+
     def retire(self) -> None:
         """The service drains: end now if idle, else after the answer under way."""
         ...
@@ -33,6 +38,11 @@ class Front:
 
     def __len__(self) -> int:
         return len(self._members)
+
+    @property
+    def at_work(self) -> int:
+        """How many have a request under way, its body still arriving included. Walks over all."""
+        return sum(member.at_work for member in self._members)
 
     def add(self, member: Member) -> None:
         self._members.add(member)

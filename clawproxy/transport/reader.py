@@ -22,7 +22,7 @@ from clawproxy.http1.engine import Engine, EngineFactory
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import HeadCollector, parse_head
 from clawproxy.http1.known import KnownHead
-from clawproxy.transport.wire import Wire
+from clawproxy.transport.wire import READ, Wire
 
 RATE = 1024
 """The least bytes a second of a body, once `RATE_AFTER` seconds have passed."""
@@ -181,6 +181,8 @@ class RequestReader:
             return True
         if self.phase == "request" and self._engine is not None:
             try:
+                if head.chunked or len(self.leftover) < (head.content_length or 0) <= READ:
+                    self.leftover += self._wire.receive_now()  # often in a segment of its own, just behind the head
                 reader = BodyReader(head, self._engine, len(self.leftover))
                 if reader.feed(self.leftover):
                     self.leftover = reader.rest

@@ -92,6 +92,15 @@ class Wire:
             except _GONE:
                 return b""
 
+    def receive_now(self) -> bytes:
+        """What is already here, at most 64 KiB; b"" where nothing is, it ended, or that can not be told without waiting (TLS)."""
+        if self._tls:
+            return b""
+        try:
+            return os.read(self.sock.fileno(), READ)
+        except OSError:
+            return b""
+
     # --- writing -----------------------------------------------------------------------------------------------------------
 
     async def write(self, data: bytes, limit: float) -> None:

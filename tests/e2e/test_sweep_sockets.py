@@ -350,37 +350,6 @@ async def test_the_invariants_hold_wherever_it_ends(
         assert set(counting.labels) <= {expected, "complete"}, counting.labels
 
 
-async def test_a_drain_ends_no_request_that_has_begun(tmp_path: Path) -> None:
-    """Idle connections end when the service drains, at whatever point it begins; a request that came is answered, or not begun."""
-    counting = Counting()
-    async with ordinary(tmp_path, counting) as running:
-        replies: list[int] = []
-        asked = 0
-        front = running.server.front
-
-        async def run(_: trio.CancelScope) -> None:
-            nonlocal asked
-            with trio.fail_after(5):
-                async with await running.connect() as connection:
-                    with contextlib.suppress(*LEFT):
-                        for _ in range(3):
-                            asked += 1
-                            reply = await chat(connection, "script: pause 1ms; say yes", key=KEY)
-                            replies.append(reply.status)
-                            if reply.status != 200 or reply.headers.get("connection") == "close":
-                                break
-
-        async def check(point: int) -> None:
-            front.draining = False
-            with trio.fail_after(3):
-                await running.at_rest()
-            assert set(counting.labels) == {"complete"}, f"point {point}: {counting.labels}"
-            assert counting.labels["complete"] == replies.count(200), f"point {point}: an answer was made and not delivered"
-
-        assert await sweep(run, check, act=lambda _: front.drain(), all_tasks=True) > 30
-        assert replies.count(200) > asked / 2
-
-
 async def next_request_works(running: Running, marker: str) -> None:
     with trio.fail_after(3):
         async with await running.connect() as connection:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -61,7 +62,7 @@ async def test_the_wait_for_a_providers_connection_says_when_to_come_again(tmp_p
     async with gateway(tmp_path / "provider") as other:
         provider = attrs.evolve(other.config.providers["scripted"], pool=PoolConfig(max=1))
         deadlines = attrs.evolve(Deadlines(), queue=0.2)
-        changes = {"deadlines": deadlines, "providers": {"scripted": provider}, "models": config.models}
+        changes: dict[str, Any] = {"deadlines": deadlines, "providers": {"scripted": provider}, "models": config.models}
         async with gateway(tmp_path / "gateway", **changes) as running, trio.open_nursery() as nursery:
             holder = await running.connect()
             nursery.start_soon(hold, holder)
