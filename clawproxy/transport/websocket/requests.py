@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import trio
 
 from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
-from clawproxy.messages import Credentials
+from clawproxy.messages import ChatRequest, Credentials
 from clawproxy.service import Call
 from clawproxy.transport.websocket.client import ClawClient
 
@@ -20,26 +21,35 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clawproxy.websocket")
 
 
-async def run(session: Session, client: ClawClient, frame: Mapping[str, Any], credentials: Credentials) -> None:
-    """Serve one `llm_request`. Raises nothing but Cancelled: a defect is the request's own `internal` error."""
+async def run(
+    session: Session,
+    client: ClawClient,
+    decode: Callable[[int], ChatRequest],
+    deadline: float | None,
+    credentials: Credentials,
+) -> None:
+    """Serve one `llm_request`. `decode` gets how many messages it may have.
+
+    Raises nothing but Cancelled: a defect is the request's own `internal` error.
+    """
     service = session.service
     try:
         with trio.CancelScope() as client.gate:
+            await client.turn()
             principal = await service.authenticate(credentials)  # policy is applied to every message
         client.gate = None
         if client.lifetime.cause is not None:
             client.end_with(client.lifetime.cause)
             return
-        limit = service.config.limits.messages
         call = Call(
             request_id=client.request_id,
             surface=claw.NAME,
             principal=principal,
-            decode=lambda: claw.decode_request(frame, max_messages=limit),
+            decode=partial(decode, service.config.limits.messages),
             lifetime=client.lifetime,
             peer=credentials.peer,
             client_request_id=client.id if client.id.isascii() else None,
-            deadline=claw.deadline(frame),
+            deadline=deadline,
         )
         client.settle(await service.handle(call, client))
     except ClawError as error:

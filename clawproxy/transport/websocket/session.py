@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,7 +21,7 @@ from clawproxy.clocks import expired
 from clawproxy.context import new_id
 from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
-from clawproxy.messages import Credentials, Principal
+from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.service import Service
 from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
@@ -29,7 +29,6 @@ from clawproxy.transport.websocket.frames import (
     CODES,
     Broken,
     Control,
-    Message,
     Reader,
     close_frame,
     ping_frame,
@@ -40,7 +39,7 @@ from clawproxy.transport.websocket.limits import REPLIES, UNAUTHENTICATED, Bucke
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
 logger = logging.getLogger("clawproxy.websocket")
 
@@ -162,11 +161,11 @@ class Session:
     def _drain(self) -> None:
         """Take what is whole, until there is no more or a credential has to be checked first."""
         now = self._heard
-        for event in self._reader.events():
-            if isinstance(event, Message):
+        while (event := self._reader.next()) is not None:
+            if isinstance(event, bytes):
                 if self._close_by is None:
                     self.used_at = now
-                    messages.receive(self, event.data)
+                    messages.receive(self, event)
             elif isinstance(event, Control):
                 if self._close_by is None:  # after our close there is nobody to answer (W-34)
                     if not self._controls.take(now):
@@ -283,13 +282,13 @@ class Session:
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
-    def begin(self, ident: str, frame: Mapping[str, Any]) -> None:
+    def begin(self, ident: str, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
         """Start a request in a task of its own."""
         assert self._nursery is not None
         client = ClawClient(ident, new_id(), self._outbox, self.finished)
         self.streams[ident] = client
         assert self._credentials is not None
-        self._nursery.start_soon(requests.run, self, client, frame, self._credentials)
+        self._nursery.start_soon(requests.run, self, client, decode, deadline, self._credentials)
 
     def finished(self, client: ClawClient) -> None:
         """A request's last frame is out: its id may be used again."""
