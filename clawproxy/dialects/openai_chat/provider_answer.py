@@ -43,7 +43,7 @@ class StreamDecoder:
         return self.done or self._failed
 
     def feed(self, data: bytes) -> Batch | None:
-        if self._over():
+        if self.done or self._failed:
             return None
         events: list[Event] = []
         wires: list[bytes] = []
