@@ -43,7 +43,7 @@ class StreamDecoder:
         return self.done or self._failed
 
     def feed(self, data: bytes) -> Batch | None:
-        if self._over():
+        if self.done or self._failed:
             return None
         events: list[Event] = []
         wires: list[bytes] = []
@@ -210,9 +210,9 @@ def read_usage(said: Any) -> Usage | None:
     return Usage(
         total_in,
         total_out,
-        _part_of(total_in, _count(cached)),
-        _part_of(total_in, _count(prompt.get("cache_write_tokens"))),
-        _part_of(total_out, _count(completion.get("reasoning_tokens"))),
+        None if cached is None else _part_of(total_in, _count(cached)),
+        _part_of(total_in, _count(prompt.get("cache_write_tokens"))) if prompt else None,
+        _part_of(total_out, _count(completion.get("reasoning_tokens"))) if completion else None,
         raw=_storable(said),
     )
 
@@ -232,8 +232,10 @@ def _part_of(whole: int | None, part: int | None) -> int | None:
 def _storable(said: dict[str, Any], deep: int = 2) -> dict[str, Any]:
     """What can be written down again: no integer beyond 64 bits, no text without end, nothing nested deeply."""
     kept: dict[str, Any] = {}
-    for name, value in list(said.items())[:64]:
-        if isinstance(value, dict):
+    for name, value in said.items() if len(said) <= 64 else list(said.items())[:64]:
+        if type(value) is int and -(2**63) < value < 2**63:
+            kept[name] = value  # nearly all
+        elif isinstance(value, dict):
             if deep > 1:
                 kept[name] = _storable(value, deep - 1)
         elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):

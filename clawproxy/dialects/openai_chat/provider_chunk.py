@@ -77,12 +77,12 @@ decode_first = msgspec.json.Decoder(First).decode
 
 
 def begin(chunk: Any) -> Begin:
-    """The id and model, where they are strings that no line can be broken with."""
-    values = [
-        value if isinstance(value, str) and len(value) <= 256 and value.isprintable() else None
-        for value in (chunk.model, chunk.id)
-    ]
-    return Begin(values[0] or None, values[1] or None)
+    return Begin(_name(chunk.model), _name(chunk.id))
+
+
+def _name(value: Any) -> str | None:
+    """An id or a model, where it is a string that no line can be broken with."""
+    return value if isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable() else None
 
 
 def finish(said: str) -> Finish:
@@ -90,6 +90,7 @@ def finish(said: str) -> Finish:
 
 
 def content_events(delta: Delta, events: list[Event]) -> None:
+    """Append what `delta` says."""
     content = delta.content
     reasoning = delta.reasoning_content or delta.reasoning
     if reasoning and isinstance(reasoning, str):
