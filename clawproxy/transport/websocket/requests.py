@@ -25,6 +25,7 @@ async def run(session: Session, client: ClawClient, frame: Mapping[str, Any], cr
     service = session.service
     try:
         with trio.CancelScope() as client.gate:
+            await client.turn()
             principal = await service.authenticate(credentials)  # policy is applied to every message
         client.gate = None
         if client.lifetime.cause is not None:

@@ -29,7 +29,6 @@ from clawproxy.transport.websocket.frames import (
     CODES,
     Broken,
     Control,
-    Message,
     Reader,
     close_frame,
     ping_frame,
@@ -162,11 +161,11 @@ class Session:
     def _drain(self) -> None:
         """Take what is whole, until there is no more or a credential has to be checked first."""
         now = self._heard
-        for event in self._reader.events():
-            if isinstance(event, Message):
+        while (event := self._reader.next()) is not None:
+            if isinstance(event, bytes):
                 if self._close_by is None:
                     self.used_at = now
-                    messages.receive(self, event.data)
+                    messages.receive(self, event)
             elif isinstance(event, Control):
                 if self._close_by is None:  # after our close there is nobody to answer (W-34)
                     if not self._controls.take(now):
