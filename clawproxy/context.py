@@ -72,20 +72,20 @@ class Timing:
 
     def milliseconds(self) -> dict[str, float]:
         """`{"queue": 0.1, ...}`, phases not reached left out."""
-        out: dict[str, float] = {}
+        out: dict[str, float] = {}  # no loop, no round(): they took half of the time
         if (queue := self.queue) is not None:
-            out["queue"] = round(queue * 1000, 3)
+            out["queue"] = int(queue * 1e6 + 0.5) / 1000
         if (policy := self.policy) is not None:
-            out["policy"] = round(policy * 1000, 3)
+            out["policy"] = int(policy * 1e6 + 0.5) / 1000
         if (connect := self.connect) is not None:
-            out["connect"] = round(connect * 1000, 3)
+            out["connect"] = int(connect * 1e6 + 0.5) / 1000
         if (first_token := self.first_token) is not None:
-            out["first_token"] = round(first_token * 1000, 3)
+            out["first_token"] = int(first_token * 1e6 + 0.5) / 1000
         if (upstream := self.upstream) is not None:
-            out["upstream"] = round(upstream * 1000, 3)
+            out["upstream"] = int(upstream * 1e6 + 0.5) / 1000
         if (total := self.total) is not None:
-            out["gateway"] = round(max(0.0, total - (queue or 0.0) - (connect or 0.0) - (upstream or 0.0)) * 1000, 3)
-            out["total"] = round(total * 1000, 3)
+            out["gateway"] = int(max(0.0, total - (queue or 0.0) - (connect or 0.0) - (upstream or 0.0)) * 1e6 + 0.5) / 1000
+            out["total"] = int(total * 1e6 + 0.5) / 1000
         return out
 
 
