@@ -30,6 +30,8 @@ CLOSING = 5.0
 """Seconds that closing hooks have, shielded."""
 
 Named = tuple[str, Callable[..., Any]]
+Running = Callable[[str], None]
+"""Told the name of each plugin whose hook begins, so that a clock can name it."""
 
 
 class Pipeline:
@@ -62,7 +64,7 @@ class Pipeline:
                 return principal
         raise ClawError("auth.missing" if credentials.token is None else "auth.invalid")
 
-    async def prepare(self, exchange: Exchange, request: ChatRequest, running: Callable[[str], None]) -> ChatRequest:
+    async def prepare(self, exchange: Exchange, request: ChatRequest, running: Running) -> ChatRequest:
         """Each plugin gets the previous one's result. `running(name)` is called before each, so that a clock can name it."""
         for name, hook in self._prepare:
             running(name)
@@ -81,7 +83,7 @@ class Pipeline:
                 self.report(name, "hook_slow", "prepare_request")
         return request
 
-    async def choose_route(self, exchange: Exchange, request: ChatRequest, running: Callable[[str], None]) -> Plan:
+    async def choose_route(self, exchange: Exchange, request: ChatRequest, running: Running) -> Plan:
         """The first plan wins; a plugin that fails leaves it to the next, then 503. Nobody: 404."""
         failed: BaseException | None = None
         for name, hook in self._choose:
@@ -111,7 +113,7 @@ class Pipeline:
         request: ChatRequest,
         attempt: Attempt,
         contexts: AttemptContexts,
-        running: Callable[[str], None],
+        running: Running,
     ) -> None:
         """Enter the plugins' contexts, in order. Those entered are in `contexts`, whatever happens."""
         for name, hook in self._open:

@@ -281,7 +281,7 @@ async def test_a_group_of_cancellations_is_a_cancellation(autojump_clock: Clock,
     async with claw({"closings": closings, "plugin": NurseryInAttempt(error)}) as gateway, trio.open_nursery() as nursery:
         lifetime = Lifetime()
         nursery.start_soon(lambda: gateway.ask("Hi", lifetime=lifetime))
-        await trio.sleep(1)
+        await trio.sleep(0.5)
         lifetime.hang_up()
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert closings.outcomes == closings.attempts == ["client_gone"]
