@@ -174,3 +174,13 @@ def test_a_trace_is_replayed(tmp_path: Path) -> None:
     broken = bench("benchmarks.replay", "--trace", ROOT / "setup.cfg")
     assert broken.returncode != 0
     assert "TIMESTAMP" in broken.stderr
+
+
+def test_calls_are_counted_the_same_each_time(tmp_path: Path) -> None:
+    done = bench("benchmarks.calls", "--json", tmp_path / "calls.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "calls.json").read_text())
+    assert set(found) == {"whole", "stream", "websocket"}
+    for numbers in found.values():
+        assert 50 < numbers["python"] < 10_000
+        assert any("clawproxy/exchange.py" in name for name in numbers["files"]) or len(numbers["files"]) == 15
