@@ -73,6 +73,7 @@ class FakeService:
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.running += 1
         exchange = Exchange(request_id=call.request_id, surface=call.surface, principal=call.principal, deadlines=self.deadlines)
+        exchange.timing.total = 0.001
         outcome = Outcome("internal")
         try:
             with call.lifetime.scope:

@@ -68,6 +68,12 @@ class ClawClient:
             self.cancelled_at = time.time()
         self.cancel(ClawError("cancelled"))
 
+    async def turn(self) -> None:
+        """Wait while this connection's answers lie unread: a request that ends at once (a refusal) would only add to them.
+        Raises ClawError as `Outbox.room` does."""
+        if self._outbox.size > HIGH:
+            await self._outbox.room()
+
     # --- service.Client ----------------------------------------------------------------------------------------------------
 
     def attach(self, exchange: Exchange, request: ChatRequest) -> None:

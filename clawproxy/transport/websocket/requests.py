@@ -92,6 +92,7 @@ async def run(
     service = session.service
     client.gate = scope
     try:
+        await client.turn()
         principal = await service.authenticate(credentials)  # policy is applied to every message
         client.gate = None
         if client.lifetime.cause is not None:
