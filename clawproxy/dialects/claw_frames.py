@@ -145,7 +145,7 @@ class Answer:
     def content(self, batch: Batch) -> list[bytes]:
         """The frames of one batch: neighbouring texts are one `llm_token`."""
         events = batch.events
-        if _OTHERS.isdisjoint(map(type, events)):  # by far the most common: 50 tokens in 5 us, below in 20
+        if _OTHERS.isdisjoint(map(type, events)):  # by far the most common: 50 tokens in 3.4 us, below in 10.5
             texts = [event.text for event in events if type(event) is Text]
             return [self._frame(b"llm_token", b'"content":' + json_text("".join(texts)))] if texts else []
         frames: list[bytes] = []
