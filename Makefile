@@ -21,8 +21,8 @@ check: $(VENV)/.dev           ## style, types, async rules
 	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py')
 	$(BIN)/flake8-async --enable=$(ASYNC_RULES_TESTS) $$(git ls-files 'tests/*.py')
 
-fuzz: $(VENV)/.dev            ## ten thousand generated bad inputs against a running gateway
-	$(BIN)/python -m pytest -q tests/e2e/test_bad_inputs.py --bad-inputs=10000
+fuzz: $(VENV)/.dev            ## a hundred thousand generated bad inputs against a running gateway, new ones each time
+	SEED=$${SEED:-$$$$} $(BIN)/python -m pytest -q -s tests/e2e/test_bad_inputs.py --bad-inputs=100000
 
 bench: $(VENV)/.dev           ## a quick figure: requests a second and the added latency
 	$(BIN)/python -m benchmarks.quick

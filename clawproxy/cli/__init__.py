@@ -60,7 +60,7 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         code = explain(error)
     if code == 1 and _stdout_is_gone():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
@@ -68,7 +68,7 @@ def main() -> NoReturn:
 
 
 def explain(error: BaseException) -> int:
-    """Say what ended the command, in words, and with which code to exit. Raises what is not an error (SystemExit)."""
+    """Say what ended the command, in words, and with which code to exit."""
     from clawproxy.errors import ClawError, ConfigError
 
     found = leaves(error)
@@ -89,8 +89,6 @@ def explain(error: BaseException) -> int:
                 where = f"{leaf.filename}: " if leaf.filename else ""
                 say(f"clawproxy: {where}{leaf.strerror or type(leaf).__name__}")
             return 1
-    if isinstance(error, SystemExit):
-        raise error
     from clawproxy.ops.logs import log_exception
 
     log_exception("cli.crashed", error)

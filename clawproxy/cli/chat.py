@@ -156,7 +156,10 @@ class Conversation:
             self.code = 1
             say(f"clawproxy: {printable(str(last.get('message', 'error')))} ({printable(str(last.get('error', '')))})")
             return
-        self.messages.append({"role": "assistant", "content": "".join(spoken)})
+        if spoken:
+            self.messages.append({"role": "assistant", "content": "".join(spoken)})
+        else:  # cancelled before a word came: an empty answer would be refused by some providers
+            self.messages.pop()
         if last.get("outcome") == "cancelled":
             self.code = 130
             say("cancelled")

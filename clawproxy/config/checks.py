@@ -34,9 +34,17 @@ OPENAI_COMPATIBLE = {
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
     "ollama": "http://127.0.0.1:11434/v1",
 }
-ROUTE_CLOCKS = ("queue", "connect", "first_token", "stall", "total", "write", "keepalive_sse", "grace")
-"""The clocks that run once the model is known, so that a provider or a model can have its own."""
-MAY_BE_ZERO = frozenset({"drain", "grace"})
+PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
+"""The clocks of one attempt, so that a provider can have its own."""
+MODEL_CLOCKS = (*PROVIDER_CLOCKS, "total", "write", "keepalive_sse")
+"""The clocks that run once the model is known, so that it can have its own."""
+NOT_YET = {
+    "rate": "is not measured by this version",
+    "grace": "has no meaning in this version, which cancels at once when a client is gone",
+    "session": "has no meaning in this version, which keeps no sessions",
+}
+"""Clocks this version does not run: only their defaults are accepted."""
+MAY_BE_ZERO = frozenset({"drain"})
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GATEWAYS_OWN = frozenset(
@@ -239,28 +247,29 @@ def check_pipeline(config: Config, names: Names, found: Findings) -> None:
 
 
 def check_deadlines(config: Config, found: Findings) -> None:
-    if config.deadlines.rate != math.inf:
-        found.wrong(("deadlines", "rate"), 'is not measured by this version; write "off", or leave it out')
+    for clock, why in NOT_YET.items():
+        if getattr(config.deadlines, clock) != getattr(Deadlines(), clock):
+            found.wrong(("deadlines", clock), f"{why}; leave it out")
     for clock in CLOCKS:
-        if getattr(config.deadlines, clock) == 0 and clock not in MAY_BE_ZERO:
+        if getattr(config.deadlines, clock) == 0 and clock not in MAY_BE_ZERO and clock not in NOT_YET:
             found.wrong(("deadlines", clock), '"0s" leaves no time at all; write a longer time, or "off" for no limit')
     contradictions(config.deadlines, ("deadlines",), {}, found)
-    tables: list[tuple[KeyPath, Mapping[str, Any]]] = []
-    tables += [(("providers", name, "deadlines"), provider.deadlines) for name, provider in config.providers.items()]
-    tables += [(("models", name, "deadlines"), model.deadlines) for name, model in config.models.items()]
-    for path, table in tables:
+    tables: list[tuple[KeyPath, Mapping[str, Any], tuple[str, ...]]] = []
+    tables += [
+        (("providers", name, "deadlines"), provider.deadlines, PROVIDER_CLOCKS) for name, provider in config.providers.items()
+    ]
+    tables += [(("models", name, "deadlines"), model.deadlines, MODEL_CLOCKS) for name, model in config.models.items()]
+    for path, table, clocks in tables:
         own: dict[str, Any] = {}
         for clock, limit in table.items():
-            if clock in ROUTE_CLOCKS:
+            if clock in clocks:
                 own[clock] = limit
-                if limit == 0 and clock not in MAY_BE_ZERO:
+                if limit == 0:
                     found.wrong((*path, clock), '"0s" leaves no time at all; write a longer time, or "off" for no limit')
             elif clock in CLOCKS:
-                found.wrong(
-                    (*path, clock), f"runs before the route is known; set it under [deadlines] (here: {listed(ROUTE_CLOCKS)})"
-                )
+                found.wrong((*path, clock), f"can not be set here; set it under [deadlines] (here: {listed(clocks)})")
             else:
-                found.wrong((*path, clock), f"is no clock; {suggest(clock, ROUTE_CLOCKS)}")
+                found.wrong((*path, clock), f"is no clock; {suggest(clock, clocks)}")
         if own:
             contradictions(config.deadlines.overridden(own), path, own, found)
 

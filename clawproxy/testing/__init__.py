@@ -6,11 +6,11 @@ Three ways to test a plugin, none with a socket:
 2. Run it in the real pipeline against a scripted upstream:
 
        async with claw(plugins={"mine": my_plugin}) as gateway:
-           gateway.upstream.will_say("Hello", Pause(60), " world")
+           gateway.upstream.will_say("Hello", Pause(30), " world")
            answer = await gateway.ask("Hi")
            assert answer.text == "Hello world"
 
-3. The same under `autojump_clock`, so that a minute takes no time.
+3. The same under `autojump_clock`, so that half a minute takes no time.
 """
 
 from clawproxy.testing.factories import (

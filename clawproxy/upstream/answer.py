@@ -2,8 +2,9 @@
 
 Rule 1: an opening holds one place in the pool from `acquire` on, and gives it back exactly once: when entering fails or is
         cancelled, or when the answer is closed. Between taking and guarding it there is no await.
-Rule 2: `close` is synchronous. A connection goes back to the pool only after a whole answer with a clean end; anything else is
-        closed at once, which is what stops a provider from generating (and billing) for nobody.
+Rule 2: `close` is synchronous. A connection goes back to the pool only after a whole answer with a clean end, of which the last
+        chunk may still be under way; anything else is closed at once, which is what stops a provider from generating (and
+        billing) for nobody.
 Rule 3: a redirect is never followed and its Location never read. Of an error at most 64 KiB are read, for at most 5 s.
 """
 
@@ -58,11 +59,11 @@ class Answer:
 
         Raises ProviderFault("provider_error.cut" | ".malformed" | ".too_large").
         """
-        if self._tail is not None:
+        if self._ended:
             batch, self._tail = self._tail, None
             return batch
         decoder, connection = self._decoder, self._connection
-        while not self._ended and not decoder.done and connection is not None:
+        while not decoder.done and connection is not None:
             body = await connection.read()
             made = decoder.feed(body) if body else None
             if connection.body_ended and not decoder.done:
@@ -76,9 +77,13 @@ class Answer:
         return None
 
     def close(self) -> None:
+        self.leave(True)
+
+    def leave(self, well: bool) -> None:
+        """`well`: its reader was satisfied. Only then the decoder's word that it is done is worth a connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._provider.put_back(connection)
+            self._provider.put_back(connection, well and self._decoder.done)
 
 
 class Opening:
@@ -102,8 +107,10 @@ class Opening:
         connection = await provider.pool.acquire(self._fair_key, self._wait)
         try:
             if connection is not None:
+                phases.enter("first_token")
+                phases.sent = True
                 try:
-                    await self._send(connection, data)
+                    await connection.send(data)
                 except Unsent:
                     phases.sent = False
                     connection.close()
@@ -111,15 +118,17 @@ class Opening:
             if connection is None:
                 phases.enter("connect")
                 connection = await provider.connect()
+                phases.enter("first_token")
+                phases.sent = True
                 try:
-                    await self._send(connection, data)
+                    await connection.send(data)
                 except Unsent as error:
                     phases.sent = False
                     raise fault("unreachable", provider.name, error.cause, sent=False) from error
             head = await connection.read_head()
             if head.status >= 300:
                 raise await self._refusal(connection, head)
-            answer = Answer(provider, connection, provider.dialect.decoder(self._request), head.status)
+            self._answer = answer = Answer(provider, connection, provider.dialect.decoder(self._request), head.status)
         except BaseException as error:
             if connection is not None and isinstance(error, ProviderFault):
                 provider.put_back(connection)
@@ -128,20 +137,14 @@ class Opening:
                     connection.close()
                 provider.pool.release()
             raise
-        self._answer = answer
         return answer
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if self._answer is not None:
-            self._answer.close()
+            self._answer.leave(exc_type is None)
 
     def _wait(self) -> None:
         self._phases.enter("queue")
-
-    async def _send(self, connection: Connection, data: bytes) -> None:
-        self._phases.enter("first_token")
-        self._phases.sent = True
-        await connection.send(data)
 
     async def _refusal(self, connection: Connection, head: ResponseHead) -> ProviderFault:
         provider = self._provider

@@ -3,6 +3,8 @@
 Rule 1: raises ProviderFault and Cancelled, nothing else. After either the connection is closed by whoever holds it.
 Rule 2: a request whose first byte was accepted is never sent again: `Unsent` is raised only where the kernel took nothing.
 Rule 3: a send that fails half-way may have an answer before it (413, 401): it is read first; without one it is a cut.
+Rule 4: where a dialect's terminal marker came and only the last chunk is still to come, the connection may be kept: it owes
+        exactly `0 CR LF CR LF` (or what is left of it), and carries no request before that is read.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from clawproxy.errors import ProviderFault
 from clawproxy.upstream.faults import Kind, cause_of, fault
 from clawproxy.upstream.response_parser import DEFAULT_ENGINE, BadAnswer, Engine, ResponseHead, ResponseParser
 from clawproxy.upstream.wire import Wire
+
+LAST_CHUNK = b"0\r\n\r\n"
+_BETWEEN = (b"\r\n", b"\r\n0", b"\r\n0\r", b"\r\n0\r\n\r")
+"""How a read ends that ended a chunk, or in the last one."""
 
 
 class Unsent(Exception):
@@ -31,13 +37,16 @@ class Connection:
     __slots__ = (
         "_deferred",
         "_engine",
+        "_last",
         "_limit",
+        "_owes_end",
         "_parser",
         "_pending",
         "_provider",
         "_received",
         "_spoilt",
         "_wire",
+        "body_ended",
         "created",
         "idle_since",
     )
@@ -49,10 +58,12 @@ class Connection:
         self._limit = limit
         self._engine = engine
         self._parser = ResponseParser(engine)
-        self._pending = b""
+        self._pending = self._last = b""
         self._deferred: ProviderFault | None = None
         self._received = 0
         self._spoilt = False
+        self._owes_end = False
+        self.body_ended = False
         self.created = self.idle_since = trio.current_time()
 
     # --- the request -----------------------------------------------------------------------------------------------------
@@ -70,11 +81,18 @@ class Connection:
 
     async def read_head(self) -> ResponseHead:
         """The final answer's head. Body bytes that came with it are kept for `read`."""
-        self._parser = ResponseParser(self._engine)
+        self._parser = parser = ResponseParser(self._engine)
         self._received = 0
+        self.body_ended = False
+        receive = self._wire.receive_first
         while True:
-            self._pending = self._feed(await self._network())
-            head = self._parser.head
+            try:
+                data = await receive()
+            except (OSError, trio.ClosedResourceError) as error:
+                raise self._broken(error) from (error if isinstance(error, OSError) else None)
+            self._pending = self._feed(data)
+            receive = self._wire.receive
+            head = parser.head
             if head is not None:
                 if head.status < 300 and head.length is not None and head.length > self._limit:
                     raise self._fault("too_large", f"it declares {head.length} bytes, over limits.response")
@@ -87,62 +105,84 @@ class Connection:
             return data
         if self._deferred is not None:
             raise self._deferred
-        if self._parser.complete:
+        if self.body_ended:
             return None
-        data = self._feed(await self._network())
-        return data if data or not self.body_ended else None
-
-    @property
-    def body_ended(self) -> bool:
-        return self._parser.complete
+        try:
+            data = await self._wire.receive()
+        except (OSError, trio.ClosedResourceError) as error:
+            raise self._broken(error) from (error if isinstance(error, OSError) else None)
+        data = self._feed(data)
+        return data if data or not self._parser.complete else None
 
     # --- afterwards ------------------------------------------------------------------------------------------------------
 
-    def reusable(self) -> bool:
+    def reusable(self, finished: bool = False) -> bool:
         """Whether the answer has ended cleanly and another request may follow. Takes in an end that is already here: the last
-        chunk often comes a moment after the terminal event."""
+        chunk often comes a moment after the terminal event.
+
+        `finished`: that event was seen, so where nothing more is here, `quiet` looks for the end when it is next asked.
+        """
         if self._spoilt:
             return False
-        if not self._parser.complete:
+        parser = self._parser
+        if not parser.complete:
             try:
                 data = self._wire.receive_nowait()
                 if data:
-                    self._parser.feed(data)
+                    parser.feed(data)
             except (OSError, BadAnswer):
                 return False
-        return self._parser.reusable
+            if data is None and finished and parser.chunked and self._last.endswith(_BETWEEN):
+                self._owes_end = True
+                self._last = b""
+                return True
+        return parser.reusable
+
+    @property
+    def owes_end(self) -> bool:
+        """It was `reusable` only on the word of the dialect: the last chunk had not come."""
+        return self._owes_end
 
     def quiet(self) -> bool:
-        return self._wire.quiet()
+        return (not self._owes_end or self._take_end()) and self._wire.quiet()
 
     def close(self) -> None:
         self._wire.close()
 
     # --- inside ----------------------------------------------------------------------------------------------------------
 
-    async def _network(self) -> bytes:
+    def _take_end(self) -> bool:
+        """Whether what was owed, and nothing else, has come. The parser judges it too: it knows if a chunk was still open."""
         try:
-            return await self._wire.receive()
-        except OSError as error:
-            self._spoilt = True
-            raise self._fault("cut", cause_of(error)) from error
-        except trio.ClosedResourceError:
-            self._spoilt = True
-            raise self._fault("cut", "the gateway closed the connection") from None
+            data = self._wire.receive_nowait()
+            if not data or not LAST_CHUNK.endswith(data):
+                return False
+            self._parser.feed(data)
+        except (OSError, BadAnswer):
+            return False
+        self._owes_end = False
+        return self._parser.reusable
+
+    def _broken(self, error: OSError | trio.ClosedResourceError) -> ProviderFault:
+        self._spoilt = True
+        return self._fault("cut", cause_of(error) if isinstance(error, OSError) else "the gateway closed the connection")
 
     def _feed(self, data: bytes) -> bytes:
         if not data:
             self._spoilt = True
-            if not self._parser.eof():
+            self.body_ended = self._parser.eof()
+            if not self.body_ended:
                 where = "in its answer" if self._parser.head is not None else "before its answer"
                 raise self._fault("cut", f"connection closed {where}")
             return b""
+        self._last = data
         self._received += len(data)
         if self._received > self._limit:
             self._spoilt = True
             raise self._fault("too_large", "over limits.response")
+        parser = self._parser
         try:
-            return self._parser.feed(data)
+            body = parser.feed(data)
         except BadAnswer as error:
             self._spoilt = True
             malformed = self._fault("malformed", str(error))
@@ -150,6 +190,8 @@ class Connection:
                 raise malformed from None
             self._deferred = malformed
             return error.body
+        self.body_ended = parser.complete
+        return body
 
     def _fault(self, kind: Kind, cause: str) -> ProviderFault:
         head = self._parser.head

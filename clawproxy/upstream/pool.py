@@ -4,7 +4,8 @@ Rule 1: nothing here awaits but `acquire`, and it only waits to be handed a plac
         a counter, the end of a deque, the front of an ordered dict. No decision walks over connections or waiters.
 Rule 2: a *place* is the right to have one connection at work. A place is held from `acquire` (or `reserve`) to `release`;
         active + idle <= max, always.
-Rule 3: idle connections are taken last in, first out, so that the surplus of a busy hour ages and is closed.
+Rule 3: idle connections are taken last in, first out, so that the surplus of a busy hour ages and is closed. One that may not
+        be ready yet is put where it is taken last.
 Rule 4: waiters are served round-robin over their fair key, first come first served within a key. A waiter that is cancelled
         leaves nothing behind; one that was handed its place in the same tick passes it on.
 """
@@ -85,7 +86,7 @@ class Pool(Generic[C]):
         """
         if self._active < self.max:
             self._active += 1
-            return self._take()
+            return self._take() if self._idle else None
         on_wait()
         waiter = self._join(fair_key)
         try:
@@ -105,16 +106,22 @@ class Pool(Generic[C]):
         self._active += 1
         return True
 
-    def release(self, connection: C | None = None) -> None:
-        """Give the place back, with the connection where it may serve again."""
+    def release(self, connection: C | None = None, last: bool = False) -> None:
+        """Give the place back, with the connection where it may serve again. `last`: after all the others."""
         if connection is not None:
             now = trio.current_time()
             if self._closed or now - connection.created >= self._lifetime:
                 connection.close()
             else:
                 connection.idle_since = now
-                self._idle.append(connection)
-        self._pass_on()
+                if last:
+                    self._idle.appendleft(connection)
+                else:
+                    self._idle.append(connection)
+        if self._rounds:
+            self._pass_on()
+        else:
+            self._active -= 1
 
     def sweep(self) -> None:
         """Close the idle connections that are too old, too long idle, or closed by the peer. Maintenance: walks over all."""
@@ -136,8 +143,6 @@ class Pool(Generic[C]):
     # --- decisions -------------------------------------------------------------------------------------------------------
 
     def _take(self) -> C | None:
-        if not self._idle:
-            return None
         now = trio.current_time()
         while self._idle:
             connection = self._idle.pop()

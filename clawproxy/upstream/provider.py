@@ -65,7 +65,8 @@ class Provider:
 
     def encode(self, outbound: OutboundRequest) -> bytes:
         """Raises ProviderFault("provider_error.auth") where the key can not be read; see `RequestEncoder.encode` for the path."""
-        return self._encoder.encode(outbound, self._key())
+        credential = self._credential
+        return self._encoder.encode(outbound, credential if credential is not None else self._key())
 
     async def connect(self) -> Connection:
         """A new connection, for the holder of a place."""
@@ -73,10 +74,11 @@ class Provider:
         self.pool.opened_total += 1
         return connection
 
-    def put_back(self, connection: Connection) -> None:
-        """The place, and the connection with it where its answer ended cleanly; else it is closed now."""
-        if connection.reusable():
-            self.pool.release(connection)
+    def put_back(self, connection: Connection, finished: bool = False) -> None:
+        """The place, and the connection with it where its answer ended cleanly; else it is closed now. `finished`: see
+        `Connection.reusable`."""
+        if connection.reusable(finished):
+            self.pool.release(connection, last=connection.owes_end)
         else:
             connection.close()
             self.pool.release()

@@ -90,18 +90,26 @@ class Providers:
 
     def dialect(self, provider: str) -> ProviderDialect:
         """Raises ClawError("no_route") for a provider that this generation does not have."""
+        found = self._providers.get(provider)
+        if found is not None:
+            return found.dialect
         inner = self._in_process.get(provider)
-        return inner.dialect(provider) if inner is not None else self._get(provider).dialect
+        if inner is None:
+            raise ClawError("no_route")
+        return inner.dialect(provider)
 
     def open(
         self, route: Route, request: ChatRequest, outbound: OutboundRequest, phases: base.Phases, fair_key: str
     ) -> base.Opening:
         """See `upstream.base.Upstream.open`. Phases: `queue` only where there is no place, `connect` only where a connection is
         made, `first_token` always."""
+        provider = self._providers.get(route.provider)
+        if provider is not None:
+            return Opening(provider, request, outbound, phases, fair_key)
         inner = self._in_process.get(route.provider)
-        if inner is not None:
-            return inner.open(route, request, outbound, phases, fair_key)
-        return Opening(self._get(route.provider), request, outbound, phases, fair_key)
+        if inner is None:
+            raise ClawError("no_route")
+        return inner.open(route, request, outbound, phases, fair_key)
 
     async def run(self) -> None:
         """Maintenance, for ever; the server starts it and cancels it. Old connections are closed, `min_idle` is kept warm.
@@ -125,12 +133,6 @@ class Providers:
         for provider in self._providers.values():
             provider.pool.close()
         await trio.lowlevel.checkpoint()
-
-    def _get(self, name: str) -> Provider:
-        try:
-            return self._providers[name]
-        except KeyError:
-            raise ClawError("no_route") from None
 
     # --- checking the configuration --------------------------------------------------------------------------------------
 

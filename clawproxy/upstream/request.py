@@ -5,6 +5,8 @@ Rule 1: no header of a client is here to be forwarded. Headers come from the dia
 Rule 2: names and values are checked against RFC 9110, 5.1 and 5.5, so that none can end its line. The path stays below the base
         URL's prefix: visible ASCII, no fragment, no dot segment.
 Rule 3: the credential is revealed at the moment it is written.
+Rule 4: a head is checked and joined once for each (method, path, headers) and kept without what differs from request to request:
+        the credential, the length, and an `x-request-id` that the dialect's headers end with, which is checked by itself.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?")
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
 _METHOD = re.compile(r"[A-Z]+")
+REQUEST_ID = "x-request-id"
 
 RESERVED = frozenset(
     [
@@ -46,7 +49,7 @@ def header_problem(name: str, value: str) -> str | None:
 
 
 class RequestEncoder:
-    """Encodes for one provider. Heads without the credential are kept, as most requests share one."""
+    """Encodes for one provider."""
 
     def __init__(self, url: BaseURL, headers: Mapping[str, str], auth_header: str, proxy: Proxy | None) -> None:
         """`headers`: the operator's, already checked with `header_problem`. `proxy`: where requests go to it in absolute form
@@ -56,23 +59,26 @@ class RequestEncoder:
         self._auth_header = auth_header.lower()
         self._proxy = proxy
         self._origin = f"http://{url.authority}" if proxy is not None else ""
+        self._takes_id = REQUEST_ID not in self._operator and self._auth_header != REQUEST_ID
+        self._before_key = f"{self._auth_header}: {'Bearer ' if self._auth_header == 'authorization' else ''}"
         self._head = lru_cache(maxsize=256)(self._build_head)
 
     def encode(self, outbound: OutboundRequest, credential: Secret | None) -> bytes:
         """Head and body, for one write. Raises ClawError("invalid_request") where the path leaves the provider's base path."""
-        parts = [self._head(outbound.method, outbound.path, tuple(outbound.headers))]
+        headers, body, lines = tuple(outbound.headers), outbound.body, ""
+        if headers and headers[-1][0] == REQUEST_ID and self._takes_id and _VALUE.fullmatch(ident := headers[-1][1]):
+            headers, lines = headers[:-1], f"{REQUEST_ID}: {ident}\r\n"
+        head = self._head(outbound.method, outbound.path, headers, lines != "")
         if credential is not None and self._auth_header:
-            scheme = "Bearer " if self._auth_header == "authorization" else ""
-            parts.append(f"{self._auth_header}: {scheme}{credential.reveal()}\r\n".encode("ascii"))
+            lines += f"{self._before_key}{credential.reveal()}\r\n"
         if self._proxy is not None and self._proxy.authorization is not None:
-            parts.append(f"proxy-authorization: {self._proxy.authorization.reveal()}\r\n".encode("ascii"))
-        if outbound.body or outbound.method not in ("GET", "HEAD"):
-            parts.append(b"content-length: %d\r\n" % len(outbound.body))
-        parts.append(b"\r\n")
-        parts.append(outbound.body)
-        return b"".join(parts)
+            lines += f"proxy-authorization: {self._proxy.authorization.reveal()}\r\n"
+        if body or outbound.method not in ("GET", "HEAD"):
+            lines += f"content-length: {len(body)}\r\n"
+        return b"".join((head, lines.encode("ascii"), b"\r\n", body))
 
-    def _build_head(self, method: str, path: str, headers: Sequence[tuple[str, str]]) -> bytes:
+    def _build_head(self, method: str, path: str, headers: Sequence[tuple[str, str]], with_id: bool) -> bytes:
+        """`with_id`: an `x-request-id` will follow, which replaces any that is here."""
         if not _PATH.fullmatch(path) or has_dot_segment(path.partition("?")[0]):
             raise ClawError("invalid_request", "The request does not make a valid address at this provider.", param="model")
         if not _METHOD.fullmatch(method):
@@ -86,6 +92,8 @@ class RequestEncoder:
                 raise ValueError(f"a dialect made a bad header {name!r}: {problem}")
             fields[name.lower()] = value
         fields.update(self._operator)
+        if with_id:
+            fields.pop(REQUEST_ID, None)
         lines = [f"{method} {self._origin}{self._url.prefix}{path} HTTP/1.1", f"host: {self._url.authority}"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         return "\r\n".join([*lines, ""]).encode("ascii")

@@ -7,6 +7,10 @@ Rule 2: framing is decided here (RFC 9112, 6.3). Content-Length with Transfer-En
 Rule 3: interim answers (1xx) are skipped, at most ten; 101 is an error, as nobody asked to switch.
 Rule 4: httptools (llhttp) where it is installed, else h11. Both pass the same tests; h11 alone forgives a bare LF or
         an odd character in the lines around chunks.
+Rule 5: the plain case has a short way: a 200 whose head came in one read and has exactly one framing header, plainly spelt, is
+        judged by one pattern, and a body of known length is counted without an engine. Whatever the pattern does not take goes
+        the long way; a property test holds that the two say the same. Measured: a small whole answer 6 us -> 1.4, a chunked
+        one whose head has 26 fields 20 us -> 7.5. (Chunks are llhttp's: 0.3 us for a read of one; in Python it is 1.2.)
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import h11
-from attrs import frozen
+from msgspec import Struct
 
 try:
     import httptools
@@ -38,6 +42,25 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection", b"content-encoding"})
 
+# The plain head of rule 5. Nothing is tried twice (possessive): a name says which branch is meant. The first branch is only
+# there because most names begin with another letter than the four that matter.
+_OTHER = (
+    rb"(?:[!#$%&'*+\-.^_`|~0-9ABD-SU-Zabd-su-z][!#$%&'*+\-.^_`|~0-9A-Za-z]*+:" + _TEXT + rb"+\r\n"
+    rb"|(?!(?i:content-length|transfer-encoding|connection|content-encoding):)" + _TOKEN + rb"+:" + _TEXT + rb"+\r\n"
+    rb"|(?i:connection: ?keep-alive)\r\n)*+"
+)
+_PLAIN = re.compile(
+    rb"HTTP/1\.1 200(?: "
+    + _TEXT
+    + rb"+)?\r\n"
+    + _OTHER
+    + rb"(?:(?i:content-length): ?([0-9]{1,18})|(?i:transfer-encoding: ?chunked))\r\n"
+    + _OTHER
+    + rb"\r\n"
+)
+_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+"""All an engine needs to know of such a head."""
+
 
 class BadAnswer(Exception):
     """The bytes are not an HTTP/1.1 answer. Its text is ours, and short.
@@ -50,14 +73,19 @@ class BadAnswer(Exception):
         self.body = body
 
 
-@frozen(slots=True)
-class ResponseHead:
+class ResponseHead(Struct, frozen=True, gc=False):  # a Struct, as one is made for each answer: 0.1 us, attrs takes 1
     status: int
-    fields: list[tuple[bytes, bytes]]
-    """As sent, values with their white space."""
+    block: bytes
+    """As sent, from the status line to the empty line."""
     framing: Framing
     length: int | None
     keep_alive: bool
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """As sent, values with their white space."""
+        # Behind the status line, whose reason may hold a colon.
+        return _FIELD.findall(self.block, self.block.index(b"\n") + 1)
 
     def headers(self, allowed: Callable[[str], bool]) -> dict[str, str]:
         """The headers whose lower-case name is allowed; of several the first; values cut at 1,024 characters."""
@@ -88,7 +116,7 @@ def parse_head(block: bytes | bytearray) -> ResponseHead:
     framing, length = _framing(status, match[1], seen)
     connection = {token.strip(b" \t") for token in seen.get(b"connection", b"").split(b",")}
     keep_alive = framing != "close" and match[1] == b"1" and b"close" not in connection
-    return ResponseHead(status, fields, framing, length, keep_alive)
+    return ResponseHead(status, bytes(block), framing, length, keep_alive)
 
 
 def _framing(status: int, minor: bytes, seen: dict[bytes, bytes]) -> tuple[Framing, int | None]:
@@ -131,22 +159,22 @@ class Engine(Protocol):
 class _Sink:
     """What llhttp calls. Not the engine itself: that would be a reference cycle per answer."""
 
-    __slots__ = ("complete", "extra", "pieces")
+    __slots__ = ("complete", "extra", "on_body", "pieces", "whole")
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
+        self.on_body = self.pieces.append  # called once a chunk: with no frame of Python's own
+        self.whole = 0
         self.complete = False
         self.extra = False
 
     def on_message_begin(self) -> None:
         self.extra = self.complete
 
-    def on_body(self, data: bytes) -> None:
-        if not self.complete:
-            self.pieces.append(data)
-
     def on_message_complete(self) -> None:
-        self.complete = True
+        if not self.complete:
+            self.complete = True
+            self.whole = len(self.pieces)
 
 
 class HttptoolsEngine:
@@ -169,13 +197,15 @@ class HttptoolsEngine:
         if self.complete:
             sink.extra = True
             return b""
+        pieces = sink.pieces
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             if not sink.complete:
-                raise BadAnswer("its body breaks RFC 9112", b"".join(sink.pieces)) from None
+                raise BadAnswer("its body breaks RFC 9112", b"".join(pieces)) from None
             sink.extra = True
-        pieces = sink.pieces
+        if sink.extra:
+            del pieces[sink.whole :]
         if not pieces:
             return b""
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -222,24 +252,38 @@ DEFAULT_ENGINE: Callable[[], Engine] = HttptoolsEngine if HAVE_HTTPTOOLS else H1
 class ResponseParser:
     """One answer. `feed` what arrives; `head` is there once it is whole; `complete` once the body has ended."""
 
-    __slots__ = ("_buffer", "_engine", "_interim", "complete", "head")
+    __slots__ = ("_buffer", "_engine", "_interim", "_left", "_make", "complete", "head")
 
     def __init__(self, engine: Callable[[], Engine] = DEFAULT_ENGINE) -> None:
-        self._engine = engine()
-        self._buffer = bytearray()
+        self._make = engine
+        self._engine: Engine | None = None
+        self._buffer: bytearray | None = None
         self._interim = 0
+        self._left = 0
         self.head: ResponseHead | None = None
         self.complete = False
 
     @property
     def reusable(self) -> bool:
         """Whether the connection may carry another request."""
-        return self.complete and not self._engine.extra and self.head is not None and self.head.keep_alive
+        if not self.complete or self.head is None or not self.head.keep_alive:
+            return False
+        return self._left == 0 if self._engine is None else not self._engine.extra
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a last chunk ends it, after which the connection may carry another request."""
+        return self.head is not None and self.head.framing == "chunked" and self.head.keep_alive
 
     def feed(self, data: bytes) -> bytes:
         """The body bytes in `data`, b"" where there are none (yet). Raises BadAnswer as an engine does."""
-        body = self._engine.feed(data) if self.head is not None else self._feed_head(data)
-        self.complete = self._engine.complete
+        if self.head is None:
+            return self._feed_head(data)
+        engine = self._engine
+        if engine is None:
+            return self._count(data)
+        body = engine.feed(data)
+        self.complete = engine.complete
         return body
 
     def eof(self) -> bool:
@@ -249,6 +293,39 @@ class ResponseParser:
         return self.complete
 
     def _feed_head(self, data: bytes) -> bytes:
+        if self._buffer is None:
+            match = _PLAIN.match(data)
+            if match is not None and match.end() <= MAX_HEAD:
+                return self._plain(data, match.end(), match[1])
+        return self._any_head(data)
+
+    # --- the short way ---------------------------------------------------------------------------------------------------
+
+    def _plain(self, data: bytes, end: int, length: bytes | None) -> bytes:
+        if length is not None:
+            self._left = int(length)
+            self.head = ResponseHead(200, data[:end], "length", self._left, True)
+            return self._count(data[end:])
+        self.head = ResponseHead(200, data[:end], "chunked", None, True)
+        self._engine = engine = self._make()
+        engine.feed(_CHUNKED)
+        return self.feed(data[end:]) if len(data) > end else b""
+
+    def _count(self, data: bytes) -> bytes:
+        """Body bytes of an answer of known length. More than that leaves `_left` below zero."""
+        self._left = left = self._left - len(data)
+        if left > 0:
+            return data
+        already, self.complete = self.complete, True
+        if left == 0:
+            return data
+        return b"" if already else data[:left]
+
+    # --- the long way ----------------------------------------------------------------------------------------------------
+
+    def _any_head(self, data: bytes) -> bytes:
+        if self._buffer is None:
+            self._buffer = bytearray()
         buffer = self._buffer
         start = max(0, len(buffer) - 3)
         buffer += data
@@ -263,9 +340,9 @@ class ResponseParser:
             head = parse_head(buffer[:end])
             if head.status >= 200:
                 self.head = head
-                rest = bytes(buffer)
-                buffer.clear()
-                return self._engine.feed(rest)
+                self._engine = self._make()
+                self._buffer = None
+                return self.feed(bytes(buffer))
             self._interim += 1
             if head.status == 101 or self._interim > MAX_INTERIM:
                 raise BadAnswer("an interim answer nobody asked for")

@@ -77,8 +77,10 @@ async def test_an_answer_cut_in_two_anywhere(cut: int) -> None:
     answer = CHUNKED + chunk(b"hi\nEND\n") + b"0\r\n\r\n"
     async with bench(always(answer[:cut], answer[cut:])) as b:
         assert await b.ask() == [Text("hi"), End()]
-        # The terminal event is enough for the answer; a last chunk that is not here when it is closed costs the connection.
-        assert b.counts() == (0, 1 if cut < answer.index(b"END\n") + 4 else 0, 0)
+        # The terminal event is enough for the answer. Cut within its chunk's own CRLF the connection is lost; a last chunk that
+        # is not here yet is waited for in the pool.
+        end = answer.index(b"END\n") + 4
+        assert b.counts() == (0, 0 if end <= cut < end + 2 else 1, 0)
 
 
 async def test_a_provider_that_is_always_ahead_does_not_keep_the_loop() -> None:

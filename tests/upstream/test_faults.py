@@ -24,6 +24,7 @@ from tests.upstream.kit import (
     bench,
     chunk,
     descriptors,
+    eventually,
     once,
     whole,
 )
@@ -94,16 +95,14 @@ async def test_what_came_before_the_cut_was_delivered() -> None:
             await stream.receive()
 
 
-@pytest.mark.parametrize(
-    "tail", [b"", b"garbage that breaks the chunking", b"0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", b"0\r\n\r\n\x00"]
-)
+@pytest.mark.parametrize("tail", [b"garbage that breaks the chunking", b"0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", b"0\r\n\r\n\x00"])
 async def test_after_the_terminal_marker_nothing_matters(tail: bytes) -> None:
     async with bench(once(CHUNKED + chunk(b"a\nEND\n") + tail, reset=True)) as b:
         assert await b.ask() == [Text("a"), End()]
         assert b.counts() == (0, 0, 0)
 
 
-async def test_a_stream_that_lingers_after_its_end_is_closed_at_once() -> None:
+async def test_a_stream_that_lingers_after_its_end_carries_no_other_request() -> None:
     async def script(talk: Conversation) -> None:
         await talk.request()
         await talk.say(CHUNKED + chunk(b"a\nEND\n"))
@@ -111,8 +110,14 @@ async def test_a_stream_that_lingers_after_its_end_is_closed_at_once() -> None:
 
     async with bench(script) as b:
         with trio.fail_after(1):
-            assert await b.ask() == [Text("a"), End()]
-        assert b.counts() == (0, 0, 0)
+            for opened in (1, 2):
+                assert await b.ask() == [Text("a"), End()]
+                assert b.counts() == (0, 1, 0)
+                await eventually(lambda: b.peer.open == 1)
+                assert b.peer.opened == opened
+            b.pool.sweep()
+            assert b.counts() == (0, 0, 0)
+            await eventually(lambda: b.peer.open == 0)
 
 
 MALFORMED = {

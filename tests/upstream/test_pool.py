@@ -149,6 +149,16 @@ async def test_a_waiter_gets_the_connection_that_was_given_back() -> None:
     assert got == [held]
 
 
+async def test_one_that_may_not_be_ready_is_taken_last() -> None:
+    p = pool()
+    held = [Held(), Held(), Held()]
+    for _ in held:
+        await p.acquire("k", nothing)
+    for one, last in zip(held, (False, True, True), strict=True):
+        p.release(one, last)
+    assert [await p.acquire("k", nothing) for _ in held] == held
+
+
 async def test_a_cancelled_waiter_leaves_nothing() -> None:
     p = pool(max=1)
     await p.acquire("a", nothing)
