@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -169,7 +170,7 @@ def relay(seconds: float) -> Figures:
     for count in (0, 1, 3, 6):
         taps = [(f"tap{number}", observe() if number % 2 else transform()) for number in range(count)]
         running = Relay(taps, lambda plugin, what, detail: None)
-        yield f"relay: {count} taps (per batch)", timed(lambda running=running: running.take(batch), seconds)
+        yield f"relay: {count} taps (per batch)", timed(partial(running.take, batch), seconds)
 
 
 class Idle:

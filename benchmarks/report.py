@@ -43,7 +43,7 @@ class Figure:
         return self.unit == "/s"
 
     def of(self, results: dict[str, Any], target: str) -> float | None:
-        value = results.get(self.measurement, {}).get(target, {}).get(self.number)
+        value: float | None = results.get(self.measurement, {}).get(target, {}).get(self.number)
         if value is None or not self.added:
             return value
         alone = results[self.measurement].get(ALONE, {}).get(self.number)
