@@ -74,6 +74,8 @@ class Alarms:
         self._count = itertools.count()
         self._ended = 0
         self._sleep = trio.CancelScope()
+        self.now: Callable[[], float] = trio.lowlevel.current_clock().current_time
+        """`trio.current_time`, two calls shorter. The object belongs to one `trio.run`."""
 
     def __len__(self) -> int:
         return len(self._heap)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-import trio
 from attrs import evolve
 
 from clawproxy.alarms import Alarm, Alarms
@@ -27,17 +26,18 @@ class ExchangeClock:
     """What an exchange arms, and what `upstream` sees as `Phases`."""
 
     __slots__ = (
-        "_alarm", "_began", "_deadlines", "_entered", "_fault", "_held", "_hook", "_hook_budget", "_lifetime", "_provider",
-        "_running", "_slice", "_sliced", "_waiting", "attempt", "ends", "exchange",
+        "_alarm", "_began", "_deadlines", "_entered", "_fault", "_held", "_hook", "_hook_budget", "_hook_watched", "_lifetime",
+        "_now", "_provider", "_running", "_slice", "_sliced", "_waiting", "attempt", "ends", "exchange",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, lifetime: Lifetime, alarms: Alarms, hook_budget: float) -> None:
         self._alarm = Alarm(alarms, self._ring)
+        self._now = alarms.now
         self.exchange = exchange
         self.attempt: Attempt | None = None
         self._lifetime = lifetime
         self._hook_budget = hook_budget
-        self._hook = ""
+        self._hook = self._hook_watched = ""
         self._fault: ClawError | None = None
         self._deadlines = exchange.deadlines
         self._running = ""
@@ -64,9 +64,12 @@ class ExchangeClock:
         self.ends = self._alarm.due = self._began + total
 
     def hook(self, plugin: str) -> None:
-        """A plugin's hook begins: it has its budget, and if that runs out we know whose it was."""
+        """A plugin's hook begins. It has its budget, twice that at most: the clock is set for the first hook of a row, and set
+        anew for whoever it finds at work."""
+        if not self._hook:
+            self._hook_watched = plugin
+            self._set(self._now() + self._hook_budget)
         self._hook = plugin
-        self._set(trio.current_time() + self._hook_budget)
 
     def hooks_done(self) -> None:
         self._hook = ""
@@ -75,7 +78,7 @@ class ExchangeClock:
     def wait_for_place(self) -> None:
         """The admission queue."""
         self._waiting = True
-        self._set(trio.current_time() + self.exchange.deadlines.queue)
+        self._set(self._now() + self.exchange.deadlines.queue)
 
     def place_found(self) -> None:
         self._waiting = False
@@ -84,7 +87,7 @@ class ExchangeClock:
     # --- one attempt -----------------------------------------------------------------------------------------------------
 
     def begin(self, attempt: Attempt, deadlines: Deadlines, *, has_fallback: bool) -> None:
-        now = trio.current_time()
+        now = self._now()
         left = self.ends - now
         self.attempt = attempt
         self._deadlines = deadlines
@@ -106,7 +109,7 @@ class ExchangeClock:
 
     def enter(self, clock: str) -> None:
         """`queue`, `connect` or `first_token` begins."""
-        now = trio.current_time()
+        now = self._now()
         self._account(now)
         self._running = clock
         self._entered = now
@@ -117,7 +120,7 @@ class ExchangeClock:
     def content(self) -> None:
         """Content came: from now on `stall` watches the provider."""
         if self._running != "stall":
-            now = trio.current_time()
+            now = self._now()
             self._account(now)
             self._running = "stall"
             self._entered = now
@@ -126,22 +129,23 @@ class ExchangeClock:
 
     def pause(self) -> None:
         """The client has the word; its transport runs the `write` clock."""
-        self._held = self._alarm.due - trio.current_time()
+        self._held = self._alarm.due - self._now()
         self._alarm.due = self.ends
 
     def resume(self, *, content: bool) -> None:
         """The provider has the word again: it has all of `stall` after content, else what was left when the clock was paused."""
         if content:
-            now = trio.current_time()
+            now = self._now()
             self._set(now + self._deadlines.stall)
         elif self._held is not None:
-            now = trio.current_time()
+            now = self._now()
             self._set(now + self._held)
         self._held = None
 
     def stop(self) -> None:
-        self._account(trio.current_time())
-        self._running = ""
+        if self._running:
+            self._account(self._now())
+            self._running = ""
         self._alarm.due = self.ends
 
     def _account(self, now: float) -> None:
@@ -159,8 +163,11 @@ class ExchangeClock:
     # --- ringing -----------------------------------------------------------------------------------------------------------
 
     def _ring(self) -> None:
-        if trio.current_time() >= self.ends:
+        if self._now() >= self.ends:
             self._end(expired("total", self.ends - self._began))
+        elif self._hook and self._hook != self._hook_watched:
+            self._hook_watched = self._hook
+            self._set(self._now() + self._hook_budget)
         elif self._hook:
             self._end(ClawError("internal", policy=self._hook))
         elif self._waiting:

@@ -139,19 +139,15 @@ class Gateway:
         self.calls: set[Call] = set()
         self._cut: ClawError | None = None
         self._changed = trio.Event()
-        self._current: Generation | None = None
+        self.current: Generation
+        """The generation new requests get; there is none until the first `install`."""
         self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
 
     # --- generations --------------------------------------------------------------------------------------------------------
 
-    @property
-    def current(self) -> Generation:
-        assert self._current is not None, "no generation yet"
-        return self._current
-
     def install(self, generation: Generation) -> Generation | None:
         """Make it the current one; returns the one before, to be drained."""
-        before, self._current = self._current, generation
+        before, self.current = getattr(self, "current", None), generation
         self.metrics.allow("provider", generation.config.providers)
         self._verdicts.clear()
         return before
@@ -202,9 +198,9 @@ class Gateway:
 
     def not_ready(self) -> Sequence[str]:
         """Why a new request would be refused now, in the words of `/readyz`."""
-        refused = self.admit() if self._current is not None else None
-        if self._current is None:
+        if not hasattr(self, "current"):
             return ["starting"]
+        refused = self.admit()
         return [] if refused is None else ["draining" if refused.slug == "shutting_down" else "overloaded"]
 
     async def handle(self, call: Call, client: Client) -> Outcome:
