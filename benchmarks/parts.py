@@ -174,7 +174,13 @@ def gateway(upstream: int, extra: str = "") -> Iterator[Target]:
             line = running.stdout.readline()
             if "listening" not in line:
                 raise BenchError(f"clawproxy did not start:\n{log.read_text()[-2000:]}")
-            yield Target("clawproxy", port, running.pid, start_seconds=time.monotonic() - began, state=state)
+            try:
+                yield Target("clawproxy", port, running.pid, start_seconds=time.monotonic() - began, state=state)
+            except BenchError as failure:
+                if running.poll() is None:
+                    raise
+                said = f"clawproxy ended with status {running.returncode} under load. Its log ends with:"
+                raise BenchError(f"{failure}\n{said}\n{log.read_text()[-2000:]}") from failure
 
 
 NGINX = """\
