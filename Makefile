@@ -6,7 +6,7 @@ ASYNC_RULES := ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC106,AS
 # tests may poll what they watch, and start what need not be up yet
 ASYNC_RULES_TESTS := ASYNC100,ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC107,ASYNC108,ASYNC112,ASYNC114,ASYNC115,ASYNC118,ASYNC121,ASYNC122,ASYNC300,ASYNC900
 
-.PHONY: demo test check bench fuzz docs clean
+.PHONY: demo test check bench bench-peers bench-micro fuzz docs clean
 
 demo: $(VENV)/.runtime        ## start the gateway with the scripted provider and ask it something (ONCE=1: then exit)
 	@$(BIN)/clawproxy demo $(if $(ONCE),--once)
@@ -21,11 +21,17 @@ check: $(VENV)/.dev           ## style, types, async rules
 	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py')
 	$(BIN)/flake8-async --enable=$(ASYNC_RULES_TESTS) $$(git ls-files 'tests/*.py')
 
-fuzz: $(VENV)/.dev            ## ten thousand generated bad inputs against a running gateway
-	$(BIN)/python -m pytest -q tests/e2e/test_bad_inputs.py --bad-inputs=10000
+fuzz: $(VENV)/.dev            ## a hundred thousand generated bad inputs against a running gateway, new ones each time
+	SEED=$${SEED:-$$$$} $(BIN)/python -m pytest -q -s tests/e2e/test_bad_inputs.py --bad-inputs=100000
 
-bench: $(VENV)/.dev           ## a quick figure: requests a second and the added latency
-	$(BIN)/python -m benchmarks.quick
+bench: $(VENV)/.dev           ## what the gateway costs beside nginx and no gateway, under three minutes
+	$(BIN)/python -m benchmarks.run quick
+
+bench-peers: $(VENV)/.dev     ## the same with LiteLLM, Portkey and a hand-written gateway, which it installs
+	$(BIN)/python -m benchmarks.peers
+
+bench-micro: $(VENV)/.dev     ## microseconds of each part
+	$(BIN)/python -m benchmarks.micro
 
 docs: $(VENV)/.dev            ## write the generated parts of docs/ anew
 	$(BIN)/python -m tests.docs.generate

@@ -7,7 +7,7 @@ Rule 3: keys take turns (round-robin), and within a key it is first come, first 
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
 import trio
 
@@ -22,7 +22,7 @@ class FairQueue:
         self.active = 0
         self.waiting = 0
         self.max_waiting = max_waiting
-        self._queues: OrderedDict[str, deque[_Waiter]] = OrderedDict()
+        self._queues: OrderedDict[str, OrderedDict[trio.lowlevel.Task, None]] = OrderedDict()
 
     def try_enter(self) -> bool:
         if self.active < self.limit and not self.waiting:
@@ -36,12 +36,15 @@ class FairQueue:
             return
         if self.waiting >= self.max_waiting:
             raise ClawError("overloaded", retry_after_ms=1000)
-        waiter = _Waiter(trio.lowlevel.current_task())
-        self._queues.setdefault(key, deque()).append(waiter)
+        task = trio.lowlevel.current_task()
+        self._queues.setdefault(key, OrderedDict())[task] = None
         self.waiting += 1
 
         def abort(_: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
-            waiter.gone = True
+            queue = self._queues[key]  # at once: those who gave up must not pile up behind one who stays long
+            del queue[task]
+            if not queue:
+                del self._queues[key]
             self.waiting -= 1
             return trio.lowlevel.Abort.SUCCEEDED
 
@@ -49,27 +52,17 @@ class FairQueue:
 
     def leave(self) -> None:
         """Give the place back, or to whoever is next."""
-        while self._queues:
-            key, queue = next(iter(self._queues.items()))
-            waiter = queue.popleft()
-            if queue:
-                self._queues.move_to_end(key)
-            else:
-                del self._queues[key]
-            if not waiter.gone:
-                waiter.gone = True
-                self.waiting -= 1
-                trio.lowlevel.reschedule(waiter.task)
-                return
-        self.active -= 1
-
-
-class _Waiter:
-    __slots__ = ("gone", "task")
-
-    def __init__(self, task: trio.lowlevel.Task) -> None:
-        self.task = task
-        self.gone = False
+        if not self._queues:
+            self.active -= 1
+            return
+        key, queue = next(iter(self._queues.items()))
+        task, _ = queue.popitem(last=False)
+        if queue:
+            self._queues.move_to_end(key)
+        else:
+            del self._queues[key]
+        self.waiting -= 1
+        trio.lowlevel.reschedule(task)
 
 
 class Admission:

@@ -27,14 +27,26 @@ if TYPE_CHECKING:
     from clawproxy.stores.base import Store
 
 
+_IDS_AT_ONCE = 64
+_HEX = 20
+"""Hex digits of randomness an id takes."""
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_random: list[str] = []
+
+
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562): sorts by time, 74 random bits."""
-    millis = time.time_ns() // 1_000_000
-    value = (millis << 80) | int.from_bytes(os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    """A UUIDv7 (RFC 9562): sorts by time, 74 random bits. The kernel is asked once for `_IDS_AT_ONCE` of them (1.8 -> 0.8 us)."""
+    try:
+        bits = _random.pop()
+    except IndexError:
+        pool = os.urandom(_IDS_AT_ONCE * _HEX // 2).hex()
+        bits, *more = [pool[at : at + _HEX] for at in range(0, len(pool), _HEX)]
+        _random.extend(more)
+    millis = f"{time.time_ns() // 1_000_000:012x}"
+    return f"{millis[:8]}-{millis[8:]}-7{bits[:3]}-{_VARIANT[bits[3]]}{bits[4:7]}-{bits[7:19]}"
+
+
+os.register_at_fork(after_in_child=_random.clear)  # else parent and child would mint the same ids
 
 
 @define(slots=True)
@@ -60,16 +72,21 @@ class Timing:
 
     def milliseconds(self) -> dict[str, float]:
         """`{"queue": 0.1, ...}`, phases not reached left out."""
-        values = {
-            "queue": self.queue,
-            "policy": self.policy,
-            "connect": self.connect,
-            "first_token": self.first_token,
-            "upstream": self.upstream,
-            "gateway": self.gateway(),
-            "total": self.total,
-        }
-        return {name: round(value * 1000, 3) for name, value in values.items() if value is not None}
+        out: dict[str, float] = {}  # no loop, no round(): they took half of the time
+        if (queue := self.queue) is not None:
+            out["queue"] = int(queue * 1e6 + 0.5) / 1000
+        if (policy := self.policy) is not None:
+            out["policy"] = int(policy * 1e6 + 0.5) / 1000
+        if (connect := self.connect) is not None:
+            out["connect"] = int(connect * 1e6 + 0.5) / 1000
+        if (first_token := self.first_token) is not None:
+            out["first_token"] = int(first_token * 1e6 + 0.5) / 1000
+        if (upstream := self.upstream) is not None:
+            out["upstream"] = int(upstream * 1e6 + 0.5) / 1000
+        if (total := self.total) is not None:
+            out["gateway"] = int(max(0.0, total - (queue or 0.0) - (connect or 0.0) - (upstream or 0.0)) * 1e6 + 0.5) / 1000
+            out["total"] = int(total * 1e6 + 0.5) / 1000
+        return out
 
 
 @define(slots=True, eq=False)

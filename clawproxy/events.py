@@ -12,16 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
 
-from attrs import frozen
-
 from clawproxy.errors import ClawError
 from clawproxy.messages import EMPTY, Usage
+from clawproxy.values import value
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "budget", "cancelled", "other"]
 
 
 @final
-@frozen(slots=True)
+@value
 class Begin:
     """The provider began: its id for the answer and the model that answers. Held back until the first content."""
 
@@ -31,19 +30,19 @@ class Begin:
 
 
 @final
-@frozen(slots=True)
+@value
 class Text:
     text: str
 
 
 @final
-@frozen(slots=True)
+@value
 class Reasoning:
     text: str
 
 
 @final
-@frozen(slots=True)
+@value
 class Refused:
     """The model's own refusal text (OpenAI `delta.refusal`)."""
 
@@ -51,7 +50,7 @@ class Refused:
 
 
 @final
-@frozen(slots=True)
+@value
 class ToolCallDelta:
     index: int
     call_id: str | None = None
@@ -60,7 +59,7 @@ class ToolCallDelta:
 
 
 @final
-@frozen(slots=True)
+@value
 class UsageReport:
     """Usage as the provider reports it; cumulative: the last one counts."""
 
@@ -68,7 +67,7 @@ class UsageReport:
 
 
 @final
-@frozen(slots=True)
+@value
 class Finish:
     reason: FinishReason
     raw: str | None = None
@@ -76,14 +75,14 @@ class Finish:
 
 
 @final
-@frozen(slots=True)
+@value
 class End:
     """The terminal marker of the format was seen (`[DONE]`, `message_stop`, the whole body). After it the answer is complete,
     whatever the socket does."""
 
 
 @final
-@frozen(slots=True)
+@value
 class Failed:
     """The provider reported an error inside its answer, or its bytes could not be understood."""
 
@@ -91,7 +90,7 @@ class Failed:
 
 
 @final
-@frozen(slots=True)
+@value
 class KeepAlive:
     """A comment or ping. It resets no clock and reaches no tap."""
 
@@ -147,7 +146,7 @@ class Batch:
 
 
 @final
-@frozen(slots=True)
+@value
 class Notice:
     """Something the client should know about its request: `prompt_truncated`, `redacted`, `fallback`, `parameter_dropped`..."""
 
@@ -157,7 +156,7 @@ class Notice:
 
 
 @final
-@frozen(slots=True)
+@value
 class Outcome:
     """How an exchange ended. `label` is one of `errors.OUTCOMES`."""
 

@@ -17,6 +17,7 @@ import trio
 from attrs import evolve
 
 from clawproxy.admission import Admission
+from clawproxy.alarms import Alarms
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
 from clawproxy.context import App, Exchange
@@ -56,6 +57,7 @@ class Generation:
         self.gateway = gateway
         self.app = evolve(gateway.app, config=config)
         self.admission = gateway.admission
+        self.alarms = gateway.alarms
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
         self.upstream = upstream
         self._deadlines = {
@@ -65,6 +67,7 @@ class Generation:
             for provider, settings_ in config.providers.items()
             for model in [*config.models, ""]
         }
+        self._candidates = {model: candidates_for(config, model) for model in config.models}
         self._model_deadlines = {
             name: config.deadlines.overridden(model.deadlines) for name, model in config.models.items() if model.deadlines
         }
@@ -96,7 +99,7 @@ class Generation:
         own = self._model_deadlines.get(request.model)
         if own is not None:
             exchange.deadlines = own.shortened(asked)
-        exchange.candidates = candidates_for(self.config, request.model)
+        exchange.candidates = self._candidates.get(request.model, ())
         if exchange.principal.may_assert:
             said = request.user or request.metadata.get("user_id")
             exchange.user = said if isinstance(said, str) else exchange.user
@@ -131,21 +134,20 @@ class Gateway:
         self.in_flight = 0
         self.draining = False
         self.lag = LoopLag()
+        self.alarms = Alarms()
+        """The clocks of all exchanges; its `run` is a task of the service nursery."""
         self.calls: set[Call] = set()
+        self._cut: ClawError | None = None
         self._changed = trio.Event()
-        self._current: Generation | None = None
+        self.current: Generation
+        """The generation new requests get; there is none until the first `install`."""
         self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
 
     # --- generations --------------------------------------------------------------------------------------------------------
 
-    @property
-    def current(self) -> Generation:
-        assert self._current is not None, "no generation yet"
-        return self._current
-
     def install(self, generation: Generation) -> Generation | None:
         """Make it the current one; returns the one before, to be drained."""
-        before, self._current = self._current, generation
+        before, self.current = getattr(self, "current", None), generation
         self.metrics.allow("provider", generation.config.providers)
         self._verdicts.clear()
         return before
@@ -196,19 +198,27 @@ class Gateway:
 
     def not_ready(self) -> Sequence[str]:
         """Why a new request would be refused now, in the words of `/readyz`."""
-        refused = self.admit() if self._current is not None else None
-        if self._current is None:
+        if not hasattr(self, "current"):
             return ["starting"]
+        refused = self.admit()
         return [] if refused is None else ["draining" if refused.slug == "shutting_down" else "overloaded"]
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.calls.add(call)
+        if self._cut is not None:
+            call.lifetime.cancel(self._cut)
         try:
             return await run_exchange(self.current, call, client)
         finally:
             self.calls.discard(call)
             if not self.calls:
                 self.wake()
+
+    def cut_off(self, cause: ClawError) -> None:
+        """End every request at work, and from now on every one that was let in before and begins only now."""
+        self._cut = cause
+        for call in tuple(self.calls):
+            call.lifetime.cancel(cause)
 
     async def wait_idle(self, *, or_when: Callable[[], bool] = lambda: False) -> None:
         """Wait until no request is at work, or `or_when` says so after a `wake`."""

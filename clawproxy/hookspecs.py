@@ -11,10 +11,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
-from attrs import frozen
 
 from clawproxy.events import Batch, Event, Outcome
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.values import value
 
 if TYPE_CHECKING:
     from clawproxy.context import App, Attempt, Exchange, Registry
@@ -23,7 +23,7 @@ hookspec = pluggy.HookspecMarker("clawproxy")
 hookimpl = pluggy.HookimplMarker("clawproxy")
 
 
-@frozen
+@value
 class Observe:
     """A tap that only looks. `see(batch)` is called for each batch, synchronously; `end()` once, when the attempt is over.
     If it raises it is dropped and logged once: the answer goes on."""
@@ -32,7 +32,7 @@ class Observe:
     end: Callable[[], None] | None = None
 
 
-@frozen
+@value
 class Transform:
     """A tap that may change the answer.
 

@@ -1,7 +1,8 @@
-"""The one cancel scope of a request, and why it was cancelled.
+"""What ends a request early: its cancel scope, and the cause.
 
-Rule: the cause is set before the scope is cancelled, and the first cause stays. Whoever ends a request early (its client, a
-clock, the operator) calls `Lifetime.cancel` and nothing else.
+Rule 1: a request runs in one cancel scope at a time. The cause is set before the scope is cancelled, and the first cause stays.
+        Whoever ends a request early (its client, a clock, the operator) calls `Lifetime.cancel` and nothing else.
+Rule 2: an attempt's own clock only interrupts: the scope is cancelled without a cause, and the exchange goes on in a new one.
 """
 
 from __future__ import annotations
@@ -28,3 +29,21 @@ class Lifetime:
     def hang_up(self) -> None:
         """The client went away."""
         self.cancel(ClawError("client_gone"))
+
+    def interrupt(self) -> None:
+        """End what runs now, not the request: its owner goes on in a renewed scope."""
+        self.scope.cancel()
+
+    def renew(self) -> trio.CancelScope:
+        """A fresh scope after an interruption; already cancelled if the request has a cause to end meanwhile."""
+        self.scope = trio.CancelScope()
+        if self.cause is not None:
+            self.scope.cancel()
+        return self.scope
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is Cancelled, or a nursery's group of nothing else (nurseries wrap even that)."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)

@@ -14,17 +14,19 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
+from clawproxy.values import value
+
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-@frozen(slots=True)
+@value
 class TextPart:
     text: str
     extra: Mapping[str, Any] = EMPTY
 
 
-@frozen(slots=True)
+@value
 class ImagePart:
     """An image by `url` (never fetched by the gateway), or inline as base64 `data` with its `media_type`."""
 
@@ -35,7 +37,7 @@ class ImagePart:
     extra: Mapping[str, Any] = EMPTY
 
 
-@frozen(slots=True)
+@value
 class AudioPart:
     data: str
     """base64"""
@@ -43,7 +45,7 @@ class AudioPart:
     extra: Mapping[str, Any] = EMPTY
 
 
-@frozen(slots=True)
+@value
 class FilePart:
     """A document: inline base64 `data`, or a provider's `file_id`, or a `url`."""
 
@@ -58,7 +60,7 @@ class FilePart:
 Part = TextPart | ImagePart | AudioPart | FilePart
 
 
-@frozen(slots=True)
+@value
 class ToolCall:
     id: str
     name: str
@@ -66,7 +68,7 @@ class ToolCall:
     """JSON, as the model wrote it; it need not be valid."""
 
 
-@frozen(slots=True)
+@value
 class Message:
     role: Role
     content: str | tuple[Part, ...] | None = None
@@ -83,7 +85,7 @@ class Message:
         return "".join(part.text for part in self.content or () if isinstance(part, TextPart))
 
 
-@frozen(slots=True)
+@value
 class Tool:
     name: str
     description: str | None = None
@@ -93,20 +95,20 @@ class Tool:
     extra: Mapping[str, Any] = EMPTY
 
 
-@frozen(slots=True)
+@value
 class ToolChoice:
     mode: Literal["auto", "none", "required", "tool"]
     name: str | None = None
 
 
-@frozen(slots=True)
+@value
 class ResponseFormat:
     mode: Literal["text", "json_object", "json_schema"]
     schema: Mapping[str, Any] | None = None
     """The dialect-neutral part: `{"name", "schema", "strict", "description"}`."""
 
 
-@frozen(slots=True)
+@value
 class ChatRequest:
     """One prompt, whatever format it came in."""
 
@@ -137,7 +139,7 @@ class ChatRequest:
             yield message.text()
 
 
-@frozen(slots=True)
+@value
 class Usage:
     """What was used, in tokens. `cached`, `cache_write` are part of `input`; `reasoning` is part of `output`."""
 
@@ -167,7 +169,7 @@ class Credentials:
     surface: str = ""
 
 
-@frozen(slots=True)
+@value
 class Principal:
     """Who is asking, once known."""
 
@@ -192,7 +194,7 @@ class Principal:
         )
 
 
-@frozen(slots=True)
+@value
 class Route:
     """One way to serve a request: a provider by name, and the model's name there."""
 

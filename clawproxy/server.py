@@ -160,7 +160,7 @@ class Server:
             for _, manager in lifespans(self.plugins, config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(upstream)
-            for background in (self.front.run, upstream.run, gateway.lag.watch):
+            for background in (self.front.run, upstream.run, gateway.lag.watch, gateway.alarms.run):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)
@@ -304,8 +304,9 @@ class Server:
         self.front.drain()
         with trio.move_on_after(limit):
             await self.gateway.wait_idle(or_when=lambda: self.hurried)
-        for call in tuple(self.gateway.calls):
-            call.lifetime.cancel(ClawError("shutting_down"))
+            while (self.front.at_work or self.gateway.calls) and not self.hurried:  # noqa: ASYNC110  # bodies still to come
+                await trio.sleep(0.01)
+        self.gateway.cut_off(ClawError("shutting_down", retry_after_ms=1000))
         with trio.move_on_after(LAST_WORDS):
             await self.gateway.wait_idle()
         self.websockets.close(ClawError("shutting_down"))

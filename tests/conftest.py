@@ -6,4 +6,4 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--bad-inputs", default="1000", help="how many generated bad inputs tests/e2e/test_bad_inputs.py sends")
+    parser.addoption("--bad-inputs", default="10000", help="how many generated bad inputs tests/e2e/test_bad_inputs.py sends")

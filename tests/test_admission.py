@@ -56,6 +56,18 @@ async def test_a_place_given_to_a_cancelled_waiter_is_not_lost() -> None:
         assert queue.try_enter()
 
 
+async def test_those_who_gave_up_leave_nothing_behind() -> None:
+    queue = FairQueue(1)
+    assert queue.try_enter()
+    for number in range(20):
+        with trio.move_on_after(0):
+            await queue.enter(f"key-{number % 3}")
+    assert (queue.active, queue.waiting) == (1, 0)
+    assert not queue._queues, "tasks of requests long over are kept as long as the one at work stays"
+    queue.leave()
+    assert queue.try_enter()
+
+
 async def test_too_many_waiting_is_overloaded() -> None:
     queue = FairQueue(1, max_waiting=0)
     assert queue.try_enter()

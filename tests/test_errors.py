@@ -9,6 +9,7 @@ import pickle
 import attrs
 import pytest
 
+import clawproxy
 from clawproxy.clocks import CLOCKS, Deadlines, expired
 from clawproxy.errors import KINDS, OUTCOMES, ClawError
 from clawproxy.secrets import Secret
@@ -71,3 +72,11 @@ def test_a_secret_does_not_print() -> None:
     assert secret.reveal() == CANARY
     assert secret == Secret(CANARY)
     assert secret != Secret("other")
+
+
+def test_the_public_names_are_there() -> None:
+    assert set(clawproxy.__all__) == {*clawproxy._HOMES, "__version__"}
+    for name in clawproxy.__all__:
+        assert getattr(clawproxy, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = clawproxy.nothing

@@ -20,12 +20,12 @@ LONGER_WITH_A_REASON: dict[str, int] = {}
 
 # Layers, lowest first. A module may import its own layer and those below.
 LAYERS: list[tuple[int, str]] = [
-    (0, r"clawproxy\.(errors|messages|events|clocks|secrets|lifetime|context|hookspecs|service|keys|_version)$"),
+    (0, r"clawproxy\.(errors|messages|events|clocks|alarms|secrets|lifetime|context|hookspecs|service|keys|values|_version)$"),
     (0, r"clawproxy\.config(\..*)?$"),
     (0, r"clawproxy\.stores\.base$"),
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
-    (3, r"clawproxy\.(admission|attempts|exchange|gateway|listeners)$"),
+    (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|listeners)$"),
     (4, r"clawproxy\.(server|testing)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from attrs import frozen
-
 from clawproxy.context import Exchange
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, Outcome
 from clawproxy.messages import ChatRequest, Route, Usage
+from clawproxy.values import value
 
 
-@frozen(slots=True)
+@value
 class OutboundRequest:
     """A provider request, ready but for the connection: `path` goes after the provider's base path, `headers` without
     credentials, host and length."""

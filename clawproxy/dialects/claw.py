@@ -45,7 +45,7 @@ def deadline(frame: Mapping[str, Any]) -> float | None:
     return None
 
 
-def decode_request(frame: Mapping[str, Any], *, max_messages: int = 100_000) -> ChatRequest:
+def decode_request(frame: Mapping[str, Any], max_messages: int = 100_000) -> ChatRequest:
     """An `llm_request`, already parsed from JSON.
 
     Raises:
@@ -67,7 +67,7 @@ def decode_request(frame: Mapping[str, Any], *, max_messages: int = 100_000) -> 
                 param = f"parameters.{_printable(name)}"
                 raise ClawError("unknown_parameter", f"The parameter `{param}` is not known.", param=param)
             values[name] = decode(value, f"parameters.{name}")
-    metadata = _metadata(frame.get("metadata"))
+    metadata = checked_metadata(frame.get("metadata"))
     user = metadata.get("user_id")
     return ChatRequest(
         model=model,
@@ -182,7 +182,7 @@ PARAMETERS: Mapping[str, Callable[[Any, str], Any]] = {
 # --- metadata --------------------------------------------------------------------------------------------------------------
 
 
-def _metadata(value: Any) -> Mapping[str, Any]:
+def checked_metadata(value: Any) -> dict[str, Any]:
     """Scalars by short names (and `tags`, a list of strings), without control characters: they end in logs and ledgers (I-02)."""
     if value is None:
         return {}

@@ -13,6 +13,8 @@ from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Begin, Event, Notice, Outcome, Reasoning, Refused, Text, ToolCallDelta
 from clawproxy.messages import Principal, Usage
 
+_OTHERS = frozenset({Refused, Reasoning, ToolCallDelta})
+"""The content besides `Text`."""
 _FINISH = {"complete": "stop", "truncated": "length", "cancelled": "cancelled"}
 
 
@@ -143,16 +145,16 @@ class Answer:
     def content(self, batch: Batch) -> list[bytes]:
         """The frames of one batch: neighbouring texts are one `llm_token`."""
         events = batch.events
-        if len(events) == 1 and type(events[0]) is Text:  # by far the most common
-            return [self._frame(b"llm_token", b'"content":' + json_text(events[0].text))]
+        if _OTHERS.isdisjoint(map(type, events)):  # by far the most common: 50 tokens in 3.4 us, below in 10.5
+            texts = [event.text for event in events if type(event) is Text]
+            return [self._frame(b"llm_token", b'"content":' + json_text("".join(texts)))] if texts else []
         frames: list[bytes] = []
         run: list[str] = []
         kind = b""
         for event in events:
-            this = type(event)
-            if this is Text or this is Refused:
+            if isinstance(event, Text | Refused):
                 name = b"llm_token"
-            elif this is Reasoning:
+            elif isinstance(event, Reasoning):
                 name = b"llm_reasoning"
             elif isinstance(event, ToolCallDelta):
                 if run:
@@ -164,7 +166,6 @@ class Answer:
             if name != kind and run:
                 frames.append(self._text(kind, run))
             kind = name
-            assert isinstance(event, Text | Refused | Reasoning)
             run.append(event.text)
         if run:
             frames.append(self._text(kind, run))

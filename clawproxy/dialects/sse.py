@@ -58,6 +58,11 @@ class SSEDecoder:
         self._started = False
         self._limit = limit
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is held: what comes next begins an event."""
+        return self._started and not self._held
+
     def feed(self, data: bytes) -> list[ServerEvent]:
         """The events that are whole now.
 

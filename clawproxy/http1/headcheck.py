@@ -50,12 +50,14 @@ _GUARDED_PREFIXES = ("x-forwarded-", "x-claw-", "sec-websocket-")
 class HeadCollector:
     """Collects bytes until a head is whole. Sans-IO; any cut of the same bytes gives the same verdict."""
 
-    __slots__ = ("_buffer", "_limit", "rest")
+    __slots__ = ("_buffer", "_limit", "match", "rest")
 
     def __init__(self, limit: int) -> None:
         """Args: limit: the most bytes a head may have, its empty line included."""
         self._buffer = b""
         self._limit = limit
+        self.match: re.Match[bytes] | None = None
+        """The parts of a head that came whole in the first bytes, for `parse_head`."""
         self.rest = b""
         """What came after the head, once it is whole."""
 
@@ -71,6 +73,14 @@ class HeadCollector:
             ClawError: bad_head, head_too_large, target_too_long.
         """
         old = len(self._buffer)
+        if not old:
+            # Nearly every head comes whole and good. One pattern sees that in 1-2 us, where the search for faults takes
+            # 10-30 us; what it takes, `AT_ONCE` has nothing against.
+            match = _HEAD.match(data)
+            if match is not None and match.end() <= self._limit:
+                self.match = match
+                self.rest = data[match.end() :]
+                return match[0]
         buffer = self._buffer + data if old else data
         self._buffer = buffer
         end = buffer.find(b"\r\n\r\n", max(0, old - 3))
@@ -99,12 +109,13 @@ def _reason(buffer: bytes, at: int) -> str:
     return "The request head holds a control character (RFC 9110, 5.5)."
 
 
-def parse_head(raw: bytes, engine: Engine) -> Head:
+def parse_head(raw: bytes, engine: Engine, match: re.Match[bytes] | None = None) -> Head:
     """Check and read one whole head.
 
     Args:
         raw: what `HeadCollector.feed` returned.
         engine: fresh; it is ready for the body afterwards.
+        match: `HeadCollector.match` of the same bytes.
 
     Raises:
         ClawError: bad_head, head_too_large, target_too_long, http_version, not_implemented, method_not_allowed,
@@ -113,7 +124,8 @@ def parse_head(raw: bytes, engine: Engine) -> Head:
     fields = raw.count(b"\r\n") - 2
     if fields > MAX_FIELDS:
         raise ClawError("head_too_large", f"The request head has more than {MAX_FIELDS} fields.")
-    match = _HEAD.fullmatch(raw)
+    if match is None:
+        match = _HEAD.fullmatch(raw)
     if match is None:
         raise ClawError("bad_head", _shape(raw))
     method_bytes, target_bytes, version_bytes = match.group(1, 2, 3)

@@ -4,6 +4,7 @@ Rule 1: the reason phrase comes from a fixed table; nobody hands one in.
 Rule 2: a field value with anything but visible ASCII, space and tab is a ValueError (a bug of ours): what clients or
         providers named goes through `escaped` first.
 Rule 3: field names are constants of the code.
+Rule 4: `lines` are whole field lines, `name: value CRLF`, that need no check: made of numbers, ids of ours and escaped names.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ def escaped(text: str, limit: int = 128) -> str:
     return text[:limit]
 
 
+def pair(first: str, second: str) -> str:
+    """`escaped(first)/escaped(second)`; both are mostly plain, which one look tells."""
+    text = f"{first}/{second}"
+    return text if len(text) <= 128 and _UNSAFE.search(text) is None else f"{escaped(first)}/{escaped(second)}"
+
+
 def _fields(headers: Headers) -> str:
     text = ""
     for name, value in headers:
@@ -63,7 +70,14 @@ def _fields(headers: Headers) -> str:
 
 
 def whole(
-    status: int, headers: Headers, body: bytes, *, content_type: str = "", close: bool = False, no_body: bool = False
+    status: int,
+    headers: Headers,
+    body: bytes,
+    *,
+    lines: str = "",
+    content_type: str = "",
+    close: bool = False,
+    no_body: bool = False,
 ) -> bytes:
     """A response with its body and its length, ready to write.
 
@@ -71,7 +85,7 @@ def whole(
         content_type: left out where empty.
         no_body: the answer to HEAD: the length is stated, the body is not sent.
     """
-    text = _LINES[status] + _Clock.date() + _fields(headers)
+    text = _LINES[status] + _Clock.date() + lines + _fields(headers)
     if content_type:
         text += f"content-type: {content_type}\r\n"
     if status not in (204, 304):
@@ -81,9 +95,9 @@ def whole(
     return head if no_body or status in (204, 304) else head + body
 
 
-def stream_head(headers: Headers, *, content_type: str, chunked: bool, close: bool) -> bytes:
+def stream_head(headers: Headers, *, content_type: str, chunked: bool, close: bool, lines: str = "") -> bytes:
     """The head of a 200 whose length nobody knows yet. Without `chunked` (HTTP/1.0) the end of the connection ends the body."""
-    text = _LINES[200] + _Clock.date() + _fields(headers) + f"content-type: {content_type}\r\ncache-control: no-cache\r\n"
+    text = _LINES[200] + _Clock.date() + lines + _fields(headers) + f"content-type: {content_type}\r\ncache-control: no-cache\r\n"
     if chunked:
         text += "transfer-encoding: chunked\r\n"
     text += "connection: close\r\n\r\n" if close or not chunked else "\r\n"

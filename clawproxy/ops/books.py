@@ -1,11 +1,28 @@
-"""What is written down of every exchange that ends: one log line, and the figures."""
+"""What is written down of every exchange that ends: one log line, and the figures.
+
+Rule: a good exchange of one attempt, which is nearly every one, takes a short way: its counters' places are kept (`_Plan`), its
+      line is one msgspec Struct (`_Line`). Everything else, and whatever the short way is not sure of, goes through `Metrics` and
+      `Log.write`, which say the same at length. (Measured: 60 -> 7 us.)
+"""
 
 from __future__ import annotations
 
-from clawproxy.context import Exchange
+from bisect import bisect_left
+from types import NoneType
+from typing import Any
+
+import msgspec
+from attrs import frozen
+
+from clawproxy.context import Attempt, Exchange
 from clawproxy.events import Outcome
-from clawproxy.ops.logs import log_event
-from clawproxy.ops.metrics import Metrics
+from clawproxy.ops.logs import FINE, LEVELS, LOG, MOST_ITEMS, MOST_TEXT, Log, printable
+from clawproxy.ops.metrics import FINE_SECONDS, SECONDS, Cell, Metrics
+
+EVENT = "exchange.closed"
+_encode = msgspec.json.Encoder().encode
+_COUNTS = frozenset({int, NoneType})
+_MOST = 1 << 53
 
 
 def declare(metrics: Metrics) -> None:
@@ -17,45 +34,196 @@ def declare(metrics: Metrics) -> None:
 def book(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
     """Count a finished exchange and write its line."""
     count(exchange, outcome, metrics)
+    if LOG.level > LEVELS["info"]:
+        return
+    if outcome.error is None and outcome.label in FINE:
+        line = short_line(exchange, outcome, LOG)
+        if line is not None:
+            LOG.put_line(line)
+            return
+    LOG.write(EVENT, "info", fields(exchange, outcome))
+
+
+# --- the line ----------------------------------------------------------------------------------------------------------------
+
+
+def fields(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:
+    """What the line says, beside the time and who writes it."""
     timing, route, error, usage = exchange.timing.milliseconds(), exchange.route, outcome.error, exchange.usage
-    log_event(
-        "exchange.closed",
-        "info",
-        request_id=exchange.request_id,
-        client_request_id=exchange.client_request_id,
-        surface=exchange.surface,
-        peer=exchange.peer,
-        key=exchange.principal.key,
-        user=exchange.user,
-        team=exchange.principal.team,
-        app=exchange.app,
-        model=exchange.requested_model,
-        provider=route.provider if route else None,
-        provider_model=route.model if route else None,
-        strategy=route.strategy if route else None,
-        reason=route.reason if route else None,
-        attempts=len(exchange.attempts),
-        stream=exchange.stream,
-        outcome=outcome.label,
-        error=error.slug if error else None,
-        status=error.status if error else 200,
-        clock=error.details.clock if error else None,
-        limit_ms=error.details.limit_ms if error else None,
-        setting=error.details.setting if error else None,
-        param=error.details.param if error else None,
-        policy=error.details.policy if error else None,
-        provider_status=error.details.provider_status if error else None,
-        fault=error.kind.fault if error else None,
-        input_tokens=usage.input_tokens if usage else None,
-        output_tokens=usage.output_tokens if usage else None,
-        cached_tokens=usage.cached_tokens if usage else None,
-        usage_source=usage.source if usage else None,
-        notices=[notice.code for notice in exchange.notices] or None,
+    return {
+        "request_id": exchange.request_id,
+        "client_request_id": exchange.client_request_id,
+        "surface": exchange.surface,
+        "peer": exchange.peer,
+        "key": exchange.principal.key,
+        "user": exchange.user,
+        "team": exchange.principal.team,
+        "app": exchange.app,
+        "model": exchange.requested_model,
+        "provider": route.provider if route else None,
+        "provider_model": route.model if route else None,
+        "strategy": route.strategy if route else None,
+        "reason": route.reason if route else None,
+        "attempts": len(exchange.attempts),
+        "stream": exchange.stream,
+        "outcome": outcome.label,
+        "error": error.slug if error else None,
+        "status": error.status if error else 200,
+        "clock": error.details.clock if error else None,
+        "limit_ms": error.details.limit_ms if error else None,
+        "setting": error.details.setting if error else None,
+        "param": error.details.param if error else None,
+        "policy": error.details.policy if error else None,
+        "provider_status": error.details.provider_status if error else None,
+        "fault": error.kind.fault if error else None,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "cached_tokens": usage.cached_tokens if usage else None,
+        "usage_source": usage.source if usage else None,
+        "notices": [notice.code for notice in exchange.notices] or None,
         **{f"{name}_ms": value for name, value in timing.items()},
-    )
+    }
+
+
+class _Line(msgspec.Struct, omit_defaults=True, gc=False):
+    """A good exchange's line: what `Log.line` makes of `fields`, in its order; None stays out."""
+
+    ts: str
+    level: str
+    event: str
+    instance: str
+    generation: int
+    request_id: str
+    client_request_id: str | None = None
+    surface: str | None = None
+    peer: str | None = None
+    key: str | None = None
+    user: str | None = None
+    team: str | None = None
+    app: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    provider_model: str | None = None
+    strategy: str | None = None
+    reason: str | None = None
+    attempts: int | None = None
+    stream: bool | None = None
+    outcome: str | None = None
+    status: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    usage_source: str | None = None
+    notices: list[str] | None = None
+    queue_ms: float | None = None
+    policy_ms: float | None = None
+    connect_ms: float | None = None
+    first_token_ms: float | None = None
+    upstream_ms: float | None = None
+    gateway_ms: float | None = None
+    total_ms: float | None = None
+
+
+def short_line(exchange: Exchange, outcome: Outcome, log: Log) -> bytes | None:
+    """A good exchange's whole line; None where `Log.line` must look at it: odd types, long texts, huge numbers."""
+    route, usage, principal = exchange.route, exchange.usage, exchange.principal
+    given = taken = cached = source = None
+    if usage is not None:
+        given, taken, cached, source = usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.source
+        if not _COUNTS.issuperset((type(given), type(taken), type(cached))):
+            return None
+        if not (-_MOST < (given or 0) < _MOST and -_MOST < (taken or 0) < _MOST and -_MOST < (cached or 0) < _MOST):
+            return None
+    notices = [notice.code for notice in exchange.notices] if exchange.notices else None
+    spent = exchange.timing.milliseconds().get
+    row = _Line(
+        log.now(), "info", EVENT, log.instance, log.generation,
+        exchange.request_id, exchange.client_request_id, exchange.surface, exchange.peer,
+        principal.key, exchange.user, principal.team, exchange.app, exchange.requested_model,
+        route.provider if route is not None else None,
+        route.model if route is not None else None,
+        route.strategy if route is not None else None,
+        route.reason if route is not None else None,
+        len(exchange.attempts), exchange.stream, outcome.label, 200,
+        given, taken, cached, source, notices,
+        spent("queue"), spent("policy"), spent("connect"), spent("first_token"), spent("upstream"),
+        spent("gateway"), spent("total"),
+    )  # fmt: skip
+    try:
+        line = _encode(row)
+    except (TypeError, ValueError, OverflowError):  # ValueError: a lone surrogate
+        return None
+    if len(line) > MOST_TEXT or (notices is not None and len(notices) > MOST_ITEMS):
+        return None
+    return printable(line) + b"\n"
+
+
+# --- the figures -------------------------------------------------------------------------------------------------------------
+
+
+@frozen(slots=True)
+class _Plan:
+    """Where a good exchange of one attempt is counted: the series that grow by one, by tokens, and the histograms."""
+
+    ones: tuple[Cell, ...]
+    tokens: tuple[Cell, ...]
+    total: list[float]
+    gateway: list[float]
+    first_token: list[float]
 
 
 def count(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
+    """Count a finished exchange."""
+    attempts, usage, timing = exchange.attempts, exchange.usage, exchange.timing
+    if len(attempts) != 1 or usage is None or timing.total is None or timing.first_token is None or outcome.error is not None:
+        count_in_full(exchange, outcome, metrics)
+        return
+    attempt = attempts[0]
+    provider = attempt.route.provider
+    kind = (exchange.surface, outcome.label, provider, attempt.outcome, attempt.reason)
+    plan: _Plan | None = metrics.plans.get(kind)
+    if plan is None or exchange.route is not attempt.route:
+        count_in_full(exchange, outcome, metrics)
+        plan = _plan(exchange, outcome, attempt, metrics)
+        if plan is not None:
+            metrics.plans[kind] = plan
+        return
+    for series, key in plan.ones:
+        series[key] += 1
+    (series, sent), (_, received), (_, cached) = plan.tokens
+    series[sent] += usage.input_tokens or 0
+    series[received] += usage.output_tokens or 0
+    series[cached] += usage.cached_tokens or 0
+    total, first_token = timing.total, timing.first_token
+    gateway = max(0.0, total - (timing.queue or 0.0) - (timing.connect or 0.0) - (timing.upstream or 0.0))
+    plan.total[bisect_left(SECONDS, total)] += 1
+    plan.total[-1] += total
+    plan.gateway[bisect_left(FINE_SECONDS, gateway)] += 1
+    plan.gateway[-1] += gateway
+    plan.first_token[bisect_left(SECONDS, first_token)] += 1
+    plan.first_token[-1] += first_token
+
+
+def _plan(exchange: Exchange, outcome: Outcome, attempt: Attempt, metrics: Metrics) -> _Plan | None:
+    """Once it was counted in full. None where a label did not stand as it was: there may be many of those."""
+    surface, provider = exchange.surface, attempt.route.provider
+    cells = [
+        metrics.cell("clawproxy_requests_total", surface=surface, outcome=outcome.label),
+        metrics.cell("clawproxy_attempts_total", provider=provider, outcome=attempt.outcome or "internal"),
+        metrics.cell("clawproxy_routes_total", provider=provider, reason=attempt.reason),
+        *(metrics.cell("clawproxy_tokens_total", direction=direction) for direction in ("input", "output", "cached")),
+    ]
+    known = [cell for cell in cells if cell is not None]
+    total = metrics.row("clawproxy_request_seconds", surface=surface)
+    gateway = metrics.row("clawproxy_gateway_seconds", surface=surface)
+    first_token = metrics.row("clawproxy_first_token_seconds", provider=provider)
+    if len(known) < len(cells) or total is None or gateway is None or first_token is None:
+        return None
+    return _Plan(tuple(known[:3]), tuple(known[3:]), total, gateway, first_token)
+
+
+def count_in_full(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
+    """What `count` means, for every exchange."""
     timing, usage = exchange.timing, exchange.usage
     metrics.count("clawproxy_requests_total", surface=exchange.surface, outcome=outcome.label)
     metrics.observe("clawproxy_request_seconds", timing.total or 0.0, surface=exchange.surface)

@@ -15,7 +15,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import define, field
 
@@ -29,6 +29,8 @@ OTHER = "other"
 MOST_SERIES = 64
 MOST_NAMES = 128
 Kind = Literal["counter", "histogram", "gauge"]
+Cell = tuple[dict[tuple[str, ...], int], tuple[str, ...]]
+"""A family's series, and the key of one of them."""
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FINE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -96,6 +98,10 @@ class Metrics:
     _families: dict[str, Family] = field(factory=lambda: {family.name: family for family in families()})
     _allowed: dict[str, frozenset[str]] = field(factory=lambda: dict(CLOSED))
     _undeclared: int = 0
+    _seen: dict[tuple[Any, ...], Cell] = field(factory=dict)
+    """Counters by name and labels as they were given, where those needed no change: no larger than the series there are."""
+    plans: dict[tuple[str | None, ...], Any] = field(factory=dict)
+    """What `books` counts for each kind of good exchange."""
 
     def declare(
         self,
@@ -117,11 +123,30 @@ class Metrics:
 
     def count(self, name: str, amount: int = 1, /, **labels: str) -> None:
         """Add to a counter."""
+        given = (name, *labels.items())
+        cell = self._seen.get(given)
+        if cell is not None:  # 2.3 -> 0.8 us
+            series, key = cell
+            series[key] += amount
+            return
         family = self._families.get(name)
         if family is None:
             family = self._unknown(name, tuple(labels))
         key = self._key(family, labels)
         family.series[key] = family.series.get(key, 0) + amount
+        if family.name == name and labels == dict(zip(family.labels, key, strict=True)):
+            self._seen[given] = (family.series, key)
+
+    def cell(self, name: str, /, **labels: str) -> Cell | None:
+        """The place of a counter that was counted before with just these labels: `series, key = cell; series[key] += 1`.
+
+        None where the labels did not stand as they are (`other`)."""
+        return self._seen.get((name, *labels.items()))
+
+    def row(self, name: str, /, **labels: str) -> list[float] | None:
+        """The place of a histogram that was observed before with these labels: a count for each bucket, `+Inf`, the sum."""
+        family = self._families[name]
+        return family.histograms.get(self._key(family, labels))
 
     def observe(self, name: str, seconds: float, /, **labels: str) -> None:
         """Add a measurement to a histogram. KeyError where there is none of that name."""
@@ -143,6 +168,8 @@ class Metrics:
     ) -> None:
         """A value asked for at each scrape: a number, or with labels a mapping from their values to numbers."""
         self._families[name] = Family(name, kind, help_text, tuple(labels), read=read)
+        self._seen.clear()
+        self.plans.clear()
 
     def value(self, name: str, /, **labels: str) -> int:
         """What a counter has counted; 0 where nothing."""

@@ -8,6 +8,7 @@ Rule 3: what a raising hook means is decided here, as the table in docs/plugins.
 
 from __future__ import annotations
 
+import functools
 import operator
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,15 +24,14 @@ from clawproxy.events import Outcome
 from clawproxy.hookspecs import Observe, Plan, Transform
 from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.pipeline.plugins import Plugins
-from clawproxy.pipeline.relay import SLOW, Relay, Report
+from clawproxy.pipeline.relay import PLUGIN_ERRORS, SLOW, Relay, Report
 
 CLOSING = 5.0
 """Seconds that closing hooks have, shielded."""
 
-PLUGIN_ERRORS = (Exception, SystemExit, KeyboardInterrupt)
-"""What a plugin may raise without ending the gateway; Cancelled is none of them."""
-
 Named = tuple[str, Callable[..., Any]]
+Running = Callable[[str], None]
+"""Told the name of each plugin whose hook begins, so that a clock can name it."""
 
 
 class Pipeline:
@@ -64,7 +64,7 @@ class Pipeline:
                 return principal
         raise ClawError("auth.missing" if credentials.token is None else "auth.invalid")
 
-    async def prepare(self, exchange: Exchange, request: ChatRequest, running: Callable[[str], None]) -> ChatRequest:
+    async def prepare(self, exchange: Exchange, request: ChatRequest, running: Running) -> ChatRequest:
         """Each plugin gets the previous one's result. `running(name)` is called before each, so that a clock can name it."""
         for name, hook in self._prepare:
             running(name)
@@ -83,7 +83,7 @@ class Pipeline:
                 self.report(name, "hook_slow", "prepare_request")
         return request
 
-    async def choose_route(self, exchange: Exchange, request: ChatRequest, running: Callable[[str], None]) -> Plan:
+    async def choose_route(self, exchange: Exchange, request: ChatRequest, running: Running) -> Plan:
         """The first plan wins; a plugin that fails leaves it to the next, then 503. Nobody: 404."""
         failed: BaseException | None = None
         for name, hook in self._choose:
@@ -92,7 +92,10 @@ class Pipeline:
                 plan: Plan | None = await hook(exchange, request)
             except ClawError:
                 raise
-            except PLUGIN_ERRORS as error:
+            except PLUGIN_ERRORS as raised:
+                error = plugin_error(raised, name, self.report)
+                if isinstance(error, ClawError):
+                    raise error from raised
                 failed = error
                 self.report(name, "hook_failed", f"choose_route: {type(error).__name__}")
                 continue
@@ -104,9 +107,17 @@ class Pipeline:
 
     # --- around one attempt -----------------------------------------------------------------------------------------------
 
-    async def enter_attempt(self, exchange: Exchange, request: ChatRequest, attempt: Attempt, contexts: AttemptContexts) -> None:
+    async def enter_attempt(
+        self,
+        exchange: Exchange,
+        request: ChatRequest,
+        attempt: Attempt,
+        contexts: AttemptContexts,
+        running: Running,
+    ) -> None:
         """Enter the plugins' contexts, in order. Those entered are in `contexts`, whatever happens."""
         for name, hook in self._open:
+            running(name)
             try:
                 manager: AbstractAsyncContextManager[None] | None = hook(exchange, request, attempt.route, attempt)
                 if manager is not None:
@@ -152,12 +163,18 @@ class Pipeline:
                     running, hook = todo.pop()
                     try:
                         await hook(exchange, outcome)
-                    except PLUGIN_ERRORS as error:
+                    except PLUGIN_ERRORS as raised:
+                        error = plugin_error(raised, running, self.report)
                         self.report(running, "hook_failed", f"exchange_closed: {type(error).__name__}")
+                    if todo:
+                        scope.deadline = trio.current_time() + CLOSING
             if scope.cancelled_caught:
                 self.report(running, "hook_slow", "exchange_closed")
 
-    def _failed(self, name: str, hook: str, error: BaseException) -> ClawError:
+    def _failed(self, name: str, hook: str, raised: BaseException) -> ClawError:
+        error = plugin_error(raised, name, self.report)
+        if isinstance(error, ClawError):
+            return error
         self.report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
         return ClawError("internal", policy=name)
 
@@ -177,10 +194,30 @@ class AttemptContexts:
             with trio.move_on_after(CLOSING, shield=True) as scope:
                 try:
                     await manager.__aexit__(None, None, None)
-                except PLUGIN_ERRORS as error:
+                except PLUGIN_ERRORS as raised:
+                    error = plugin_error(raised, name, self.report)
                     self.report(name, "hook_failed", f"open_attempt exit: {type(error).__name__}: {error}")
             if scope.cancelled_caught:
                 self.report(name, "hook_slow", "open_attempt exit")
+
+
+def plugin_error(raised: BaseException, name: str, report: Report) -> BaseException:
+    """What a hook's error comes to, where the plugin uses a nursery of its own, which wraps what its tasks raise in a group.
+
+    A cancellation in the group is raised on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
+    group of one is that one, so that a refusal stays a refusal.
+    """
+    if not isinstance(raised, BaseExceptionGroup):
+        return raised
+    cancelled, rest = raised.split(trio.Cancelled)
+    if cancelled is not None:
+        if rest is not None:
+            report(name, "hook_failed", f"while cancelled: {type(rest.exceptions[0]).__name__}")
+        raise cancelled
+    error: BaseException = raised
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 GIVEN: dict[str, tuple[str, ...]] = {
@@ -242,6 +279,10 @@ def bind(impl: pluggy.HookImpl, given: Sequence[str], bound: Mapping[str, Any]) 
     wanted: Iterable[str] = impl.argnames
     if tuple(wanted) == tuple(given):
         return function
+    own = [name for name in wanted if name in given]
+    if own == list(given[: len(own)]) and len(own) == len(given):
+        # All it is given, in order, then constants: the common form, and a call in C.
+        return functools.partial(function, **{name: bound[name] for name in wanted if name in bound})
     constants = tuple(bound.values())
     names = [*given, *bound]
     picked = [names.index(name) for name in wanted]

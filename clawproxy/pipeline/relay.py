@@ -19,6 +19,9 @@ SLOW = 0.05
 STRIKES = 3
 """Slow calls after which an observer is dropped. What decides is never skipped."""
 
+PLUGIN_ERRORS = (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup)
+"""What a plugin may raise without ending the gateway. Cancelled is none of them, but may be in a group (see `compile`)."""
+
 Report = Callable[[str, str, str], None]
 """`report(plugin, what, detail)`: tells the operator about a plugin."""
 
@@ -39,7 +42,7 @@ class _Observing:
         began = time.perf_counter()
         try:
             self.tap.see(batch)
-        except Exception as error:
+        except PLUGIN_ERRORS as error:
             self.off = True
             self.report(self.name, "tap_failed", type(error).__name__)
             return batch
@@ -51,9 +54,10 @@ class _Observing:
 
     def end(self) -> Sequence[Event]:
         if self.tap.end is not None and not self.off:
+            self.off = True  # once
             try:
                 self.tap.end()
-            except Exception as error:
+            except PLUGIN_ERRORS as error:
                 self.report(self.name, "tap_failed", type(error).__name__)
         return ()
 
@@ -86,7 +90,7 @@ class _Changing:
                 out += self.tap.end()
             except ClawError:
                 raise
-            except Exception as error:
+            except PLUGIN_ERRORS as error:
                 raise self._broken(error) from error
         return out
 
@@ -96,13 +100,13 @@ class _Changing:
             return self.tap.change(events)
         except ClawError:
             raise
-        except Exception as error:
+        except PLUGIN_ERRORS as error:
             raise self._broken(error) from error
         finally:
             if time.perf_counter() - began > SLOW:
                 self.report(self.name, "tap_slow", "tap_response")
 
-    def _broken(self, error: Exception) -> ClawError:
+    def _broken(self, error: BaseException) -> ClawError:
         self.report(self.name, "tap_failed", type(error).__name__)
         return ClawError("internal", policy=self.name)
 
@@ -144,7 +148,7 @@ class Relay:
         return current
 
     def abandon(self) -> None:
-        """The answer failed: observers end, what transforms hold is dropped."""
+        """The answer failed: observers end (those that have not yet), what transforms hold is dropped."""
         for stage in self._stages:
             if isinstance(stage, _Observing):
                 stage.end()

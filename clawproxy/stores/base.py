@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from attrs import frozen
+from msgspec import Struct
 
 
 @frozen(slots=True)
@@ -35,9 +36,8 @@ class KeyRecord:
     may_assert: bool = False
 
 
-@frozen(slots=True)
-class LedgerOpen:
-    """An attempt about to be made."""
+class LedgerOpen(Struct, frozen=True, array_like=True, gc=False):
+    """An attempt about to be made. As JSON it is an array of its fields, in this order."""
 
     id: str
     """The attempt's id."""
@@ -61,8 +61,9 @@ class LedgerOpen:
     reserved_output: int | None = None
 
 
-@frozen(slots=True)
-class LedgerClose:
+class LedgerClose(Struct, frozen=True, array_like=True, gc=False):
+    """What became of it. As JSON it is an array of its fields, in this order."""
+
     id: str
     closed: float
     outcome: str

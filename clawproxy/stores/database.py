@@ -18,7 +18,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from attrs import frozen
+from msgspec.structs import astuple
+
 from clawproxy.errors import ConfigError
+from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy.stores.journal import segments
 from clawproxy.stores.records import CLOSE_FIELDS, OPEN_FIELDS, Values, read_lines
 from clawproxy.stores.statedir import open_private
@@ -59,6 +63,9 @@ _INSERT = (
     f"INSERT INTO attempts ({_names}) VALUES ({_marks}) ON CONFLICT (id) DO UPDATE SET {_first_close} "
     "WHERE attempts.closed IS NULL AND excluded.closed IS NOT NULL"
 )
+_ROWS_AT_ONCE = 32
+"""Rows in one statement: at 25 columns within what any SQLite takes, and the GIL changes hands once for all of them."""
+_INSERT_MANY = _INSERT.replace(f"VALUES ({_marks})", "VALUES " + ", ".join([f"({_marks})"] * _ROWS_AT_ONCE))
 _set_close = ", ".join(f"{name} = ?" for name in _CLOSE)
 _UPDATE = f"UPDATE attempts SET {_set_close} WHERE id = ? AND closed IS NULL"
 _NOT_CLOSED: Values = (None,) * len(_CLOSE)
@@ -144,28 +151,64 @@ def _numbered(folder: Path) -> list[tuple[Path, int]]:
     return [(path, int(path.name.partition(".")[0])) for path in segments(folder)]
 
 
-def fold(connection: sqlite3.Connection, folder: Path) -> dict[str, int]:
+@frozen(slots=True)
+class Fresh:
+    """What the writer appended to its segment since it last took a look, and still has in memory."""
+
+    name: str
+    """The segment's."""
+    start: int
+    end: int
+    """From where to where it stands there, in bytes: whole lines."""
+    rows: list[LedgerOpen | LedgerClose] | None
+    """Those lines' records, as kept; None where they must be read."""
+
+
+def fold(connection: sqlite3.Connection, folder: Path, fresh: Fresh | None = None) -> dict[str, int]:
     """Fold all that is in the journals of `folder`; how far each segment is folded now, in bytes.
 
-    Any process may do it while another one appends: it reads to the last whole line.
+    Any process may do it while another one appends: it reads to the last whole line. The writer knows its newest lines: where
+    all before them is folded, they need no reading (4 of 11 us an attempt). Its own segment it folds as far as `fresh.end`, so
+    that the next lines begin where these end.
     """
     folded: dict[str, int] = {}
     for path, number in _numbered(folder):
+        limit = None
+        if fresh is not None and path.name == fresh.name:
+            if fresh.rows is not None and _fold_fresh(connection, fresh, fresh.rows, number):
+                folded[path.name] = fresh.end
+                continue
+            limit = fresh.end
         try:
             fd = open_private(path, os.O_RDONLY)
         except FileNotFoundError:
             continue  # folded and removed by the writer meanwhile
         try:
-            folded[path.name] = _fold_segment(connection, fd, path.name, number)
+            folded[path.name] = _fold_segment(connection, fd, path.name, number, limit)
         finally:
             os.close(fd)
     return folded
 
 
-def _fold_segment(connection: sqlite3.Connection, fd: int, name: str, number: int) -> int:
+def _fold_fresh(connection: sqlite3.Connection, fresh: Fresh, rows: list[LedgerOpen | LedgerClose], number: int) -> bool:
+    """Whether it was done: not where something before is still to be folded, or another process was here."""
+    if fresh.end == fresh.start:
+        return _offset(connection, number) == fresh.end
+    with immediate(connection):
+        if _offset(connection, number) != fresh.start:
+            return False
+        records = [("o" if type(row) is LedgerOpen else "c", astuple(row)) for row in rows]
+        broken = _apply(connection, records)
+        if broken:
+            log.error("%d damaged lines in journal %s before byte %d are lost", broken, fresh.name, fresh.end)
+        _set_offset(connection, number, fresh.name, fresh.end)
+    return True
+
+
+def _fold_segment(connection: sqlite3.Connection, fd: int, name: str, number: int, limit: int | None = None) -> int:
     while True:
         offset = _offset(connection, number)
-        data = _whole(os.pread(fd, CHUNK, offset))
+        data = _whole(os.pread(fd, CHUNK if limit is None else max(0, min(CHUNK, limit - offset)), offset))
         if not data:
             return offset
         with immediate(connection):
@@ -175,11 +218,15 @@ def _fold_segment(connection: sqlite3.Connection, fd: int, name: str, number: in
             broken += _apply(connection, records)
             if broken:
                 log.error("%d damaged lines in journal %s before byte %d are lost", broken, name, offset + len(data))
-            connection.execute(
-                "INSERT INTO segments (number, name, folded) VALUES (?, ?, ?) "
-                "ON CONFLICT (number) DO UPDATE SET folded = excluded.folded",
-                (number, name, offset + len(data)),
-            )
+            _set_offset(connection, number, name, offset + len(data))
+
+
+def _set_offset(connection: sqlite3.Connection, number: int, name: str, offset: int) -> None:
+    connection.execute(
+        "INSERT INTO segments (number, name, folded) VALUES (?, ?, ?) "
+        "ON CONFLICT (number) DO UPDATE SET folded = excluded.folded",
+        (number, name, offset),
+    )
 
 
 def _offset(connection: sqlite3.Connection, number: int) -> int:
@@ -207,7 +254,15 @@ def _apply(connection: sqlite3.Connection, records: list[tuple[str, Values]]) ->
         else:
             later.append((*values[1:], id_))
     inserts = [values + closed.get(id_, _NOT_CLOSED) for id_, values in opened.items()]
-    return _execute(connection, _UPDATE, later) + _execute(connection, _INSERT, inserts)
+    broken = _execute(connection, _UPDATE, later)
+    whole = len(inserts) - len(inserts) % _ROWS_AT_ONCE
+    for at in range(0, whole, _ROWS_AT_ONCE):
+        some = inserts[at : at + _ROWS_AT_ONCE]
+        try:
+            connection.execute(_INSERT_MANY, [value for row in some for value in row])
+        except _BAD_VALUES:
+            broken += _execute(connection, _INSERT, some)
+    return broken + _execute(connection, _INSERT, inserts[whole:])
 
 
 _BAD_VALUES = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError)

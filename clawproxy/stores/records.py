@@ -11,29 +11,29 @@ Rule 2: what is written can be folded: integers fit SQLite's and can not overflo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
-import attrs
 import msgspec
+from msgspec.structs import astuple
 
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 
-OPEN_FIELDS: tuple[str, ...] = tuple(field.name for field in attrs.fields(LedgerOpen))
-CLOSE_FIELDS: tuple[str, ...] = tuple(field.name for field in attrs.fields(LedgerClose))
+OPEN_FIELDS: tuple[str, ...] = LedgerOpen.__struct_fields__
+CLOSE_FIELDS: tuple[str, ...] = LedgerClose.__struct_fields__
 
 MAX_TEXT = 512
 """Characters of one text field that are kept: a client may name a model with a megabyte."""
 MAX_TOKENS = 2**40
 MAX_NANO = 2**53
+_INFINITE = float("inf")
 _LONG = 4096
 """Bytes of a line beyond which its texts are looked at."""
 
 Values = tuple[Any, ...]
 
-_open_values = attrgetter(*OPEN_FIELDS)
-_close_values = attrgetter(*CLOSE_FIELDS)
+Record = TypeVar("Record", LedgerOpen, LedgerClose)
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, ...]).decode
 
@@ -44,40 +44,72 @@ _CLOSE_INTS = frozenset(
 _COST = CLOSE_FIELDS.index("cost_nano")
 
 
+def open_record(row: LedgerOpen) -> tuple[LedgerOpen, bytes]:
+    """The row as its line reads back (rule 2), nearly always itself, and the line."""
+    asked = row.reserved_output
+    if (
+        0 <= row.number <= MAX_TOKENS
+        and 0 <= row.generation <= MAX_TOKENS
+        and 0 <= row.reserved_input <= MAX_TOKENS
+        and (asked is None or 0 <= asked <= MAX_TOKENS)
+        and -_INFINITE < row.opened < _INFINITE
+    ):
+        return _record(b"o", row)
+    return _read_back(_record(b"o", _clamped(row, _OPEN_INTS)))
+
+
+def close_record(row: LedgerClose) -> tuple[LedgerClose, bytes]:
+    """The same of a closing."""
+    odd = not -_INFINITE < row.closed < _INFINITE
+    for value in (row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens, row.cost_nano):
+        if value is not None and not 0 <= value <= MAX_TOKENS:
+            odd = True
+    if not odd:
+        return _record(b"c", row)
+    return _read_back(_record(b"c", _clamped(row, _CLOSE_INTS, _COST)))
+
+
 def open_line(row: LedgerOpen) -> bytes:
-    return _line(b"o", _open_values(row), _OPEN_INTS)
+    return open_record(row)[1]
 
 
 def close_line(row: LedgerClose) -> bytes:
-    return _line(b"c", _close_values(row), _CLOSE_INTS)
+    return close_record(row)[1]
 
 
-def _line(kind: bytes, values: Values, ints: frozenset[int]) -> bytes:
-    for index in ints:
-        value = values[index]
-        if value is not None and not 0 <= value <= MAX_TOKENS:
-            values = _clamped(kind, values, ints)
-            break
+def _record(kind: bytes, row: Record) -> tuple[Record, bytes]:
     try:
-        body = kind + _encode(values)
+        body = kind + _encode(row)
     except UnicodeEncodeError:  # a lone surrogate, which JSON can carry and UTF-8 can not
-        body = kind + _encode(_bounded(values))
+        row = _bounded(row)
+        body = kind + _encode(row)
     if len(body) > _LONG:
-        body = kind + _encode(_bounded(values))
-    return b"%08x%b\n" % (crc32(body), body)
+        row = _bounded(row)
+        body = kind + _encode(row)
+    return row, b"%08x%b\n" % (crc32(body), body)
 
 
-def _clamped(kind: bytes, values: Values, ints: frozenset[int]) -> Values:
-    out = list(values)
+def _read_back(record: tuple[Record, bytes]) -> tuple[Record, bytes]:
+    """What JSON can not say it leaves out (an infinity), or says otherwise."""
+    row, line = record
+    values: list[Any] = list(_decode(line[9:-1]))
+    return type(row)(*values), line
+
+
+def _clamped(row: Record, ints: frozenset[int], cost: int = -1) -> Record:
+    out: list[Any] = list(astuple(row))
     for index in ints:
         if out[index] is not None:
-            most = MAX_NANO if kind == b"c" and index == _COST else MAX_TOKENS
+            most = MAX_NANO if index == cost else MAX_TOKENS
             out[index] = max(0, min(int(out[index]), most))
-    return tuple(out)
+    return type(row)(*out)
 
 
-def _bounded(values: Values) -> Values:
-    return tuple(value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values)
+def _bounded(row: Record) -> Record:
+    values: list[Any] = [
+        value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in astuple(row)
+    ]
+    return type(row)(*values)
 
 
 def read_line(line: bytes) -> tuple[str, Values] | None:

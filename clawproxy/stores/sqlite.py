@@ -25,7 +25,7 @@ from clawproxy.errors import ClawError, ConfigError
 from clawproxy.stores import database, queries
 from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
 from clawproxy.stores.journal import Segment, segment_name
-from clawproxy.stores.records import close_line, open_line
+from clawproxy.stores.records import close_record, open_record
 from clawproxy.stores.statedir import Lock, make_private_dir
 
 log = logging.getLogger("clawproxy.store")
@@ -38,6 +38,8 @@ SEGMENT_BYTES = 16 * 1024 * 1024
 """A segment longer than this is followed by a new one."""
 UNFOLDED_BYTES = 64 * 1024 * 1024
 """Beyond this much unfolded journal nothing new is admitted: it bounds the disk, and the time the next start takes."""
+FRESH_ROWS = 8192
+"""Records kept in memory between two folds; beyond that many the fold reads the journal."""
 SPOOL_ROWS = 10_000
 _CLOSE_WITHIN = 10.0
 """Seconds the last fold may take."""
@@ -77,7 +79,10 @@ class SqliteStore:
         self._lock = lock
         self._lanes: list[_Lane] = []
         self._segment: Segment | None = None
-        self._spool: deque[bytes] = deque()
+        self._spool: deque[LedgerClose] = deque()
+        self._fresh: list[LedgerOpen | LedgerClose] = []
+        """What was appended to the active segment from byte `_fresh_from` on, `_fresh_bytes` in all."""
+        self._fresh_from = self._fresh_bytes = 0
         self._dropped = 0
         self._sick = False
         """The last fold failed."""
@@ -153,16 +158,23 @@ class SqliteStore:
             self._behind += self._segment.size - self._folded
             self._segment.close()
         self._segment, self._folded = new, 0
+        self._fresh, self._fresh_from, self._fresh_bytes = [], 0, 0
 
     # --- the request path ----------------------------------------------------------------------------------------------------
 
     async def open_row(self, row: LedgerOpen) -> None:
         """Does not checkpoint: its caller is about to open a connection."""
         segment = self._segment
-        if segment is None or self._sick or segment.size - self._folded + self._behind > UNFOLDED_BYTES or not self._unspool():
+        if (
+            segment is None
+            or self._sick
+            or segment.size - self._folded + self._behind > UNFOLDED_BYTES
+            or (self._spool and not self._unspool())
+        ):
             raise ClawError("store_unavailable")
+        kept, line = open_record(row)
         try:
-            segment.append(open_line(row))
+            segment.append(line)
         except OSError as error:
             if not self._journal_failed:
                 self._journal_failed = True
@@ -171,25 +183,41 @@ class SqliteStore:
         if self._journal_failed:
             self._journal_failed = False
             log.warning("the journal can be written again")
-        self._dirty.set()
+        self._remember(kept, len(line))
 
     async def close_row(self, row: LedgerClose) -> None:
         """Raises nothing. Does not checkpoint: the books are closed even where their exchange is cancelled."""
-        self._spool.append(close_line(row))
+        if self._spool or not self._append_close(row):
+            self._spool.append(row)
+            self._dirty.set()
+            if not self._unspool() and len(self._spool) > SPOOL_ROWS:
+                self._spool.popleft()
+                self._dropped += 1
+
+    def _append_close(self, row: LedgerClose) -> bool:
+        segment = self._segment
+        if segment is None:
+            return False
+        kept, line = close_record(row)
+        try:
+            segment.append(line)
+        except OSError:
+            return False
+        self._remember(kept, len(line))
+        return True
+
+    def _remember(self, kept: LedgerOpen | LedgerClose, size: int) -> None:
+        """It is in the journal. For the fold it is at hand, too, unless there are too many."""
+        if len(self._fresh) < FRESH_ROWS:
+            self._fresh.append(kept)
+            self._fresh_bytes += size
         self._dirty.set()
-        if not self._unspool() and len(self._spool) > SPOOL_ROWS:
-            self._spool.popleft()
-            self._dropped += 1
 
     def _unspool(self) -> bool:
         """Write what waits in the spool; whether all of it is written."""
-        spool, segment = self._spool, self._segment
+        spool = self._spool
         while spool:
-            if segment is None:
-                return False
-            try:
-                segment.append(spool[0])
-            except OSError:
+            if not self._append_close(spool[0]):
                 return False
             spool.popleft()
         return True
@@ -216,8 +244,13 @@ class SqliteStore:
         was_sick = self._sick
         if segment is not None and segment.size > SEGMENT_BYTES and not was_sick:
             segment = self._next_segment(segment)
+        fresh = None
+        if segment is not None:
+            known = self._fresh_bytes == segment.size - self._fresh_from  # else there is more in the file than we know of
+            fresh = database.Fresh(segment.path.name, self._fresh_from, segment.size, self._fresh if known else None)
+            self._fresh, self._fresh_from, self._fresh_bytes = [], segment.size, 0
         try:
-            folded = await self._writer.run(self._fold_now, segment.path.name if segment else None)
+            folded = await self._writer.run(self._fold_now, fresh)
         except ClawError as error:
             self._sick = True
             if not was_sick:
@@ -233,11 +266,11 @@ class SqliteStore:
             self._folded = folded.get(segment.path.name, self._folded)
             self._behind = 0
 
-    def _fold_now(self, connection: sqlite3.Connection, active: str | None) -> dict[str, int]:
+    def _fold_now(self, connection: sqlite3.Connection, fresh: database.Fresh | None) -> dict[str, int]:
         """In the writer's thread."""
-        folded = database.fold(connection, self._folder)
+        folded = database.fold(connection, self._folder, fresh)
         if self._lock is not None:
-            database.remove_folded(connection, self._folder, active)
+            database.remove_folded(connection, self._folder, fresh.name if fresh else None)
         return folded
 
     def _next_segment(self, segment: Segment) -> Segment:

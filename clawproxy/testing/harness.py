@@ -149,6 +149,7 @@ async def claw(
     gateway.install(generation)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         app.nursery = nursery
+        nursery.start_soon(gateway.alarms.run)
         for _, manager in lifespans(loaded, names, app):
             await stack.enter_async_context(manager)
         yield Claw(gateway, upstream, store)

@@ -1,8 +1,8 @@
 """One client connection: its loop of requests, its clocks, its end.
 
-Rule 1: one scope carries the connection's own clocks (`head`, `idle`, `body`); its deadline is moved, never nested. When it
-        fires, the connection ends: after a 408 where a request had begun (or none ever came), silently where it was idle.
-        While an exchange is at work it is off; the exchange has clocks of its own.
+Rule 1: one alarm carries the connection's own clocks (`head`, `idle`, `body`), and cancels the one scope around it all. Then the
+        connection ends: after a 408 where a request had begun (or none ever came), silently where it was idle. While an
+        exchange is at work it is off; the exchange has clocks of its own.
 Rule 2: head, then Host and Origin, then who asks, then whether there is room, then the body, then the exchange.
 Rule 3: nothing is read while an answer is under way. The hang-up monitor sees the client leave; pipelined bytes stay in the
         kernel, but for the at most 64 KiB that came with the request.
@@ -15,37 +15,52 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
+from collections.abc import Mapping
 
 import trio
+from attrs import frozen
 
+from clawproxy.alarms import Alarm
 from clawproxy.clocks import expired
+from clawproxy.config import Config
 from clawproxy.context import new_id
 from clawproxy.dialects.base import ClientDialect
 from clawproxy.errors import ClawError
 from clawproxy.http1 import response
-from clawproxy.http1.body import BodyReader
-from clawproxy.http1.engine import Engine, EngineFactory
+from clawproxy.http1.engine import EngineFactory
 from clawproxy.http1.head import Head
-from clawproxy.http1.headcheck import HeadCollector, parse_head, risky_target
+from clawproxy.http1.headcheck import risky_target
 from clawproxy.lifetime import Lifetime
+from clawproxy.messages import Credentials
 from clawproxy.service import Call, Service
 from clawproxy.transport import access, origins
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import JSON, Fields, HttpClient, PlainHandler, bounded_write, error_fields, openai_error
+from clawproxy.transport.reader import RequestReader
 from clawproxy.transport.surfaces import Surfaces, WebSocketSurface
 from clawproxy.transport.wire import Stream, Wire
 
 logger = logging.getLogger(__name__)
 
-RATE = 1024
-"""The least bytes a second of a body, once `RATE_AFTER` seconds have passed."""
-RATE_AFTER = 5.0
 # Whoever sends these has broken the framing, or their body is not wanted: nothing after them can be trusted to be a request.
 _CLOSING = frozenset(
     {"bad_head", "bad_body", "body_too_large", "unsupported_media_type", "auth.ambiguous", "misdirected", "timeout.body"}
     | {"expectation_failed"}
 )
+
+
+@frozen(slots=True)
+class Asked:
+    """What the head of one request to a dialect says, once it was checked under one configuration: the next request with the
+    same head says the same."""
+
+    config: Config
+    dialect: ClientDialect
+    credentials: Credentials
+    extra: Fields
+    client_request_id: str | None
+    deadline: float | None
+    decode_limits: Mapping[str, int]
 
 
 async def serve_connection(
@@ -85,11 +100,10 @@ class Connection:
         self._front = front
         self._peer = peer
         self._secure = secure
-        self._make_engine = engine
-        self._engine: Engine = engine()
         self._clock = trio.CancelScope()
-        self._phase = "tls" if secure else "new"
-        self._leftover = b""
+        self._alarm = Alarm(front.alarms, self._clock.cancel)
+        self._reader = RequestReader(self._wire, self._alarm, self._clock, engine, "tls" if secure else "new")
+        self._asked: Asked | None = None
         self._lifetime: Lifetime | None = None
         self._client: HttpClient | None = None
         self._gone = False
@@ -101,7 +115,6 @@ class Connection:
         self._extra: Fields = ()
         self._keep = True
         self._no_body = False
-        self._body_taken = False
         self._limits = service.config.limits
 
     # --- seen from outside -------------------------------------------------------------------------------------------------
@@ -111,9 +124,13 @@ class Connection:
         if self._lifetime is not None and self._client is not None and not self._client.delivered:
             self._lifetime.hang_up()
 
+    @property
+    def at_work(self) -> bool:
+        return self._reader.phase in ("request", "body")
+
     def retire(self) -> None:
         """The service drains: an idle connection ends now, one at work after its answer."""
-        if self._phase in ("tls", "new", "idle"):
+        if self._reader.phase in ("tls", "new", "idle"):
             self._clock.cancel()
 
     # --- the loop ----------------------------------------------------------------------------------------------------------
@@ -123,7 +140,7 @@ class Connection:
         self._front.add(self)
         linger = False
         try:
-            self._clock.deadline = accepted_at + self._service.deadlines.head
+            self._alarm.set(accepted_at + self._service.deadlines.head)
             with self._clock:
                 if await self._handshake():
                     monitor.watch(sock, self)
@@ -135,6 +152,7 @@ class Connection:
         except Exception:
             logger.exception("a connection ended with a fault of the gateway")
         finally:
+            self._alarm.end()
             self._front.discard(self)
             monitor.unwatch(sock)
             self._wire.close()
@@ -146,14 +164,18 @@ class Connection:
                 await stream.do_handshake()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return False
-            self._phase = "new"
+            self._reader.phase = "new"
         return True
 
     async def _serve(self) -> bool:
         """Requests, one after another. Returns whether there is somebody to linger for."""
+        service = self._service
         while True:
+            self._limits = service.config.limits
             try:
-                head = await self._read_head()
+                head = await self._reader.head(
+                    self._limits, service.deadlines, first=not self._requests, draining=self._front.draining
+                )
             except ClawError as error:
                 self._begin(None)
                 await self._refuse(error, close=True)
@@ -164,40 +186,12 @@ class Connection:
             if not await self._request(head):
                 return True
 
-    async def _read_head(self) -> Head | None:
-        """None where the client ended between requests, or in the middle of a head."""
-        limits = self._limits = self._service.config.limits
-        collector = HeadCollector(limits.head)
-        data, self._leftover = self._leftover, b""
-        raw = collector.feed(data) if data else None
-        if raw is None:
-            deadlines = self._service.deadlines
-            if self._requests:
-                if self._front.draining:
-                    return None
-                self._phase = "head" if data else "idle"
-                self._clock.deadline = trio.current_time() + (deadlines.head if data else deadlines.idle)
-            while raw is None:
-                data = await self._wire.receive()
-                if not data:
-                    return None
-                raw = collector.feed(data)
-                if raw is None and self._phase != "head":
-                    if self._phase == "idle":
-                        self._clock.deadline = trio.current_time() + deadlines.head
-                    self._phase = "head"
-        self._leftover = collector.rest
-        self._engine = self._make_engine()
-        return parse_head(raw, self._engine)
-
     def _begin(self, head: Head | None) -> None:
-        self._clock.deadline = math.inf
-        self._phase = "request"
+        self._reader.at_work()
         self._requests += 1
         self._request_id = new_id()
         self._dialect = None
         self._extra = ()
-        self._body_taken = False
         self._no_body = head is not None and head.method == "HEAD"
         self._keep = (
             head is not None
@@ -208,8 +202,12 @@ class Connection:
 
     async def _request(self, head: Head) -> bool:
         """One request, routed. Returns whether another may follow."""
-        surfaces = self._surfaces
-        refused = surfaces.check(head, self._service.config, self._secure)
+        surfaces, config = self._surfaces, self._service.config
+        asked = self._asked
+        if asked is not None and asked.config is config and self._reader.recognised:
+            self._extra, self._dialect = asked.extra, asked.dialect
+            return await self._exchange(head, asked.dialect, asked)
+        refused = surfaces.check(head, config, self._secure)
         if refused is not None:
             return await self._refuse(refused, head)
         self._extra = origins.cors_headers(head)
@@ -217,7 +215,7 @@ class Connection:
             dialect = surfaces.http.get(head.path)
             if dialect is not None:
                 self._dialect = dialect
-                return await self._exchange(head, dialect)
+                return await self._exchange(head, dialect, None)
         try:
             if head.method == "GET" and surfaces.websocket is not None and head.path in surfaces.websocket_paths:
                 return await self._upgrade(head, surfaces.websocket)
@@ -227,21 +225,32 @@ class Connection:
 
     # --- exchanges ---------------------------------------------------------------------------------------------------------
 
-    async def _exchange(self, head: Head, dialect: ClientDialect) -> bool:
+    def _ask(self, head: Head, dialect: ClientDialect, credentials: Credentials) -> Asked:
+        """Raises ClawError: unsupported_media_type, invalid_request."""
+        access.check_content(head)
+        deadline = access.client_deadline(head)
+        config = self._service.config
+        limits = access.decode_limits(config.limits)
+        asked = Asked(config, dialect, credentials, self._extra, access.client_request_id(head), deadline, limits)
+        self._asked = asked if self._reader.remember(head) else None
+        return asked
+
+    async def _exchange(self, head: Head, dialect: ClientDialect, asked: Asked | None) -> bool:
+        """Args: asked: None where this head is not the one before."""
         service = self._service
         try:
-            credentials = access.read_credentials(head, self._peer, dialect.name)
+            credentials = access.read_credentials(head, self._peer, dialect.name) if asked is None else asked.credentials
             principal = await service.authenticate(credentials)
             refused = service.admit()
             if refused is not None:
                 raise refused
-            access.check_content(head)
-            deadline = access.client_deadline(head)
-            body = await self._read_body(head, self._limits.body)
+            if asked is None:
+                asked = self._ask(head, dialect, credentials)
+            body = await self._reader.body(head, self._limits.body, service.deadlines)
         except ClawError as error:
             return await self._refuse(error, head)
-        lifetime = Lifetime()
-        client = HttpClient(
+        self._lifetime = lifetime = Lifetime()
+        self._client = client = HttpClient(
             self._wire,
             self._front.pulse,
             head,
@@ -256,13 +265,12 @@ class Connection:
             self._request_id,
             dialect.name,
             principal,
-            functools.partial(dialect.decode_request, body, access.decode_limits(self._limits)),
+            functools.partial(dialect.decode_request, body, asked.decode_limits),
             lifetime,
             self._peer,
-            access.client_request_id(head),
-            deadline,
+            asked.client_request_id,
+            asked.deadline,
         )
-        self._lifetime, self._client = lifetime, client
         if self._gone:
             lifetime.hang_up()
         try:
@@ -279,43 +287,15 @@ class Connection:
             self._errors += 1
         return client.keep and not self._gone
 
-    async def _read_body(self, head: Head, limit: int) -> bytes:
-        """The whole content. Raises ClawError: bad_body, body_too_large, client_gone."""
-        reader = BodyReader(head, self._engine, limit)
-        self._body_taken = True
-        if not reader.done:
-            data, self._leftover = self._leftover, b""
-            if not data or not reader.feed(data):
-                await self._read_rest(head, reader)
-            self._leftover = reader.rest
-        return reader.content()
-
-    async def _read_rest(self, head: Head, reader: BodyReader) -> None:
-        begun = trio.current_time()
-        last = begun + self._service.deadlines.body
-        self._phase = "body"
-        self._clock.deadline = min(last, begun + RATE_AFTER + reader.received / RATE)
-        if head.version == "1.1" and head.get("expect") is not None:
-            await self._wire.write(response.CONTINUE, self._service.deadlines.write)
-        whole = False
-        while not whole:
-            data = await self._wire.receive()
-            if not data:
-                raise ClawError("client_gone")
-            whole = reader.feed(data)
-            self._clock.deadline = min(last, begun + RATE_AFTER + reader.received / RATE)
-        self._clock.deadline = math.inf
-        self._phase = "request"
-
     # --- everything else ---------------------------------------------------------------------------------------------------
 
     async def _plain(self, head: Head, handler: PlainHandler) -> bool:
         try:
             body = b""
             if head.method in ("GET", "HEAD", "OPTIONS"):
-                self._drop_body(head)
+                self._keep &= self._reader.drop(head)
             else:
-                body = await self._read_body(head, self._surfaces.plain_body)
+                body = await self._reader.body(head, self._surfaces.plain_body, self._service.deadlines)
             answer = await handler(head, body, self._peer)
             fields = [("x-request-id", self._request_id), *answer.headers.items(), *self._extra]
             text = self._whole(answer.status, fields, answer.body, answer.content_type)
@@ -331,27 +311,12 @@ class Connection:
             raise ClawError("upgrade_required")
         self._front.monitor.unwatch(self._wire.sock)  # its own reader never stops
         self._front.discard(self)
-        leftover, self._leftover = self._leftover, b""
+        leftover, self._reader.leftover = self._reader.leftover, b""
         await websocket(self._wire.stream, head, leftover, self._service, self._peer)
         self._wire.broken = True  # spoken for: nothing of ours may follow
         return False
 
     # --- answers -----------------------------------------------------------------------------------------------------------
-
-    def _drop_body(self, head: Head) -> None:
-        """Take an unwanted body out of what is already here; where it is not all here, the connection is to close."""
-        self._body_taken = True
-        if not head.content_length and not head.chunked:
-            return
-        if self._phase == "request":
-            try:
-                reader = BodyReader(head, self._engine, len(self._leftover))
-                if reader.feed(self._leftover):
-                    self._leftover = reader.rest
-                    return
-            except ClawError:
-                pass
-        self._keep = False
 
     async def _refuse(self, error: ClawError, head: Head | None = None, *, close: bool = False) -> bool:
         if error.slug == "client_gone":
@@ -364,8 +329,8 @@ class Connection:
         elif head is not None:
             if error.status in (404, 405) and risky_target(head.target):
                 self._keep = False
-            if not self._body_taken:
-                self._drop_body(head)
+            if not self._reader.taken:
+                self._keep &= self._reader.drop(head)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
         fields = [*error_fields(error, self._request_id), *self._extra]
         return await self._answer(self._whole(error.status, fields, body, JSON))
@@ -382,7 +347,7 @@ class Connection:
 
     async def _out_of_time(self) -> bool:
         """A clock of Rule 1 fired, or the service drains."""
-        phase, deadlines = self._phase, self._service.deadlines
+        phase, deadlines = self._reader.phase, self._service.deadlines
         if phase not in ("new", "head", "body") or (self._front.draining and phase == "new"):
             return False
         if phase == "body":

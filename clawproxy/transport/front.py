@@ -1,4 +1,5 @@
-"""What all client connections of one service share: the hang-up monitor, the keep-alive ticker, and who is connected."""
+"""What all client connections of one service share: the hang-up monitor, the keep-alive ticker, the sleeper behind their clocks,
+and who is connected."""
 
 from __future__ import annotations
 
@@ -6,12 +7,18 @@ from typing import Protocol
 
 import trio
 
+from clawproxy.alarms import Alarms
 from clawproxy.http1.engine import EngineFactory, select
 from clawproxy.transport.hangup import HangUpMonitor
 from clawproxy.transport.pulse import Pulse
 
 
 class Member(Protocol):
+    @property
+    def at_work(self) -> bool:
+        """Whether a request has begun whose answer is not out yet."""
+        ...
+
     def retire(self) -> None:
         """The service drains: end now if idle, else after the answer under way."""
         ...
@@ -24,12 +31,18 @@ class Front:
         """Args: engine: `httptools` or `h11`; None lets the environment choose."""
         self.monitor = HangUpMonitor(epoll=epoll)
         self.pulse = Pulse(pulse_step)
+        self.alarms = Alarms()
         self.engine: EngineFactory = select(engine)
         self.draining = False
         self._members: set[Member] = set()
 
     def __len__(self) -> int:
         return len(self._members)
+
+    @property
+    def at_work(self) -> int:
+        """How many have a request under way, its body still arriving included. Walks over all."""
+        return sum(member.at_work for member in self._members)
 
     def add(self, member: Member) -> None:
         self._members.add(member)
@@ -47,6 +60,7 @@ class Front:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.monitor.run)
             nursery.start_soon(self.pulse.run)
+            nursery.start_soon(self.alarms.run)
 
     def close(self) -> None:
         self.monitor.close()

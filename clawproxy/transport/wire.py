@@ -61,23 +61,28 @@ class Wire:
 
     # --- reading -----------------------------------------------------------------------------------------------------------
 
-    async def receive(self) -> bytes:
-        """The next bytes, at most 64 KiB; b"" where the client ended or broke the connection."""
+    async def receive(self, *, wait_first: bool = False) -> bytes:
+        """The next bytes, at most 64 KiB; b"" where the client ended or broke the connection.
+
+        Args:
+            wait_first: nothing is expected to be here yet, so a first look would be a system call for nothing (4 us).
+        """
         if self._tls:
             try:
                 return bytes(await self.stream.receive_some(READ))
             except _GONE:
                 return b""
         sock = self.sock
-        try:
-            data = os.read(sock.fileno(), READ)
-        except BlockingIOError:
-            pass
-        except OSError:
-            return b""
-        else:
-            await trio.lowlevel.checkpoint()
-            return data
+        if not wait_first:
+            try:
+                data = os.read(sock.fileno(), READ)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return b""
+            else:
+                await trio.lowlevel.checkpoint()
+                return data
         while True:
             try:
                 await trio.lowlevel.wait_readable(sock)
@@ -86,6 +91,15 @@ class Wire:
                 continue
             except _GONE:
                 return b""
+
+    def receive_now(self) -> bytes:
+        """What is already here, at most 64 KiB; b"" where nothing is, it ended, or that can not be told without waiting (TLS)."""
+        if self._tls:
+            return b""
+        try:
+            return os.read(self.sock.fileno(), READ)
+        except OSError:
+            return b""
 
     # --- writing -----------------------------------------------------------------------------------------------------------
 

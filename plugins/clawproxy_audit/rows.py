@@ -8,6 +8,7 @@ Rule 2: every text is bounded.
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,69 +26,121 @@ _encode = msgspec.json.Encoder().encode
 _HIDDEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
 
 
+class _Route(msgspec.Struct, gc=False):
+    provider: str
+    model: str
+
+
+class _Attempt(msgspec.Struct, gc=False):
+    number: int
+    reason: str
+    provider: str
+    model: str
+    outcome: str | None
+    sent: bool
+    status: int | None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    source: str
+
+
+class Row(msgspec.Struct, gc=False):
+    """What a row holds beside `seq` and `prev`, in its order; nothing stays out."""
+
+    time: str
+    request_id: str
+    instance: str
+    generation: int
+    surface: str
+    peer: str
+    client_request_id: str | None
+    session_id: str | None
+    key: str
+    user: str | None
+    team: str | None
+    app: str | None
+    model: str
+    stream: bool
+    route: _Route | None
+    attempts: list[_Attempt]
+    outcome: str
+    finish: str | None
+    error: str | None
+    usage: _Usage | None
+    cost_nano: int | None
+    timing_ms: dict[str, float]
+    notices: list[str]
+
+
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
     """The line without its place in the chain and without its LF: a JSON object."""
-    principal, route = exchange.principal, exchange.route
-    row: dict[str, Any] = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "request_id": exchange.request_id,
-        "instance": exchange.instance,
-        "generation": exchange.generation,
-        "surface": exchange.surface,
-        "peer": exchange.peer,
-        "client_request_id": exchange.client_request_id,
-        "session_id": exchange.session_id,
-        "key": principal.key,
-        "user": exchange.user if exchange.user is not None else principal.user,
-        "team": principal.team,
-        "app": exchange.app if exchange.app is not None else principal.app,
-        "model": exchange.requested_model,
-        "stream": exchange.stream,
-        "route": {"provider": route.provider, "model": route.model} if route is not None else None,
-        "attempts": [_attempt(attempt) for attempt in exchange.attempts[-MAX_ATTEMPTS:]],
-        "outcome": outcome.label,
-        "finish": outcome.finish,
-        "error": outcome.error.slug if outcome.error is not None else None,
-        "usage": _usage(exchange.usage),
-        "cost_nano": exchange.cost_nano,
-        "timing_ms": exchange.timing.milliseconds(),
-        "notices": [notice.code for notice in exchange.notices[:MAX_NOTICES]],
-    }
+    principal, route, usage = exchange.principal, exchange.route, exchange.usage
+    row = Row(  # by place: a third of the time that names take
+        _now(),
+        exchange.request_id,
+        exchange.instance,
+        exchange.generation,
+        exchange.surface,
+        exchange.peer,
+        exchange.client_request_id,
+        exchange.session_id,
+        principal.key,
+        exchange.user if exchange.user is not None else principal.user,
+        principal.team,
+        exchange.app if exchange.app is not None else principal.app,
+        exchange.requested_model,
+        exchange.stream,
+        _Route(route.provider, route.model) if route is not None else None,
+        [_attempt(attempt) for attempt in exchange.attempts[-MAX_ATTEMPTS:]],
+        outcome.label,
+        outcome.finish,
+        outcome.error.slug if outcome.error is not None else None,
+        _usage(usage) if usage is not None else None,
+        exchange.cost_nano,
+        exchange.timing.milliseconds(),
+        [notice.code for notice in exchange.notices[:MAX_NOTICES]] if exchange.notices else [],
+    )
     return to_line(row)
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "reason": attempt.reason,
-        "provider": attempt.route.provider,
-        "model": attempt.route.model,
-        "outcome": attempt.outcome,
-        "sent": attempt.sent,
-        "status": attempt.status,
-    }
+def _attempt(attempt: Attempt) -> _Attempt:
+    route = attempt.route
+    return _Attempt(attempt.number, attempt.reason, route.provider, route.model, attempt.outcome, attempt.sent, attempt.status)
 
 
-def _usage(usage: Usage | None) -> dict[str, Any] | None:
-    if usage is None:
-        return None
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "source": usage.source,
-    }
+def _usage(usage: Usage) -> _Usage:
+    return _Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens, usage.reasoning_tokens, usage.source)
 
 
-def to_line(row: dict[str, Any]) -> bytes:
+_second = (0, "")
+"""A second, and what it is called."""
+
+
+def _now() -> str:
+    """The time in milliseconds; the date is made once a second (2.3 -> 0.4 us)."""
+    global _second
+    now = time.time()
+    second, called = _second
+    if int(now) != second:
+        second = int(now)
+        called = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        _second = second, called
+    return f"{called}{int((now - second) * 1000):03d}+00:00"
+
+
+def to_line(row: Row | dict[str, Any]) -> bytes:
     """Compact JSON in one printable line, as `Rule 1` says."""
     try:
         line = _encode(row)
     except UnicodeEncodeError:
-        line = _encode(_tidy(row))  # a lone surrogate, which JSON can carry and UTF-8 can not
+        line = _encode(_tidy(msgspec.to_builtins(row)))  # a lone surrogate, which JSON can carry and UTF-8 can not
     if len(line) > 4096:
-        line = _encode(_tidy(row))
+        line = _encode(_tidy(msgspec.to_builtins(row)))
     if line.isascii() and b"\x7f" not in line:
         return line
     return _HIDDEN.sub(_escape, line.decode()).encode()

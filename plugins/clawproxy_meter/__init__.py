@@ -16,7 +16,7 @@ from attrs import field, frozen, validators
 from clawproxy.context import App, Attempt, Exchange, Registry
 from clawproxy.hookspecs import Observe, hookimpl
 from clawproxy.messages import ChatRequest, Route
-from clawproxy_meter.attempts import Metered, books_of, tally_of
+from clawproxy_meter.attempts import Metered, newest
 from clawproxy_meter.service import Service, service_of
 
 __all__ = ["MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
@@ -54,11 +54,5 @@ def open_attempt(
 
 @hookimpl
 def tap_response(exchange: Exchange, route: Route) -> Observe | None:
-    tally = tally_of(exchange, route)
-    if tally is None:
-        return None
-
-    def end() -> None:  # before the transport reports usage to its client; leaving the attempt settles it finally
-        books_of(exchange).settle(exchange)
-
-    return Observe(tally.see, end)
+    metered = newest(exchange, route)
+    return None if metered is None else Observe(metered.see, metered.end)

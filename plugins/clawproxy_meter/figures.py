@@ -46,12 +46,18 @@ def _json_bytes(value: Mapping[str, Any] | None) -> int:
 
 def prompt_bound(request: ChatRequest) -> int:
     """At most how many tokens the prompt can be."""
-    total = sum(_message_bound(message) for message in request.messages)
+    total = 0
+    for message in request.messages:
+        content = message.content
+        if type(content) is str and not (message.tool_calls or message.reasoning or message.name or message.extra):
+            total += MESSAGE_OVERHEAD + (len(content) if content.isascii() else text_bytes(content))
+        else:
+            total += _message_bound(message)
     for tool in request.tools:
         total += text_bytes(tool.name) + text_bytes(tool.description or "") + _json_bytes(tool.parameters) + MESSAGE_OVERHEAD
     if request.response_format is not None:
         total += _json_bytes(request.response_format.schema)
-    return total + _json_bytes(request.extra)
+    return total + _json_bytes(request.extra) if request.extra else total
 
 
 def _message_bound(message: Message) -> int:

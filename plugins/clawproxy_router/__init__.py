@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import field, frozen
 
 from clawproxy.config import Config
 from clawproxy.errors import ClawError, ConfigError
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PriorityPlan", "RouterSettings", "candidates_for"]
 
+PLANS = 4096
+"""Plans kept ready: keys made in the store may differ in what they may use without end."""
+
 
 @frozen(slots=True)
 class Router:
@@ -31,6 +34,8 @@ class Router:
 
     config: Config
     settings: RouterSettings
+    plans: dict[tuple[str, tuple[str, ...]], PriorityPlan] = field(factory=dict)
+    """By model and the caller's `models`: a plan changes with nothing else. For configured models only, so that it is bounded."""
 
 
 @hookimpl
@@ -54,7 +59,16 @@ def configure(config: RouterSettings, app: App) -> Router:
 @hookimpl
 async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) -> PriorityPlan | None:
     """Raises ClawError("model_not_found") where the caller may not use the model."""
+    key = (request.model, tuple(exchange.principal.models))
+    plan = state.plans.get(key)
+    if plan is not None:
+        return plan
     if not exchange.principal.may_use(request.model):
         raise ClawError("model_not_found", param="model")
     candidates = candidates_for(state.config, request.model, exchange.principal)
-    return PriorityPlan(candidates, state.settings.max_attempts) if candidates else None
+    if not candidates:
+        return None
+    plan = PriorityPlan(candidates, state.settings.max_attempts)
+    if request.model in state.config.models and len(state.plans) < PLANS:
+        state.plans[key] = plan
+    return plan

@@ -7,7 +7,6 @@ Rule 3: it reduces known patterns. It prevents nothing that is encoded, spelled 
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -52,7 +51,7 @@ async def prepare_request(exchange: Exchange, request: ChatRequest, state: Sanit
     scanner = state.input
     if scanner is None or not scanner.may_hold_any(texts(request)):
         return None
-    counts: Counter[str] = Counter()
+    counts: dict[str, int] = {}
     result = changed(request, lambda text: scanner.redact(text, counts))
     if counts:
         _tell(exchange, "prompt", scanner, counts)
@@ -64,11 +63,11 @@ def tap_response(exchange: Exchange, state: Sanitizer) -> Transform | None:
     scanner = state.output
     if scanner is None:
         return None
-    answer = Answer(scanner, Counter(), lambda counts: _tell(exchange, "answer", scanner, counts))
+    answer = Answer(scanner, {}, lambda counts: _tell(exchange, "answer", scanner, counts))
     return Transform(answer.change, answer.end, streams="window")
 
 
-def _tell(exchange: Exchange, where: str, scanner: Scanner, counts: Counter[str]) -> None:
+def _tell(exchange: Exchange, where: str, scanner: Scanner, counts: dict[str, int]) -> None:
     """One notice when secrets of a new kind were found; the counts go on in `exchange.state["sanitize"]`."""
     exchange.state.setdefault("sanitize", {})[where] = counts
     flagged = {rule.name for rule in scanner.rules if rule.action == "flag"}

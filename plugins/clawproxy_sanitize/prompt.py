@@ -14,34 +14,36 @@ from attrs import evolve
 from clawproxy.messages import ChatRequest, Message, Part, TextPart, Tool, ToolCall
 
 
-def texts(request: ChatRequest) -> Iterator[str]:
+def texts(request: ChatRequest) -> list[str]:
+    found: list[str] = []
     for message in request.messages:
         content = message.content
         if isinstance(content, str):
-            yield content
+            found.append(content)
         elif content:
             for part in content:
                 if isinstance(part, TextPart):
-                    yield part.text
+                    found.append(part.text)
                 if part.extra:
-                    yield from _strings(part.extra)
-        for call in message.tool_calls:
-            yield call.arguments
+                    found += _strings(part.extra)
+        if message.tool_calls:
+            found += [call.arguments for call in message.tool_calls]
         if message.reasoning:
-            yield message.reasoning
+            found.append(message.reasoning)
         if message.extra:
-            yield from _strings(message.extra)
+            found += _strings(message.extra)
     for tool in request.tools:
         if tool.description:
-            yield tool.description
+            found.append(tool.description)
         if tool.parameters:
-            yield from _strings(tool.parameters)
+            found += _strings(tool.parameters)
         if tool.extra:
-            yield from _strings(tool.extra)
+            found += _strings(tool.extra)
     if request.response_format is not None and request.response_format.schema:
-        yield from _strings(request.response_format.schema)
+        found += _strings(request.response_format.schema)
     if request.extra:
-        yield from _strings(request.extra)
+        found += _strings(request.extra)
+    return found
 
 
 def changed(request: ChatRequest, change: Callable[[str], str]) -> ChatRequest:

@@ -7,7 +7,6 @@ Rule 3: of all matches the one that begins first counts; of those that begin tog
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -114,7 +113,7 @@ class Scanner:
         found = self._begun.search(data, start)
         return None if found is None else int(found.start())
 
-    def redact(self, text: str, counts: Counter[str]) -> str:
+    def redact(self, text: str, counts: dict[str, int]) -> str:
         """The text with its secrets replaced: the same object where there are none. Raises Refusal where a rule blocks."""
         data = encode(text)
         if not self._any.Match(data):
@@ -125,7 +124,7 @@ class Scanner:
             match = self.match(data, start)
             assert match is not None
             noted(match.rule, counts)
-            if counts.total() > MOST:
+            if sum(counts.values()) > MOST:
                 raise Refusal("refused.sanitize", f"The prompt holds more than {MOST} secrets.", policy="sanitize")
             if match.rule.action == "flag":
                 pieces.append(data[place : match.end])
@@ -137,9 +136,9 @@ class Scanner:
         return text if changed == data else decode(changed)
 
 
-def noted(rule: Rule, counts: Counter[str]) -> None:
+def noted(rule: Rule, counts: dict[str, int]) -> None:
     """Count a match. Raises Refusal where its rule blocks."""
-    counts[rule.name] += 1
+    counts[rule.name] = counts.get(rule.name, 0) + 1
     if rule.action == "block":
         raise Refusal("refused.sanitize", policy="sanitize", extra={"pattern": rule.name})
 

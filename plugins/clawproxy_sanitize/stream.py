@@ -11,12 +11,11 @@ Rule 4: when nothing was changed and nothing is held, the very sequence that cam
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
 
-from clawproxy.events import End, Event, Failed, Finish, Reasoning, Refused, Text, ToolCallDelta
+from clawproxy.events import CONTENT, End, Event, Failed, Finish, Reasoning, Refused, Text, ToolCallDelta
 from clawproxy_sanitize.scanner import Scanner
 from clawproxy_sanitize.window import Window
 
@@ -31,7 +30,7 @@ class Answer:
 
     __slots__ = ("_counts", "_current", "_key", "_scanner", "_told", "_told_of", "_windows")
 
-    def __init__(self, scanner: Scanner, counts: Counter[str], told: Callable[[Counter[str]], None]) -> None:
+    def __init__(self, scanner: Scanner, counts: dict[str, int], told: Callable[[dict[str, int]], None]) -> None:
         self._scanner = scanner
         self._counts = counts
         self._told = told
@@ -42,6 +41,8 @@ class Answer:
 
     def change(self, events: Sequence[Event]) -> Sequence[Event]:
         """Raises Refusal where a rule blocks."""
+        if self._is_clean(events):
+            return events
         out: list[Event] = []
         for event in events:
             kind = type(event)
@@ -67,6 +68,17 @@ class Answer:
         if len(out) == len(events) and all(map(operator.is_, out, events)):
             return events
         return out
+
+    def _is_clean(self, events: Sequence[Event]) -> bool:
+        """Whether nothing is held, and all the text of this batch may go on: one look, however many tokens it is."""
+        said = []
+        for event in events:
+            kind = type(event)
+            if kind is self._key:
+                said.append(event.text)  # type: ignore[union-attr]
+            elif kind in CONTENT:
+                return False
+        return self._current.passes(said[0] if len(said) == 1 else "".join(said))
 
     def end(self) -> Sequence[Event]:
         out: list[Event] = []

@@ -9,7 +9,7 @@ Rule 3: a short piece is held whole, so that an event stays one event; a long on
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import deque
 
 from clawproxy_sanitize.scanner import Match, Scanner, decode, encode, noted
 
@@ -30,7 +30,7 @@ class Window:
 
     __slots__ = ("_buffer", "_counts", "_dropping", "_out", "_scan", "_scanner", "_sizes", "_wait")
 
-    def __init__(self, scanner: Scanner, counts: Counter[str]) -> None:
+    def __init__(self, scanner: Scanner, counts: dict[str, int]) -> None:
         self._scanner = scanner
         self._counts = counts
         self._buffer = b""
@@ -47,16 +47,24 @@ class Window:
         """Bytes held back."""
         return len(self._buffer) - self._out
 
+    def passes(self, text: str) -> bool:
+        """Whether nothing is held and `text` may go on just as it is; then it is taken in. Else nothing has happened."""
+        buffer = self._buffer
+        if self._dropping is not None or not self._scan == len(buffer) == self._out:
+            return False
+        data = encode(text)
+        if not self._scanner.is_clean(buffer + data):
+            return False
+        if data:
+            self._rest(data)
+        return True
+
     def feed(self, text: str) -> list[str] | None:
         """The next piece in; the pieces to pass on now. None: this piece, just as it is. Raises Refusal."""
+        if self.passes(text):
+            return None
         data = encode(text)
-        if self._dropping is None:
-            buffer = self._buffer
-            if self._scan == len(buffer) == self._out and self._scanner.is_clean(buffer + data):
-                if data:
-                    self._rest(data)
-                return None
-        else:
+        if self._dropping is not None:
             match = self._dropping.match(text)
             data = encode(text[match.end() :]) if match is not None else data
             if not data:
@@ -90,7 +98,7 @@ class Window:
             self._dropping = dropping
         elif len(decode(self._buffer[begun:])) >= LEAK:
             self._give(begun, out)
-            self._counts["unfinished"] += 1
+            self._counts["unfinished"] = self._counts.get("unfinished", 0) + 1
             self._replace(len(self._buffer), b"[redacted:unfinished]", out)
             self._rest(self._buffer)
             self._dropping = _LIKE_A_KEY
@@ -175,7 +183,7 @@ class Window:
 
     def _rest(self, data: bytes) -> None:
         """Everything is given out: keep the last character of `data` as context."""
-        self._buffer = data[_before(data, len(data)) :]
+        self._buffer = data[-1:] if data[-1:].isascii() else data[_before(data, len(data)) :]
         self._out = self._scan = len(self._buffer)
         self._wait = 0
 

@@ -38,6 +38,12 @@ def configure(config: TruncateSettings, app: App) -> TruncateSettings:
 @hookimpl
 async def prepare_request(exchange: Exchange, request: ChatRequest, state: TruncateSettings) -> ChatRequest | None:
     """Raises ClawError("context_length_exceeded")."""
+    if state.max_output_tokens is None:
+        for route in exchange.candidates:
+            if route.context_tokens is not None or route.max_output_tokens is not None:
+                break
+        else:
+            return None  # nobody stated any limit
     capped = _cap_output(exchange, request, state)
     fitted = _fit_prompt(exchange, capped, state)
     return None if fitted is request else fitted

@@ -233,6 +233,13 @@ def test_the_scan_agrees_with_a_parser_that_counts(text: str, depth: int) -> Non
         assert jsonio.decode(text.encode(), depth=depth) == value
 
 
+@given(st.text('[]{}",:\\19 ', max_size=80), st.integers(0, 6), st.integers(0, 80))
+def test_what_is_small_need_not_be_measured(text: str, depth: int, values: int) -> None:
+    if jsonio._is_small(text.encode(), depth, values):
+        jsonio._measure(text.encode(), depth, values)
+    assert not jsonio._is_small(b"1" * 19, depth, 100)
+
+
 def _depth(value: Any) -> int:
     if isinstance(value, dict):
         value = list(value.values())

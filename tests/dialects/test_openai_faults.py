@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clawproxy.dialects import CLIENT, PROVIDER
@@ -125,6 +125,7 @@ def test_retry_after(headers: dict[str, str], millis: int | None) -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=40))
+@example("0\x1f")
 def test_any_retry_after_is_read_or_not(text: str) -> None:
     millis = retry_after_ms({"retry-after": text}, NOW)
     assert millis is None or 1_000 <= millis <= 600_000

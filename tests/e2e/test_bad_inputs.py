@@ -1,6 +1,6 @@
 """Generated bad inputs against a running gateway: it survives, answers no 500, writes no traceback, and holds nothing afterwards.
 
-The number is bounded: 1,000 in `make test`, ten thousand with `make fuzz` (or `--bad-inputs=10000`).
+The number is bounded: ten thousand in `make test`, more with `--bad-inputs=N`, other ones with SEED=N.
 """
 
 from __future__ import annotations

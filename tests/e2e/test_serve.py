@@ -16,7 +16,7 @@ import trio
 from clawproxy.scripted import ScriptedProvider, parse
 from tests.e2e.http_client import chat
 from tests.e2e.process import Served, served, settings
-from tests.transport_websocket.test_node_and_browser import CHROMIUM, NODE, SAMPLE, _has_websocket, page, run
+from tests.transport_websocket.test_node_and_browser import CHROMIUM, NODE, SAMPLE, page, run, websocket_flags
 
 CLIENT_KEY = "sk-client-canary-0918273645abcdef"
 PROVIDER_KEY = "sk-provider-canary-5a6b7c8d9e0f1122"
@@ -187,7 +187,7 @@ async def test_the_sample_client_in_node(world: World) -> None:
     world.provider.default = parse("say Hello, wörld 😀")
     url = world.served.url.replace("http", "ws", 1) + "/websocket"
     script = f"{SAMPLE}\nsample('{url}', '{CLIENT_KEY}', (text) => console.log(text));"
-    flags = [] if await _has_websocket(NODE) else ["--experimental-websocket"]
+    flags = await websocket_flags(NODE)
     with trio.fail_after(30):
         out = await run(NODE, *flags, "-e", script)
     assert out.decode().strip().startswith("Hello, wörld 😀|400 ")

@@ -203,10 +203,23 @@ class Hangs:
         await trio.sleep_forever()
 
 
+class OpensNever:
+    """Its open_attempt never comes to an end."""
+
+    async def __aenter__(self) -> None:
+        await trio.sleep_forever()
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    @hookimpl
+    def open_attempt(self) -> OpensNever:
+        return self
+
+
 @pytest.mark.parametrize(
     ("plugin", "slug"),
-    [(Refuses(), "refused.plugin"), (Breaks(), "internal"), (Hangs(), "internal")],
-    ids=["refuses", "breaks", "hangs"],
+    [(Refuses(), "refused.plugin"), (Breaks(), "internal"), (Hangs(), "internal"), (OpensNever(), "internal")],
+    ids=["refuses", "breaks", "hangs", "opens-never"],
 )
 async def test_plugins_that_say_no_break_or_hang(autojump_clock: trio.testing.MockClock, plugin: object, slug: str) -> None:
     closings = Closings()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clawproxy.errors import KINDS
 from clawproxy.http1 import response
@@ -24,6 +26,22 @@ def test_any_name_can_be_escaped_into_a_header(value: str) -> None:
     assert text.isprintable()
     assert " " not in text
     assert response.escaped("gpt-4o_mini:free/x@1") == "gpt-4o_mini:free/x@1"
+
+
+NAMES = st.one_of(st.text(max_size=140), st.text("abc/-", min_size=60, max_size=130), st.sampled_from(["", "mock", "a\r\nb: c"]))
+
+
+@given(NAMES, NAMES)
+def test_a_pair_of_names_is_escaped_as_each_of_them(first: str, second: str) -> None:
+    assert response.pair(first, second) == f"{response.escaped(first)}/{response.escaped(second)}"
+
+
+def test_lines_come_before_the_other_fields() -> None:
+    for text in (
+        response.whole(200, [("b", "2")], b"", lines="a: 1\r\n"),
+        response.stream_head([("b", "2")], lines="a: 1\r\n", content_type="c/d", chunked=True, close=False),
+    ):
+        assert b" GMT\r\na: 1\r\nb: 2\r\n" in text
 
 
 def test_every_row_of_the_table_has_a_phrase() -> None:

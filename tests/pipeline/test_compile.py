@@ -185,7 +185,7 @@ async def test_hook_open_attempt_is_left_in_reverse_even_when_cancelled_and_when
     story: list[str] = []
     pipeline, reports = build({"a": Opens("a", story), "b": Opens("b", story, hangs=True), "c": Opens("c", story)})
     contexts = AttemptContexts(reports)
-    await pipeline.enter_attempt(make_exchange(), make_request(), make_attempt(), contexts)
+    await pipeline.enter_attempt(make_exchange(), make_request(), make_attempt(), contexts, nothing)
     with trio.CancelScope() as scope:
         scope.cancel()
         await contexts.leave()

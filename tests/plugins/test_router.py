@@ -139,6 +139,33 @@ async def test_a_model_one_may_not_use_looks_like_one_that_is_not_there() -> Non
 # --- the plan ----------------------------------------------------------------------------------------------------------
 
 
+async def test_a_plan_is_made_once_for_whoever_may_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = clawproxy_router.configure(RouterSettings(), make_app(TWO))
+
+    async def chosen(model: str, *models: str) -> PriorityPlan | None:
+        exchange = make_exchange(principal=make_principal(models=models))
+        return await clawproxy_router.choose_route(exchange, make_request(model=model), state)
+
+    first = await chosen("m", "*")
+    assert first == PriorityPlan(candidates_for(TWO, "m", ANYONE), 3)
+    assert await chosen("m", "*") is first
+    assert await chosen("m", "m") == first
+    for _ in range(2):  # who may not use it is refused, whoever asked before
+        with pytest.raises(ClawError, match="model"):
+            await chosen("m", "other")
+        assert await chosen("nothing", "*") is None
+    assert set(state.plans) == {("m", ("*",)), ("m", ("m",))}
+    listed = cast(tuple[str, ...], ["*"])  # a plugin's principal may hold a list
+    exchange = make_exchange(principal=make_principal(models=listed))
+    assert await clawproxy_router.choose_route(exchange, make_request(model="m"), state) is first
+    monkeypatch.setattr(clawproxy_router, "PLANS", 2)
+    assert await chosen("m", "m", "n") == first
+    assert len(state.plans) == 2
+    alone = clawproxy_router.configure(RouterSettings(), make_app(Config(providers={"a": ProviderConfig()})))
+    assert await clawproxy_router.choose_route(make_exchange(), make_request(model="any-name"), alone) is not None
+    assert alone.plans == {}  # names that clients make up are not kept
+
+
 def test_priority_then_failover_then_nothing() -> None:
     routes = candidates_for(TWO, "m", ANYONE)
     chosen = PriorityPlan(routes)

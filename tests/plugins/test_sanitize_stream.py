@@ -32,6 +32,7 @@ from clawproxy.testing.factories import make_exchange
 from clawproxy_sanitize import Sanitizer, SanitizeSettings
 from clawproxy_sanitize.samples import BENIGN, LETTERS, SAMPLES
 from clawproxy_sanitize.scanner import Scanner
+from clawproxy_sanitize.stream import Answer
 from clawproxy_sanitize.window import BOUND, Window
 
 
@@ -251,6 +252,51 @@ def test_texts_that_alternate_give_no_secret_away(mine: list[int], others: list[
     assert joined([Text(e.arguments) for e in out if isinstance(e, ToolCallDelta) and e.index == 1]) == (
         "some other text that says nothing"
     )
+
+
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(Text, FRAGMENTS),
+    st.builds(Text, st.sampled_from(["", " a", "s", " s", "k-", KEY[:20], KEY[20:], "Ü"])),
+    st.builds(Reasoning, FRAGMENTS),
+    st.builds(ToolCallDelta, st.integers(0, 1), arguments=FRAGMENTS),
+    st.sampled_from([UsageReport(Usage(1, 1)), KeepAlive(), Begin("m"), Finish("stop"), End()]),
+)
+
+
+def merged(events: Sequence[Event]) -> list[tuple[object, str]]:
+    """Neighbouring pieces of one text as one; what passes at once, wherever it stands, left out."""
+    out: list[tuple[object, str]] = []
+    key: object
+    for event in events:
+        if isinstance(event, ToolCallDelta):
+            key, text = event.index, event.arguments
+        elif isinstance(event, Text | Reasoning | Refused):
+            key, text = type(event), event.text
+        elif isinstance(event, Finish | End):
+            key, text = type(event), ""
+        else:
+            continue
+        if out and out[-1][0] == key:
+            text = out.pop()[1] + text
+        out.append((key, text))
+    return out
+
+
+@pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
+@given(st.lists(st.lists(EVENTS, max_size=6), max_size=6))
+@settings(max_examples=500, deadline=None)
+def test_a_batch_looked_at_at_once_says_the_same(found: Scanner, batches: list[list[Event]]) -> None:
+    class OneByOne(Answer):
+        def _is_clean(self, events: Sequence[Event]) -> bool:
+            return False
+
+    results = []
+    for kind in (Answer, OneByOne):
+        counts: dict[str, int] = {}
+        made = kind(found, counts, lambda _: None)
+        out = [event for batch in batches for event in made.change(batch)]
+        results.append((merged([*out, *made.end()]), counts))
+    assert results[0] == results[1]
 
 
 def test_what_is_held_comes_before_another_text() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy.stores.journal import Segment, number_of, segment_name
-from clawproxy.stores.records import close_line, open_line, read_line, read_lines
+from clawproxy.stores.records import close_line, close_record, open_line, open_record, read_line, read_lines
 
 from .conftest import make_close, make_open
 
@@ -30,6 +31,28 @@ def test_a_line_reads_back(opened: LedgerOpen, closed: LedgerClose) -> None:
         assert read is not None
         assert read[0] == kind
         assert type(record)(*read[1]) == record
+
+
+odd_texts = texts | st.text(st.characters(), max_size=3) | st.just("x" * 5000)
+odd_numbers = st.integers(-3, 5) | st.integers() | st.just(2**40 + 1)
+odd_times = st.floats()
+odd_openings = st.builds(
+    make_open, id=odd_texts, model=odd_texts, team=st.none() | odd_texts, opened=odd_times, number=odd_numbers,
+    reserved_input=odd_numbers, reserved_output=st.none() | odd_numbers,
+)  # fmt: skip
+odd_closings = st.builds(
+    make_close, odd_texts, closed=odd_times, outcome=odd_texts, input_tokens=st.none() | odd_numbers,
+    cached_tokens=st.none() | odd_numbers, cost_nano=st.none() | odd_numbers,
+)  # fmt: skip
+
+
+@given(odd_openings, odd_closings)
+def test_what_is_kept_in_memory_is_what_the_line_says(opened: LedgerOpen, closed: LedgerClose) -> None:
+    """The fold takes the one or the other: they must not differ."""
+    for kept, line in (open_record(opened), close_record(closed)):
+        read = read_line(line[:-1])
+        assert read is not None
+        assert read[1] == astuple(kept)
 
 
 @given(openings, st.integers(0, 10_000), st.integers(1, 255))

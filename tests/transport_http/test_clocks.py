@@ -12,7 +12,7 @@ import trustme
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config, LimitsConfig
-from clawproxy.transport import connection
+from clawproxy.transport import reader
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
 
 from .support import P, Raw, get, opened, post
@@ -91,8 +91,8 @@ async def test_s02_slow_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0.15 < trio.current_time() - begun < 0.6
         assert await raw.rest() == b""
         assert door.service.handled == 0
-    monkeypatch.setattr(connection, "RATE_AFTER", 0.1)
-    monkeypatch.setattr(connection, "RATE", 1000)
+    monkeypatch.setattr(reader, "RATE_AFTER", 0.1)
+    monkeypatch.setattr(reader, "RATE", 1000)
     async with opened() as door:
         raw = await door.connect()
         begun = trio.current_time()

@@ -73,6 +73,7 @@ class FakeService:
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.running += 1
         exchange = Exchange(request_id=call.request_id, surface=call.surface, principal=call.principal, deadlines=self.deadlines)
+        exchange.timing.total = 0.001
         outcome = Outcome("internal")
         try:
             with call.lifetime.scope:
@@ -125,6 +126,7 @@ class FakeService:
         exchange.usage = Usage(3, 5)
         exchange.cost_nano = 1_250_000
         await client.send(Batch([Finish("stop"), End()]))
+        exchange.timing.total = trio.current_time() - exchange.started
         outcome = Outcome("complete", finish="stop")
         await client.finish(outcome, exchange.usage)
         return outcome

@@ -53,7 +53,7 @@ async def test_the_sample_client_in_node() -> None:
     assert NODE is not None
     async with gateway() as gw:
         script = f"{SAMPLE}\nsample('ws://127.0.0.1:{gw.port}/websocket', 'good', (text) => console.log(text));"
-        flags = ["--experimental-websocket"] if not await _has_websocket(NODE) else []
+        flags = await websocket_flags(NODE)
         out = await run(NODE, *flags, "-e", script)
         assert out.decode().strip() == SAW
         bearer = base64.urlsafe_b64encode(b"good").rstrip(b"=").decode()
@@ -64,8 +64,12 @@ async def test_the_sample_client_in_node() -> None:
         assert (await run(NODE, *flags, "-e", script)).decode().split() == ["claw.v1", "auth_ok"]
 
 
-async def _has_websocket(node: str) -> bool:
-    return b"function" in await run(node, "-p", "typeof WebSocket")
+async def websocket_flags(node: str) -> list[str]:
+    """What this Node.js needs to have a WebSocket; skips the test where it has none (before 20.10)."""
+    for flags in ([], ["--experimental-websocket"]):
+        if b"function" in await run(node, *flags, "-p", "typeof WebSocket"):
+            return flags
+    pytest.skip("this Node.js has no WebSocket client")
 
 
 @define(eq=False)

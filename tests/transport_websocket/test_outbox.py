@@ -119,6 +119,52 @@ async def test_a_burst_is_one_system_call(monkeypatch: pytest.MonkeyPatch) -> No
         assert calls == [20 * 7]
 
 
+async def test_a_flush_writes_at_once_and_leaves_the_rest_to_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = os.write
+
+    def write(fd: int, data: bytes) -> int:
+        calls.append(len(data))
+        return real(fd, data)
+
+    async with pair() as both:
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr("clawproxy.transport.websocket.outbox.os.write", write)
+        both.outbox.append(text_frame(b"one"))
+        both.outbox.append(text_frame(b"two"))
+        both.outbox.flush()
+        assert (calls, both.outbox.size) == ([10], 0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert calls == [10]  # the writer was not woken
+        both.outbox.push(text_frame(b"three"))
+        both.outbox.append(text_frame(b"four"))
+        both.outbox.flush()  # it is awake: all of it is its own
+        assert calls == [10]
+        await trio.testing.wait_all_tasks_blocked()
+        assert calls == [10, 13]
+        monkeypatch.undo()
+        for index in range(60):  # much more than the kernel takes
+            both.outbox.append(text_frame(b"%05d" % index * 1000))
+            both.outbox.flush()
+        assert both.outbox.size > 0
+        both.outbox.push_control(ping_frame())
+        expected = [b"one", b"two", b"three", b"four", *(b"%05d" % index * 1000 for index in range(60))]
+        seen = [await both.raw.frame() for _ in range(65)]
+        assert [payload for opcode, payload in seen if opcode == 1] == expected
+        assert both.outbox.size == 0
+
+
+async def test_a_flush_finds_that_the_peer_is_gone() -> None:
+    async with pair() as both:
+        await trio.testing.wait_all_tasks_blocked()
+        await both.far.aclose()
+        both.outbox.append(text_frame(b"one"))
+        both.outbox.flush()
+        assert [error.slug for error in both.dead] == ["client_gone"]
+        with pytest.raises(ClawError, match="client_gone"):
+            both.outbox.check()
+
+
 async def test_nothing_follows_the_close_frame() -> None:
     async with pair() as both:
         both.outbox.push(text_frame(b"last"))

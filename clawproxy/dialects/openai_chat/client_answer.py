@@ -83,15 +83,20 @@ class _Encoder:
     content_type: str
 
     def __init__(self, exchange: Exchange, request: ChatRequest) -> None:
-        self.id = "chatcmpl-" + exchange.request_id.replace("-", "")
-        self.created = int(exchange.started_unix)
+        self.exchange = exchange
+        self.id: str | None = None
+        """The provider's own, where it goes on in this format."""
         self.model = exchange.requested_model or request.model
-        several = request.extra.get("n")
-        self.several = isinstance(several, int) and several > 1
+        self.n = request.extra.get("n")
+
+    def identity(self, kind: str) -> dict[str, Any]:
+        """What every document of this answer begins with."""
+        own = self.id or "chatcmpl-" + self.exchange.request_id.replace("-", "")
+        return {"id": own, "object": kind, "created": int(self.exchange.started_unix), "model": self.model}
 
     def refuse_several(self) -> None:
         """Events do not say which of `n` choices they belong to; only a provider's own bytes do."""
-        if self.several:
+        if isinstance(self.n, int) and self.n > 1:
             raise ClawError(
                 "unsupported_parameter", "`n` above 1 can not be honoured where a policy changes the answer.", param="n"
             )
@@ -179,13 +184,10 @@ class StreamEncoder(_Encoder):
 
     def _chunk(self, delta: bytes, finish: bytes) -> bytes:
         if not self.made:
-            head = jsonio.encode(self._head())
+            head = jsonio.encode(self.identity("chat.completion.chunk"))
             self.made = b"data: " + head[:-1] + b',"choices":[{"index":0,"delta":'
             self.tail = b',"usage":null}\n\n' if self.include_usage else b"}\n\n"
         return b"".join((self.made, delta, b',"logprobs":null,"finish_reason":', finish, b"}]", self.tail))
-
-    def _head(self) -> dict[str, Any]:
-        return {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
 
     def _finish(self, reason: FinishReason) -> bytes:
         if self.finished:
@@ -206,7 +208,7 @@ class StreamEncoder(_Encoder):
             figures = usage if usage is not None else self.usage
             document = usage_object(figures) if figures is not None else None
             if document is not None:
-                chunk = jsonio.encode({**self._head(), "choices": [], "usage": document})
+                chunk = jsonio.encode({**self.identity("chat.completion.chunk"), "choices": [], "usage": document})
                 parts.append(b"data: " + chunk + b"\n\n")
         parts.append(DONE)
         return b"".join(parts)
@@ -273,10 +275,7 @@ class WholeEncoder(_Encoder):
         figures = usage or reported
         finish = FINISH[reason or ("tool_calls" if calls else "stop")]
         return {
-            "id": self.id,
-            "object": "chat.completion",
-            "created": self.created,
-            "model": self.model,
+            **self.identity("chat.completion"),
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
             "usage": usage_object(figures) if figures is not None else None,
         }

@@ -20,12 +20,9 @@ from typing import Any, Literal, cast
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.openai_chat import check
 from clawproxy.dialects.openai_chat.client_messages import messages
+from clawproxy.dialects.openai_chat.client_plain import MAX_OUTPUT, SEED, decode_plain
 from clawproxy.errors import ClawError
 from clawproxy.messages import EMPTY, ChatRequest, ResponseFormat, Tool, ToolChoice
-
-MAX_OUTPUT = 10_000_000
-"""The most `max_tokens` may say; a model's own bound is the route's."""
-SEED = 2**63
 
 FORBIDDEN: frozenset[str] = frozenset(
     {
@@ -120,6 +117,11 @@ def decode_request(body: bytes, limits: Mapping[str, int]) -> ChatRequest:
     Raises:
         ClawError: `invalid_json`, `json_too_deep`, `invalid_request`, `unknown_parameter`; the last two with `param`.
     """
+    return decode_plain(body, limits) or decode_any(body, limits)
+
+
+def decode_any(body: bytes, limits: Mapping[str, int]) -> ChatRequest:
+    """The same for every request there may be, whatever it holds."""
     fields = jsonio.decode(body, depth=limits.get("json_depth", 64))
     if not isinstance(fields, dict):
         raise ClawError("invalid_request", "The body must be a JSON object.")

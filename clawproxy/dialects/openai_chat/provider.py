@@ -12,6 +12,9 @@ from clawproxy.dialects.openai_chat.provider_request import encode_body
 from clawproxy.errors import ProviderFault
 from clawproxy.messages import ChatRequest, Route
 
+_STREAM = (("content-type", "application/json"), ("accept", "text/event-stream"))
+_WHOLE = (("content-type", "application/json"), ("accept", "application/json"))
+
 
 class OpenAIChatProvider:
     """`ProviderDialect` for `POST {base_url}/chat/completions`."""
@@ -20,13 +23,8 @@ class OpenAIChatProvider:
     auth_header = "authorization"
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
-        accept = "text/event-stream" if request.stream else "application/json"
-        return OutboundRequest(
-            "/chat/completions",
-            encode_body(request, route),
-            (("content-type", "application/json"), ("accept", accept)),
-            stream=request.stream,
-        )
+        headers = _STREAM if request.stream else _WHOLE
+        return OutboundRequest("/chat/completions", encode_body(request, route), headers, "POST", request.stream)
 
     def decoder(self, request: ChatRequest) -> ProviderDecoder:
         return StreamDecoder(request) if request.stream else WholeDecoder(request)

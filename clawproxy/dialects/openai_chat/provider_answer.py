@@ -5,8 +5,7 @@ Rule 2: a stream is complete at `[DONE]`, or where it ends after a finish reason
         both is `provider_error.cut`.
 Rule 3: a batch keeps the bytes of those of its events that the client may see. It may not see comments, error chunks, or the
         usage chunk that the gateway asked for and the client did not.
-Rule 4: nothing is indexed blindly: `choices` may be empty (Azure's first chunk), `delta` null, a tool call without index.
-Rule 5: a figure that can not be is None, and stays readable in `Usage.raw` (B-09).
+Rule 4: a figure that can not be is None, and stays readable in `Usage.raw` (B-09).
 """
 
 from __future__ import annotations
@@ -15,95 +14,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from clawproxy.dialects.openai_chat.client_answer import DONE, NAME
+from clawproxy.dialects.openai_chat.provider_alike import Alike
+from clawproxy.dialects.openai_chat.provider_chunk import begin, content_events, decode, decode_first, finish
 from clawproxy.dialects.openai_chat.provider_faults import classify
-from clawproxy.dialects.sse import ServerEvent, SSEDecoder, TooLarge
+from clawproxy.dialects.sse import MAX_EVENT, ServerEvent, SSEDecoder, TooLarge
 from clawproxy.errors import ClawError, ProviderFault
-from clawproxy.events import (
-    Batch,
-    Begin,
-    End,
-    Event,
-    Failed,
-    Finish,
-    FinishReason,
-    KeepAlive,
-    Reasoning,
-    Refused,
-    Text,
-    ToolCallDelta,
-    UsageReport,
-)
+from clawproxy.events import Batch, End, Event, Failed, KeepAlive, Text, UsageReport
 from clawproxy.messages import ChatRequest, Usage
 
 MAX_COUNT = 2**31 - 1
 """More tokens than any answer has."""
 MAX_BODY = 64 * 1024 * 1024
-
-FINISH: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "error": "error",
-    "eos": "stop",
-    "end_turn": "stop",
-}
-
-# The parts of a chunk that are read. What is wrongly typed here makes the chunk malformed; `Any` is checked where it is used,
-# for what providers disagree about.
-
-
-class _Function(Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-    input: str | None = None
-
-
-class _Call(Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    custom: _Function | None = None
-
-
-class _Delta(Struct, gc=False):
-    content: Any = None
-    """Text; a list of parts at Mistral's."""
-    refusal: str | None = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
-    audio: Any = None
-
-
-class _Choice(Struct, gc=False):
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    error: Any = None
-
-
-class _First(_Chunk, gc=False):
-    """The first chunk, and a whole answer: later ones repeat `id` and `model`, which costs time to read."""
-
-    id: Any = None
-    model: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
-_decode_first = msgspec.json.Decoder(_First).decode
 
 
 class StreamDecoder:
@@ -112,6 +35,7 @@ class StreamDecoder:
     def __init__(self, request: ChatRequest) -> None:
         self.done = False
         self._sse = SSEDecoder()
+        self._alike = Alike()
         self._include_usage = request.include_usage
         self._begun = self._finished = self._failed = False
 
@@ -119,25 +43,35 @@ class StreamDecoder:
         return self.done or self._failed
 
     def feed(self, data: bytes) -> Batch | None:
-        if self._over():
-            return None
-        try:
-            blocks = self._sse.feed(data)
-        except TooLarge:
-            return self._batch([self._fail(ProviderFault("provider_error.malformed"))], [])
-        if not blocks:
+        if self.done or self._failed:
             return None
         events: list[Event] = []
-        if len(blocks) == 1:  # the common case: what came is what goes
-            block = blocks[0]
-            return self._batch(events, [block.wire] if self._block(block, events) else [])
-        wires = []
-        for block in blocks:
-            if self._block(block, events):
-                wires.append(block.wire)
-            if self._over():
-                break
-        return self._batch(events, wires)
+        wires: list[bytes] = []
+        heard, place, size = False, 0, len(data)
+        while place < size:
+            if self._sse.idle and size <= MAX_EVENT:
+                end = self._alike.read(data, place, events)
+                if end > place:
+                    wires.append(data[place:end])
+                    heard, place = True, end
+                    continue
+            # One event alone, where one begins, for those after it may be like it; else all there is.
+            end = data.find(b"\n\n", place) + 2 if data.startswith(b"data: ", place) else 0
+            end = end if end > 1 else size
+            try:
+                blocks = self._sse.feed(data[place:end])
+            except TooLarge:
+                return self._batch([self._fail(ProviderFault("provider_error.malformed"))], [])
+            place = end
+            for block in blocks:
+                heard, before = True, len(events)
+                if self._block(block, events):
+                    wires.append(block.wire)
+                    if self._alike.tries and len(events) == before + 1 and type(events[before]) is Text:
+                        self._alike.study(block.wire)
+                if self._over():
+                    return self._batch(events, wires)
+        return self._batch(events, wires) if heard else None
 
     def _batch(self, events: list[Event], wires: list[bytes]) -> Batch:
         if self.done:
@@ -155,7 +89,7 @@ class StreamDecoder:
             events.append(End())
             return True
         try:
-            chunk = _decode(data) if self._begun else _decode_first(data)
+            chunk = decode(data) if self._begun else decode_first(data)
             if not wire.isascii():
                 wire.decode()  # msgspec does not look into fields it skips; a client would
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -166,14 +100,14 @@ class StreamDecoder:
             return False
         if not self._begun:
             self._begun = True
-            events.append(_begin(chunk))
+            events.append(begin(chunk))
         if chunk.choices:
             for choice in chunk.choices:
                 if choice.delta is not None:
-                    _content(choice.delta, events)
+                    content_events(choice.delta, events)
                 if choice.finish_reason:
                     self._finished = True
-                    events.append(_finish(choice.finish_reason))
+                    events.append(finish(choice.finish_reason))
         if chunk.usage is not None:
             usage = read_usage(chunk.usage)
             if usage is not None:
@@ -235,7 +169,7 @@ class WholeDecoder:
         body = b"".join(self._pieces)
         self._pieces.clear()
         try:
-            answer = _decode_first(body)
+            answer = decode_first(body)
             body.decode()
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             return self._fail("provider_error.cut" if str(error) == "Input data was truncated" else "provider_error.malformed")
@@ -244,12 +178,12 @@ class WholeDecoder:
             return Batch([Failed(classify(answer.error))], dialect=NAME)
         if not answer.choices:
             return self._fail("provider_error.malformed")
-        events: list[Event] = [_begin(answer)]
+        events: list[Event] = [begin(answer)]
         for choice in answer.choices:
             if choice.message is not None:
-                _content(choice.message, events)
+                content_events(choice.message, events)
             if choice.finish_reason:
-                events.append(_finish(choice.finish_reason))
+                events.append(finish(choice.finish_reason))
         usage = read_usage(answer.usage)
         if usage is not None:
             events.append(UsageReport(usage))
@@ -260,64 +194,6 @@ class WholeDecoder:
     def _fail(self, slug: str) -> Batch:
         self._failed = True
         return Batch([Failed(ProviderFault(slug))], dialect=NAME)
-
-
-def _begin(chunk: Any) -> Begin:
-    """The id and model, where they are strings that no line can be broken with."""
-    values = [
-        value if isinstance(value, str) and len(value) <= 256 and value.isprintable() else None
-        for value in (chunk.model, chunk.id)
-    ]
-    return Begin(values[0] or None, values[1] or None)
-
-
-def _finish(said: str) -> Finish:
-    return Finish(FINISH.get(said, "other"), said[:64])
-
-
-def _content(delta: _Delta, events: list[Event]) -> None:
-    content = delta.content
-    reasoning = delta.reasoning_content or delta.reasoning
-    if reasoning and isinstance(reasoning, str):
-        events.append(Reasoning(reasoning))
-    if content:
-        if isinstance(content, str):
-            events.append(Text(content))
-        elif isinstance(content, list):
-            _parts(content, events)
-    if delta.refusal:
-        events.append(Refused(delta.refusal))
-    if delta.tool_calls:
-        for place, call in enumerate(delta.tool_calls):
-            events.append(_tool_call(call, place))
-    if delta.function_call is not None:
-        function = delta.function_call
-        events.append(ToolCallDelta(0, None, function.name, function.arguments or ""))
-    if isinstance(delta.audio, dict) and isinstance(said := delta.audio.get("transcript"), str) and said:
-        events.append(Text(said))  # so that policies read what is spoken
-
-
-def _tool_call(call: _Call, place: int) -> ToolCallDelta:
-    index = place if call.index is None else call.index
-    function = call.function or call.custom
-    if function is None:
-        return ToolCallDelta(index, call.id)
-    return ToolCallDelta(index, call.id, function.name or None, function.arguments or function.input or "")
-
-
-def _parts(parts: list[Any], events: list[Event]) -> None:
-    """Content in parts: `[{"type": "thinking", "thinking": [...]}, {"type": "text", "text": "..."}]`."""
-    for part in parts:
-        if not isinstance(part, dict):
-            continue
-        if isinstance(part.get("text"), str) and part["text"]:
-            events.append(Text(part["text"]))
-        elif isinstance(part.get("thinking"), list):
-            thought = "".join(
-                item["text"] for item in part["thinking"] if isinstance(item, dict) and isinstance(item.get("text"), str)
-            )
-            if thought:
-                events.append(Reasoning(thought))
 
 
 # --- usage -----------------------------------------------------------------------------------------------------------------
@@ -334,9 +210,9 @@ def read_usage(said: Any) -> Usage | None:
     return Usage(
         total_in,
         total_out,
-        _part_of(total_in, _count(cached)),
-        _part_of(total_in, _count(prompt.get("cache_write_tokens"))),
-        _part_of(total_out, _count(completion.get("reasoning_tokens"))),
+        None if cached is None else _part_of(total_in, _count(cached)),
+        _part_of(total_in, _count(prompt.get("cache_write_tokens"))) if prompt else None,
+        _part_of(total_out, _count(completion.get("reasoning_tokens"))) if completion else None,
         raw=_storable(said),
     )
 
@@ -356,8 +232,10 @@ def _part_of(whole: int | None, part: int | None) -> int | None:
 def _storable(said: dict[str, Any], deep: int = 2) -> dict[str, Any]:
     """What can be written down again: no integer beyond 64 bits, no text without end, nothing nested deeply."""
     kept: dict[str, Any] = {}
-    for name, value in list(said.items())[:64]:
-        if isinstance(value, dict):
+    for name, value in said.items() if len(said) <= 64 else list(said.items())[:64]:
+        if type(value) is int and -(2**63) < value < 2**63:
+            kept[name] = value  # nearly all
+        elif isinstance(value, dict):
             if deep > 1:
                 kept[name] = _storable(value, deep - 1)
         elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):

@@ -158,6 +158,6 @@ def retry_after_ms(headers: Mapping[str, str], now: float | None = None) -> int 
 
 def _decimal(text: str | None) -> float | None:
     """Digits with at most one point; no sign but `-`, no exponent, no `nan`."""
-    if text is None or not re.fullmatch(r"-?[0-9]{1,30}(?:\.[0-9]{0,30})?", text.strip(), re.ASCII):
+    if text is None or not re.fullmatch(r"-?[0-9]{1,30}(?:\.[0-9]{0,30})?", text := text.strip()):
         return None
     return float(text)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
-from clawproxy.dialects import jsonio
+import msgspec
+
 from clawproxy.errors import ClawError
 from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Part, Route, TextPart, Tool
 
@@ -21,19 +22,29 @@ NAME = "openai_chat"
 def encode_body(request: ChatRequest, route: Route) -> bytes:
     """Raises ClawError("unsupported_parameter") where the format has no way to say it."""
     same = request.dialect == NAME
-    body: dict[str, Any] = dict(request.extra) if same else {}
-    newer = "max_completion_tokens" in body
-    stream_options = body.pop("stream_options", None) or {}
-    beside_format = body.pop("response_format", None) or {}
-    body.pop("max_completion_tokens", None)
+    body: dict[str, Any] = {}
+    stream_options: dict[str, Any] = {}
+    beside_format: dict[str, Any] = {}
+    newer = False
+    if same and request.extra:
+        body = dict(request.extra)
+        newer = body.pop("max_completion_tokens", body) is not body
+        stream_options = body.pop("stream_options", None) or {}
+        beside_format = body.pop("response_format", None) or {}
     body["model"] = route.model
-    body["messages"] = [_message(message, same, f"messages[{number}]") for number, message in enumerate(request.messages)]
+    body["messages"] = [_message(message, same, number) for number, message in enumerate(request.messages)]
     if request.max_tokens is not None:
         body["max_completion_tokens" if newer else "max_tokens"] = request.max_tokens
-    for name in ("temperature", "top_p", "seed", "parallel_tool_calls", "reasoning_effort"):
-        value = getattr(request, name)
-        if value is not None:
-            body[name] = value
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    if request.top_p is not None:
+        body["top_p"] = request.top_p
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.parallel_tool_calls is not None:
+        body["parallel_tool_calls"] = request.parallel_tool_calls
+    if request.reasoning_effort is not None:
+        body["reasoning_effort"] = request.reasoning_effort
     if request.stop:
         body["stop"] = request.stop
     if request.tools:
@@ -58,7 +69,7 @@ def encode_body(request: ChatRequest, route: Route) -> bytes:
 
 def encode(body: dict[str, Any]) -> bytes:
     try:
-        return jsonio.encode(body, enc_hook=_as_dict)
+        return _encode(body)
     except (OverflowError, UnicodeEncodeError):  # a plugin's doing: jsonio.decode lets neither in
         raise ClawError("invalid_request", "The request holds a value that JSON can not carry.") from None
 
@@ -68,14 +79,24 @@ def _as_dict(value: Any) -> Any:
     return dict(value)
 
 
-def _message(message: Message, same: bool, where: str) -> dict[str, Any]:
+_encode = msgspec.json.Encoder(enc_hook=_as_dict).encode
+
+
+def _message(message: Message, same: bool, number: int) -> dict[str, Any]:
+    content = message.content
+    if (
+        type(content) is str
+        and message.name is message.tool_call_id is message.reasoning is None
+        and not (message.tool_calls or message.extra)
+    ):
+        return {"role": message.role, "content": content}  # nearly all are no more than this
     extra = dict(message.extra) if same else {}
     raw_calls = extra.pop("tool_calls", None) if message.role == "assistant" else None
     fields: dict[str, Any] = {"role": message.role}
-    if isinstance(message.content, tuple):
-        fields["content"] = [_part(part, same, f"{where}.content[{number}]") for number, part in enumerate(message.content)]
+    if isinstance(content, tuple):
+        fields["content"] = [_part(part, same, f"messages[{number}].content[{place}]") for place, part in enumerate(content)]
     else:
-        fields["content"] = message.content
+        fields["content"] = content
     if message.name is not None:
         fields["name"] = message.name
     if message.tool_call_id is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clawproxy.dialects.claw import Answer, Whole
 from clawproxy.errors import ClawError
-from clawproxy.events import Batch, Outcome, Text, ToolCallDelta
+from clawproxy.events import Batch, End, Outcome, Text, ToolCallDelta
 from clawproxy.lifetime import Lifetime
 from clawproxy.transport.websocket.frames import text_frame
 from clawproxy.transport.websocket.outbox import HIGH
@@ -34,7 +34,7 @@ class ClawClient:
 
     Attributes:
         id: the client's name for it.
-        gate: the scope of what happens before the exchange takes over (authenticating this message), while that lasts.
+        gate: the scope of its task while that authenticates this message; then the exchange and `lifetime` take over.
         cancelled_at: Unix time of its `llm_cancel`.
         over: its last frame was made, and its id is free again, although the exchange may still be closing its books.
     """
@@ -68,6 +68,12 @@ class ClawClient:
             self.cancelled_at = time.time()
         self.cancel(ClawError("cancelled"))
 
+    async def turn(self) -> None:
+        """Wait while this connection's answers lie unread: a request that ends at once (a refusal) would only add to them.
+        Raises ClawError as `Outbox.room` does."""
+        if self._outbox.size > HIGH:
+            await self._outbox.room()
+
     # --- service.Client ----------------------------------------------------------------------------------------------------
 
     def attach(self, exchange: Exchange, request: ChatRequest) -> None:
@@ -83,6 +89,10 @@ class ClawClient:
             self._whole.add(batch)
             return
         self._release(batch)
+        if batch.events and type(batch.events[-1]) is End:
+            outbox.wake()  # the last frame follows in the same turn, as a rule: one write for both
+        else:
+            outbox.flush()
         if outbox.size > HIGH:
             await outbox.room()
 
@@ -113,6 +123,7 @@ class ClawClient:
         self.over = True
         receipt = None if self.cancelled_at is None or outcome.label != "cancelled" else self._receipt()
         self._push(self._answer.end(self._exchange, outcome, usage, receipt))
+        self._outbox.flush()
         self._on_over(self)
 
     def end_with(self, error: ClawError) -> None:
@@ -124,6 +135,7 @@ class ClawClient:
             return
         self.over = True
         self._push(self._answer.error(error))
+        self._outbox.flush()
         self._on_over(self)
 
     def settle(self, outcome: Outcome) -> None:
@@ -147,7 +159,7 @@ class ClawClient:
         if len(exchange.notices) > self._notices:
             self._tell()
         for payload in answer.content(batch):
-            self._outbox.push(text_frame(payload))
+            self._outbox.append(text_frame(payload))
 
     def _tell(self) -> None:
         """Notices not sent yet."""
@@ -157,7 +169,7 @@ class ClawClient:
             self._notices = len(self._exchange.notices)
 
     def _push(self, payload: bytes) -> None:
-        self._outbox.push(text_frame(payload))
+        self._outbox.append(text_frame(payload))
 
     def _receipt(self) -> dict[str, Any]:
         """What is known of a cancel: when it came, when the provider's stream was closed, what was delivered and used."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clawproxy._version import __version__
 from clawproxy.context import new_id
-from clawproxy.dialects import claw, jsonio
+from clawproxy.dialects import claw, claw_plain, jsonio
 from clawproxy.errors import ClawError
-from clawproxy.messages import Principal
+from clawproxy.messages import ChatRequest, Principal
 
 if TYPE_CHECKING:
     from clawproxy.transport.websocket.session import Session
@@ -29,6 +30,11 @@ Frame = Mapping[str, Any]
 
 def receive(session: Session, data: bytes) -> None:
     """Decide one message."""
+    if session.principal is not None and session.service.config.limits.json_depth >= claw_plain.DEPTH:
+        request = claw_plain.plain(data)
+        if request is not None:
+            _open(session, new_id() if request.id is None else request.id, request.request, request.deadline())
+            return
     try:
         frame = jsonio.decode(data, depth=session.service.config.limits.json_depth)
     except ClawError as error:
@@ -96,6 +102,11 @@ def _request(session: Session, frame: Frame) -> None:
         session.offence()
         session.reply(claw.error(ClawError("invalid_request", "`id` must be a string of 1 to 128 characters.", param="id")))
         return
+    _open(session, ident, partial(claw.decode_request, frame), claw.deadline(frame))
+
+
+def _open(session: Session, ident: str, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
+    """Begin a request whose id is in order. `decode` gets how many messages it may have."""
     if ident in session.streams:
         session.offence()
         session.reply(claw.error(ClawError("duplicate_id", param="id"), ident))
@@ -106,7 +117,7 @@ def _request(session: Session, frame: Frame) -> None:
     if refused is not None:
         session.reply(claw.Answer(ident, new_id()).error(refused))
         return
-    session.begin(ident, frame)
+    session.begin(ident, decode, deadline)
 
 
 def _cancel(session: Session, frame: Frame) -> None:

@@ -1,7 +1,8 @@
-"""What waits to be written to one client, and the one task that writes it.
+"""What waits to be written to one client, and the task that writes it when it does not go out at once.
 
 Rule 1: whole frames go in, synchronously; so a cancelled sender never leaves half a frame behind (W-17).
-Rule 2: only `Outbox.run` writes. It keeps the exact position: a frame that has begun is finished before anything else.
+Rule 2: one position. `run` writes; `flush` does so only while `run` is parked with nothing to write, and without awaiting. A
+        frame that has begun is finished before anything else.
 Rule 3: control frames overtake whole frames of data, never a frame that has begun.
 Rule 4: everything that is due goes out in one system call (a burst of frames costs one).
 Rule 5: producers of answers wait for `room`; the reader never waits here.
@@ -76,7 +77,36 @@ class Outbox:
             return
         self._data.append(frame)
         self.size += len(frame)
-        self._wake()
+        self.wake()
+
+    def append(self, frame: bytes) -> None:
+        """Append a whole frame as `push` does, but leave the writer asleep: `flush` or `wake` follows in the same go."""
+        if self.sealed or self.failure is not None:
+            return
+        self._data.append(frame)
+        self.size += len(frame)
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the kernel takes it now, instead of waking the writer for it (6 us a burst). The
+        rest is the writer's, and all of it where it is awake already."""
+        if self._writer is None or not self.size:
+            return
+        if self._sock is not None:
+            try:
+                self._sent(self._write_now())
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._fail(ClawError("client_gone"))
+                return
+        if self.size:
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the writer write what is queued, when all that runs in this turn has had its say."""
+        if self._writer is not None:
+            trio.lowlevel.reschedule(self._writer)
+            self._writer = None
 
     def push_control(self, frame: bytes) -> None:
         """Append a ping or pong, ahead of data."""
@@ -86,7 +116,7 @@ class Outbox:
             self.size -= len(self._control.popleft())
         self._control.append(frame)
         self.size += len(frame)
-        self._wake()
+        self.wake()
 
     def seal(self, close: bytes, cause: ClawError) -> None:
         """Append the close frame behind everything that is queued, and take nothing more: producers get `cause`."""
@@ -148,8 +178,8 @@ class Outbox:
 
     def _burst(self) -> bytes | memoryview:
         """The next bytes in their order: the rest of a begun frame, control frames, then data up to about `CHUNK`."""
-        if not self._control and not self._tail and len(self._data) == 1:
-            return self._data[0]
+        if not self._control and not self._tail and (self.size <= CHUNK or len(self._data) == 1):
+            return b"".join(self._data)
         parts: list[bytes | memoryview] = []
         if self._tail:
             parts.append(self._tail)
@@ -171,13 +201,17 @@ class Outbox:
         """`count` bytes of the last `_burst` were accepted: move the position by exactly that."""
         self.size -= count
         self.written_at = trio.current_time()
-        if self._tail:
-            if count < len(self._tail):
-                self._tail = memoryview(self._tail)[count:]
-                return
+        if not self.size:
+            self._control.clear()
+            self._data.clear()
+            self._tail = b""
+        elif count < len(self._tail):
+            self._tail = memoryview(self._tail)[count:]
+            return
+        else:
             count -= len(self._tail)
             self._tail = b""
-        self._drop(count)
+            self._drop(count)
         if self.size <= LOW and self._space is not None:
             self._space.set()
             self._space = None
@@ -220,17 +254,12 @@ class Outbox:
             self._sent(len(data))
 
     async def _park(self) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._writer = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
         self._writer = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await trio.lowlevel.wait_task_rescheduled(self._unpark)
 
-    def _wake(self) -> None:
-        if self._writer is not None:
-            trio.lowlevel.reschedule(self._writer)
-            self._writer = None
+    def _unpark(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _release(self) -> None:
         if self._space is not None:
@@ -250,6 +279,6 @@ class Outbox:
         if self._empty is not None:
             self._empty.set()
             self._empty = None
-        self._wake()
+        self.wake()
         if first and tell:
             self._on_dead(error)

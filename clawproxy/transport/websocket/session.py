@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -21,26 +22,16 @@ from clawproxy.clocks import expired
 from clawproxy.context import new_id
 from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
-from clawproxy.messages import Credentials, Principal
+from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.service import Service
 from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
-from clawproxy.transport.websocket.frames import (
-    CODES,
-    Broken,
-    Control,
-    Message,
-    Reader,
-    close_frame,
-    ping_frame,
-    pong_frame,
-    text_frame,
-)
+from clawproxy.transport.websocket.frames import CODES, Broken, Control, Reader, close_frame, ping_frame, pong_frame, text_frame
 from clawproxy.transport.websocket.limits import REPLIES, UNAUTHENTICATED, Bucket
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
 logger = logging.getLogger("clawproxy.websocket")
 
@@ -62,13 +53,14 @@ class Session:
     __slots__ = (
         "_assembly", "_broken", "_checking", "_close_by", "_controls", "_credentials", "_done", "_failing",
         "_heard", "_held", "_misses", "_next_ping", "_nursery", "_offences", "_opened", "_outbox", "_peer",
-        "_pinged", "_reader", "_replies", "_stream", "_verdict", "_wait", "principal", "service", "streams",
+        "_pinged", "_reader", "_replies", "_sock", "_spare", "_stream", "_verdict", "_wait", "principal", "service", "streams",
         "used_at",
     )  # fmt: skip
 
     def __init__(self, stream: trio.abc.Stream, service: Service, peer: str) -> None:
         now = trio.current_time()
         self._stream = stream
+        self._sock = stream.socket if isinstance(stream, trio.SocketStream) else None
         self.service = service
         self._peer = peer
         self._outbox = Outbox(stream, lambda: service.deadlines.write, self._dead, self._emptied)
@@ -76,6 +68,7 @@ class Session:
         self._nursery: trio.Nursery | None = None
         self._wait: trio.CancelScope | None = None
         self.streams: dict[str, ClawClient] = {}
+        self._spare = requests.Spare()
         self._credentials: Credentials | None = None
         self.principal: Principal | None = None
         self._verdict: trio.Event | None = None
@@ -91,9 +84,8 @@ class Session:
         self._next_ping = now + service.deadlines.keepalive_ws
         self._assembly = math.inf  # when the message under way began
         self._failing: tuple[float, Broken] | None = None
-        self._broken = False
         self._close_by: float | None = None
-        self._done = False
+        self._broken = self._done = False
 
     async def run(self, opening: bytes, leftover: bytes, token: str | None) -> None:
         """Send `opening` (the 101), then serve until either side closes. The stream is closed when this returns.
@@ -115,6 +107,7 @@ class Session:
                     await self._farewell()
                 finally:
                     self.hang_up(ClawError("client_gone"))
+                    self._spare.close()
                     self._outbox.stop()
                     with trio.move_on_after(1, shield=True):
                         await trio.aclose_forcefully(self._stream)  # what was to be said has been
@@ -131,19 +124,24 @@ class Session:
                 while True:
                     if data:
                         self._feed(data)
+                        data = b""
                     if self._over():
                         return
                     if self._verdict is not None and self._held > READ:
                         await self._verdict.wait()
-                        data = b""
                         continue
                     try:
-                        data = bytes(await self._stream.receive_some(READ))
-                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        if self._sock is None:
+                            data = bytes(await self._stream.receive_some(READ))
+                        else:  # wait, then read: the other way round most reads fail first (10 us)
+                            await trio.lowlevel.wait_readable(self._sock)
+                            data = os.read(self._sock.fileno(), READ)
+                    except BlockingIOError:  # a false alarm
+                        continue
+                    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                         return
                     if not data:
                         return
-            data = b""
             self._wait = None
             self._tick(trio.current_time())
 
@@ -162,11 +160,11 @@ class Session:
     def _drain(self) -> None:
         """Take what is whole, until there is no more or a credential has to be checked first."""
         now = self._heard
-        for event in self._reader.events():
-            if isinstance(event, Message):
+        while (event := self._reader.next()) is not None:
+            if isinstance(event, bytes):
                 if self._close_by is None:
                     self.used_at = now
-                    messages.receive(self, event.data)
+                    messages.receive(self, event)
             elif isinstance(event, Control):
                 if self._close_by is None:  # after our close there is nobody to answer (W-34)
                     if not self._controls.take(now):
@@ -283,13 +281,15 @@ class Session:
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
-    def begin(self, ident: str, frame: Mapping[str, Any]) -> None:
-        """Start a request in a task of its own."""
+    def begin(self, ident: str, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
+        """Start a request in a task of its own, or in one that has done with its last."""
         assert self._nursery is not None
         client = ClawClient(ident, new_id(), self._outbox, self.finished)
         self.streams[ident] = client
         assert self._credentials is not None
-        self._nursery.start_soon(requests.run, self, client, frame, self._credentials)
+        job = (client, decode, deadline, self._credentials)
+        if not self._spare.give(job):
+            self._nursery.start_soon(requests.serve, self, self._spare, job)
 
     def finished(self, client: ClawClient) -> None:
         """A request's last frame is out: its id may be used again."""
@@ -377,9 +377,9 @@ class Session:
         """Everything is with the kernel. Behind the close frame of a broken connection goes a FIN: its peer's own close frame
         could not be read any more, so the end of its stream is what is waited for."""
         self._replies = 0
-        if self._broken and self._outbox.sealed and isinstance(self._stream, trio.SocketStream):
+        if self._broken and self._outbox.sealed and self._sock is not None:
             try:
-                self._stream.socket.shutdown(trio.socket.SHUT_WR)
+                self._sock.shutdown(trio.socket.SHUT_WR)
             except OSError:
                 self._dead(ClawError("client_gone"))
 
