@@ -292,18 +292,14 @@ class ResponseParser:
             self.complete = True
         return self.complete
 
-    def _feed_head(self, data: bytes) -> bytes:
-        if self._buffer is None:
-            match = _PLAIN.match(data)
-            if match is not None and match.end() <= MAX_HEAD:
-                return self._plain(data, match.end(), match[1])
-        return self._any_head(data)
-
     # --- the short way ---------------------------------------------------------------------------------------------------
 
-    def _plain(self, data: bytes, end: int, length: bytes | None) -> bytes:
-        if length is not None:
-            self._left = int(length)
+    def _feed_head(self, data: bytes) -> bytes:
+        match = _PLAIN.match(data) if self._buffer is None else None
+        if match is None or (end := match.end()) > MAX_HEAD:
+            return self._any_head(data)
+        if match[1] is not None:
+            self._left = int(match[1])
             self.head = ResponseHead(200, data[:end], "length", self._left, True)
             return self._count(data[end:])
         self.head = ResponseHead(200, data[:end], "chunked", None, True)

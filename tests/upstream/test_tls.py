@@ -133,6 +133,28 @@ async def test_closed_while_idle(server_tls: ssl.SSLContext, ca_file: Path) -> N
         assert b.peer.opened == 2
 
 
+async def test_a_tls_close_that_comes_with_the_answer(server_tls: ssl.SSLContext, ca_file: Path) -> None:
+    """One segment holds both, and no FIN follows: the socket is quiet, the connection is not."""
+
+    async def script(talk: Conversation) -> None:
+        await talk.request()
+        assert isinstance(talk.stream, trio.SSLStream)
+        raw = talk.socket
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        await talk.say(whole(b"x."))
+        with trio.move_on_after(0.02):
+            await talk.stream.unwrap()
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        while await raw.recv(65536):
+            pass
+
+    async with bench(script, server_tls, ca_file=ca_file) as b:
+        for opened in (1, 2):
+            with trio.fail_after(2):
+                assert await b.ask(stream=False) == [Text("x."), End()]
+            assert b.peer.opened == opened
+
+
 async def test_a_large_request(server_tls: ssl.SSLContext, ca_file: Path) -> None:
     async with bench(always(whole(b"x.")), server_tls, ca_file=ca_file) as b:
         assert await b.ask("y" * 3_000_000, stream=False) == [Text("x."), End()]
