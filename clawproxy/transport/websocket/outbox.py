@@ -87,7 +87,7 @@ class Outbox:
         self.size += len(frame)
 
     def flush(self) -> None:
-        """Write what is queued, as far as the kernel takes it now, instead of waking the writer for it (6 us a burst). The
+        """Write what is queued, as far as the kernel takes it now, instead of waking the writer for it (4 us a burst). The
         rest is the writer's, and all of it where it is awake already."""
         if self._writer is None or not self.size:
             return
