@@ -160,7 +160,7 @@ class Server:
             for _, manager in lifespans(self.plugins, config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(upstream)
-            for background in (self.front.run, upstream.run, gateway.lag.watch, gateway.alarms.run):
+            for background in (self.front.run, upstream.run, gateway.lag.watch, gateway.alarms.run, LOG.run):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)

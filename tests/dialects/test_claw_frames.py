@@ -106,6 +106,7 @@ def test_start_names_the_route() -> None:
 def test_end_tells_usage_cost_and_timing() -> None:
     exchange = make_exchange(cost_nano=1)
     exchange.timing.queue = 0.001
+    exchange.timing.total = 0.002
     end = json.loads(claw.Answer("a", "r").end(exchange, Outcome("truncated"), Usage(1, None, source="estimated")))
     assert (end["outcome"], end["finish_reason"]) == ("truncated", "length")
     assert end["usage"] == {
