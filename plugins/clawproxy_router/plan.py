@@ -12,6 +12,7 @@ from clawproxy.messages import Route
 
 ELSEWHERE = frozenset(
     {
+        "timeout.queue",  # no place in this provider's pool; another's may be empty
         "timeout.connect",
         "timeout.first_token",
         *(
@@ -61,7 +62,8 @@ class PriorityPlan:
         if any(attempt.route.reason == "retry" for attempt in history):
             return None
         for attempt in history:
-            if not attempt.sent and attempt.route.provider not in spent:
+            waited = attempt.error is not None and attempt.error.slug == "timeout.queue"
+            if not attempt.sent and not waited and attempt.route.provider not in spent:
                 return evolve(attempt.route, reason="retry")
         return None
 

@@ -185,8 +185,20 @@ def test_who_gets_another_route(slug: str) -> None:
     again = chosen.next([failed(first, slug)])
     assert (again is not None) == (slug in ELSEWHERE)
     if again is not None:
-        assert KINDS[slug].fault == "provider"
+        assert KINDS[slug].fault == "provider" or slug == "timeout.queue"
     assert chosen.next([failed(first, slug, content=True)]) is None
+
+
+def test_a_full_pool_sends_to_another_provider_and_is_not_waited_for_twice() -> None:
+    routes = candidates_for(TWO, "m", ANYONE)
+    chosen = PriorityPlan(routes)
+    first = chosen.next([])
+    waited = failed(first, "timeout.queue")
+    waited.sent = False
+    second = chosen.next([waited])
+    assert second is not None
+    assert second.provider == "b"
+    assert PriorityPlan(routes[:1]).next([waited]) is None
 
 
 def test_a_whole_answer_ends_the_plan() -> None:
