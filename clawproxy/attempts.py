@@ -93,7 +93,7 @@ class AttemptRun:
                         self.clock.content()
                     if failure is not None:
                         batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
-                    released = relay.take(batch) if batch.events else None
+                    released = relay.take(batch) if batch.events or batch.raw else None
                     if released is not None:
                         await self._release(attempt, held, released)
                     if failure is not None:

@@ -174,3 +174,14 @@ def _script(text: str) -> Any:
     from clawproxy.scripted import parse
 
     return parse(text)
+
+
+async def test_chunks_without_events_pass_through(running: Running) -> None:
+    """A role or a filter chunk says nothing to us, and something to its client: same dialect, same bytes."""
+    chunk = '{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[],"prompt_filter_results":[{"x":1}]}'
+    script = f"raw {json.dumps(f'data: {chunk}' + chr(10) * 2)}; say one"
+    with trio.fail_after(5):
+        async with await running.connect() as connection:
+            reply = await chat(connection, f"script: {script}", key=KEY, stream=True)
+    assert reply.text() == "one"
+    assert json.loads(next(reply.events())) == json.loads(chunk)
