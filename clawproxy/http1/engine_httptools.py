@@ -38,20 +38,33 @@ class HttptoolsEngine:
 
     # --- the seam ----------------------------------------------------------------------------------------------------------
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes) -> bool:
+        """Whether llhttp stopped at an offer to upgrade."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # An Upgrade that was not taken, or not yet: the message itself is whole, which `complete` says.
-            pass
+            return True
         except httptools.HttpParserError as error:
             raise EngineRefused(str(error)) from error
+        return False
 
     def head(self, data: bytes) -> RawHead:
-        self._feed(data)
+        stopped = self._feed(data)
         if not self.head_done:
             raise EngineRefused("the head is not whole")
-        return RawHead(self._parser.get_method(), self._target, self._parser.get_http_version(), self._headers)
+        raw = RawHead(self._parser.get_method(), self._target, self._parser.get_http_version(), self._headers)
+        if stopped:
+            self._go_on()
+        return raw
+
+    def _go_on(self) -> None:
+        """An offer to upgrade may be ignored (RFC 9110 section 7.8), and then the body follows (curl's h2c on a POST). llhttp
+        thinks that the message ends with such a head, so another parser gets the body, behind the framing alone."""
+        framing = [pair for pair in self._headers if pair[0].lower() in (b"content-length", b"transfer-encoding")]
+        if framing:
+            self.complete = False
+            self._parser = httptools.HttpRequestParser(self)
+            self._feed(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % pair for pair in framing))
 
     def body(self, data: bytes) -> bytes:
         self._feed(data)

@@ -102,3 +102,27 @@ def test_the_head_may_be_as_large_as_its_limit_and_no_larger() -> None:
 def test_risky_targets(target: str) -> None:
     assert risky_target(target)
     assert not risky_target("/v1/chat/completions?x=%20")
+
+
+@pytest.mark.parametrize(
+    "framing", ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("name", ["httptools", "h11"])
+def test_an_offer_to_upgrade_on_a_post_is_ignored_and_its_body_read(name: str, framing: str) -> None:
+    """curl's h2c: both engines go on with HTTP/1.1 (RFC 9110 section 7.8)."""
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    data = (head + framing).encode()
+    for cut in range(1, len(data)):
+        engine = select(name)()
+        collector = HeadCollector(16384)
+        later = data[cut:]
+        raw = collector.feed(data[:cut])
+        if raw is None:
+            raw, later = collector.feed(later), b""
+        assert raw is not None
+        reader = BodyReader(parse_head(raw, engine, collector.match), engine, 1000)
+        for piece in (collector.rest, later):
+            if piece:
+                reader.feed(piece)
+        assert reader.done
+        assert reader.content() == b"hello"
