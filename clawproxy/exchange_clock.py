@@ -187,6 +187,9 @@ class ExchangeClock:
             retry = {"retry_after_ms": 1000} if self._running == "queue" else {}
             return expired(self._running, getattr(self._deadlines, self._running), provider=self._provider, **retry)
         error = expired(self._running, self._slice - self._entered, provider=self._provider)
+        error.message = error.message.replace(
+            f"deadlines.{self._running}", "deadlines.total, of which a share is kept for a fallback"
+        )
         error.details = evolve(error.details, setting="deadlines.total")
         return error
 

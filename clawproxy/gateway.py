@@ -141,7 +141,7 @@ class Gateway:
         self._changed = trio.Event()
         self.current: Generation
         """The generation new requests get; there is none until the first `install`."""
-        self._verdicts: OrderedDict[bytes, tuple[Principal, float, int]] = OrderedDict()
+        self._verdicts: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
 
     # --- generations --------------------------------------------------------------------------------------------------------
 
@@ -163,18 +163,20 @@ class Gateway:
         return self.current.config.deadlines
 
     async def authenticate(self, credentials: Credentials) -> Principal:
-        """Who is it? A good verdict is reused for at most 5 s, keyed by a digest of the whole credential."""
+        """Who is it? A good verdict is reused for at most 5 s, keyed by a digest of all that was shown."""
         token = credentials.token
         now = time.monotonic()
         digest = b""
         if token is not None:
-            digest = hashlib.blake2b(token.encode("utf-8", "surrogateescape"), digest_size=32).digest()
+            seen = f"{credentials.surface}\0{credentials.peer}\0{token}"
+            digest = hashlib.blake2b(seen.encode("utf-8", "surrogateescape"), digest_size=32).digest()
             known = self._verdicts.get(digest)
             if known is not None and now < known[1] and not _expired(known[0]):
                 return known[0]
+        generation = self.current
         try:
             with trio.fail_after(HOOK_BUDGET_AUTH):
-                principal = await self.current.pipeline.authenticate(credentials)
+                principal = await generation.pipeline.authenticate(credentials)
         except trio.TooSlowError:
             log_event("auth.slow", "error")
             raise ClawError("internal") from None
@@ -183,8 +185,8 @@ class Gateway:
             raise
         if _expired(principal):
             raise ClawError("auth.expired")
-        if digest:
-            self._verdicts[digest] = (principal, now + CREDENTIAL_CACHE, self.current.number)
+        if digest and generation is self.current:  # a verdict of the old configuration is not kept for the new one
+            self._verdicts[digest] = (principal, now + CREDENTIAL_CACHE)
             if len(self._verdicts) > CACHED_CREDENTIALS:
                 self._verdicts.popitem(last=False)
         return principal

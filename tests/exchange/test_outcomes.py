@@ -159,6 +159,11 @@ async def test_a_silent_first_route_leaves_time_for_the_second(autojump_clock: t
         answer = await gateway.ask("Hi")
         assert answer.text == "in time"
         assert gateway.upstream.routes[1].provider == "second"
+        assert answer.exchange is not None
+        error = answer.exchange.attempts[0].error
+        assert error is not None
+        assert error.details.setting == "deadlines.total"
+        assert "setting deadlines.total, of which" in error.message
 
 
 async def test_every_route_fails(autojump_clock: trio.testing.MockClock) -> None:
