@@ -14,6 +14,7 @@ from attrs import frozen
 from clawproxy.config import Config
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.base import ClientDialect
+from clawproxy.dialects.models import model_body, models_body
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import risky_target
@@ -109,18 +110,19 @@ async def _models(service: Service, name: str, head: Head, body: bytes, peer: st
         ClawError: as `Service.authenticate`; model_not_found.
     """
     principal = await service.authenticate(read_credentials(head, peer, "models"))
-    anthropic = head.get("anthropic-version") is not None
-    entries = [_entry(model, provider, anthropic) for model, provider in service.models(principal)]
+    pairs = service.models(principal)
     if name:
-        found = [entry for entry in entries if entry["id"] == name]
-        if not found:
+        pairs = [pair for pair in pairs if pair[0] == name][:1]
+        if not pairs:
             raise ClawError("model_not_found")
-        return PlainResponse(body=jsonio.encode(found[0]))
-    if anthropic:
-        ids = [entry["id"] for entry in entries]
-        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
-        return PlainResponse(body=jsonio.encode({"data": entries, "has_more": False, **ends}))
-    return PlainResponse(body=jsonio.encode({"object": "list", "data": entries}))
+    if head.get("anthropic-version") is None:
+        return PlainResponse(body=model_body(*pairs[0]) if name else models_body(pairs))
+    entries = [_anthropic_entry(model) for model, _ in pairs]
+    if name:
+        return PlainResponse(body=jsonio.encode(entries[0]))
+    ids = [entry["id"] for entry in entries]
+    ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+    return PlainResponse(body=jsonio.encode({"data": entries, "has_more": False, **ends}))
 
 
 async def _options(allowed: str, head: Head, body: bytes, peer: str) -> PlainResponse:
@@ -131,7 +133,5 @@ async def _options(allowed: str, head: Head, body: bytes, peer: str) -> PlainRes
     return PlainResponse(204, "", b"", headers)
 
 
-def _entry(model: str, provider: str, anthropic: bool) -> dict[str, Any]:
-    if anthropic:
-        return {"type": "model", "id": model, "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
-    return {"id": model, "object": "model", "created": 0, "owned_by": provider}
+def _anthropic_entry(model: str) -> dict[str, Any]:
+    return {"type": "model", "id": model, "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
