@@ -164,14 +164,14 @@ class ExchangeClock:
 
     def _ring(self) -> None:
         if self._now() >= self.ends:
-            self._end(expired("total", self.ends - self._began))
+            self._lifetime.cancel(self._total())
         elif self._hook and self._hook != self._hook_watched:
             self._hook_watched = self._hook
             self._set(self._now() + self._hook_budget)
         elif self._hook:
-            self._end(ClawError("internal", policy=self._hook))
+            self._lifetime.cancel(ClawError("internal", policy=self._hook))
         elif self._waiting:
-            self._end(expired("queue", self.exchange.deadlines.queue, retry_after_ms=1000))
+            self._lifetime.cancel(expired("queue", self.exchange.deadlines.queue, retry_after_ms=1000))
         elif self._running:
             self._fault = self._ran_out()
             self._set(self.ends)
@@ -179,8 +179,19 @@ class ExchangeClock:
         else:
             self._set(self.ends)
 
-    def _end(self, cause: ClawError) -> None:
-        self._lifetime.cancel(cause)
+    def _total(self) -> ClawError:
+        """Time is up for all of it; the message names who held it last."""
+        error = expired("total", self.ends - self._began)
+        if self._hook:
+            last = f"plugin `{self._hook}`"
+        elif self._waiting:
+            last = "the queue for a place"
+        elif self._held is not None:
+            last = "the client, which was slow to read"
+        else:
+            last = f"provider `{self._provider}`" if self._running else "the gateway"
+        error.message += f" Last held by {last}."
+        return error
 
     def _ran_out(self) -> ClawError:
         if not self._sliced:

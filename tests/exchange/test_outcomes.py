@@ -86,12 +86,22 @@ async def test_a_provider_that_goes_silent(
 
 async def test_total_spans_everything(autojump_clock: trio.testing.MockClock) -> None:
     async with claw() as gateway:
-        gateway.upstream.will_say(*[step for _ in range(100) for step in ("tok", Pause(30))])
+        gateway.upstream.will_say(*[step for _ in range(100) for step in ("tok", Pause(29))])
         began = trio.current_time()
         answer = await gateway.ask("Hi")
         assert answer.error is not None
         assert answer.error.slug == "timeout.total"
+        assert answer.error.message.endswith("Last held by provider `scripted`.")
         assert trio.current_time() - began == pytest.approx(600, abs=1)
+
+
+async def test_total_names_a_client_that_held_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with claw() as gateway:
+        gateway.upstream.will_say("a", "b", "c")
+        answer = await gateway.ask("Hi", reads_for=350)
+        assert answer.error is not None
+        assert answer.error.slug == "timeout.total"
+        assert answer.error.message.endswith("Last held by the client, which was slow to read.")
 
 
 async def test_a_slow_client_is_not_the_providers_stall(autojump_clock: trio.testing.MockClock) -> None:
