@@ -30,7 +30,7 @@ from clawproxy.messages import Usage
 from clawproxy.pipeline.relay import Relay
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy.stores.sqlite import SqliteStore
-from clawproxy.testing.factories import make_attempt, make_exchange, make_request, make_route
+from clawproxy.testing.factories import make_attempt, make_exchange, make_head, make_request, make_route
 from clawproxy.upstream.pool import Pool
 from clawproxy_audit.rows import audit_row
 from clawproxy_sanitize import SanitizeSettings
@@ -58,6 +58,7 @@ WHOLE = (
     b'"finish_reason":"stop"}],"usage":{"prompt_tokens":12,"completion_tokens":9,"total_tokens":21}}'
 )
 LIMITS = {"json_depth": 64, "messages": 100_000}
+HEAD = make_head()
 
 REPEATS = 5
 Figures = Iterator[tuple[str, float]]
@@ -100,10 +101,10 @@ def timed_async(work: Callable[[], Awaitable[object]], seconds: float, units: in
 
 def dialects(seconds: float) -> Figures:
     client, provider, route = CLIENT["openai_chat"], PROVIDER["openai_chat"], make_route()
-    request = client.decode_request(BODY, LIMITS)
-    whole_request = client.decode_request(BODY.replace(b"true", b"false"), LIMITS)
+    request = client.decode_request(BODY, LIMITS, HEAD)
+    whole_request = client.decode_request(BODY.replace(b"true", b"false"), LIMITS, HEAD)
     frame = b'{"type":"llm_request","id":"r1","model":"gpt-4o-mini","prompt":"Say hello.","parameters":{"max_tokens":256}}'
-    yield "openai: decode request", timed(lambda: client.decode_request(BODY, LIMITS), seconds)
+    yield "openai: decode request", timed(lambda: client.decode_request(BODY, LIMITS, HEAD), seconds)
     yield "openai: encode request", timed(lambda: provider.encode_request(request, route), seconds)
 
     def decode_stream(reads: Sequence[bytes]) -> None:

@@ -81,6 +81,9 @@ class AttemptRun:
         outbound = dialect.encode_request(request, attempt.route)
         # The id the ledger knows this attempt by, so that the provider's records can be held against it.
         headers = (*outbound.headers, ("x-request-id", attempt.id))
+        if outbound.notices:
+            known = self.exchange.notices
+            known.extend([notice for notice in outbound.notices if notice not in known])
         outbound = OutboundRequest(outbound.path, outbound.body, headers, outbound.method, outbound.stream)
         held: list[Batch] = []
         good = False

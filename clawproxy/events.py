@@ -38,7 +38,12 @@ class Text:
 @final
 @value
 class Reasoning:
+    """`signature` and `data` are `messages.Thinking`'s; they come with the last piece of a block, which may have no text."""
+
     text: str
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
 
 
 @final
@@ -56,6 +61,26 @@ class ToolCallDelta:
     call_id: str | None = None
     name: str | None = None
     arguments: str = ""
+    signature: str | None = None
+    """As in `messages.ToolCall`."""
+
+
+@final
+@value
+class Opaque:
+    """Content the vocabulary has no word for (a citation, an image, a server tool's block). It reaches clients of the same
+    dialect only, in the provider's own bytes."""
+
+    kind: str
+
+
+@final
+@value
+class Embedding:
+    """One vector: numbers, or base64 of little-endian float32 where the client asked for that."""
+
+    index: int
+    values: tuple[float, ...] | str
 
 
 @final
@@ -72,6 +97,8 @@ class Finish:
     reason: FinishReason
     raw: str | None = None
     """The provider's own word."""
+    stop_sequence: str | None = None
+    """The one that was met, where the provider says which."""
 
 
 @final
@@ -95,8 +122,8 @@ class KeepAlive:
     """A comment or ping. It resets no clock and reaches no tap."""
 
 
-Event = Begin | Text | Reasoning | Refused | ToolCallDelta | UsageReport | Finish | End | Failed | KeepAlive
-CONTENT: frozenset[type] = frozenset({Text, Reasoning, Refused, ToolCallDelta})
+Event = Begin | Text | Reasoning | Refused | ToolCallDelta | Opaque | Embedding | UsageReport | Finish | End | Failed | KeepAlive
+CONTENT: frozenset[type] = frozenset({Text, Reasoning, Refused, ToolCallDelta, Opaque, Embedding})
 """The events a client is waiting for: the first of them is the commit point, and only they reset the `stall` clock."""
 
 

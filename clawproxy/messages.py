@@ -66,6 +66,22 @@ class ToolCall:
     name: str
     arguments: str
     """JSON, as the model wrote it; it need not be valid."""
+    signature: str | None = None
+    """What the provider wants back with this call, unread (Gemini's `thoughtSignature`)."""
+
+
+@value
+class Thinking:
+    """A piece of a model's reasoning that its provider wants back unchanged in the next turn (Anthropic's thinking blocks,
+    Responses' reasoning items). It means something to `dialect` alone: others leave it out."""
+
+    text: str = ""
+    signature: str | None = None
+    data: str | None = None
+    """Reasoning nobody but the provider can read (`redacted_thinking`, `encrypted_content`)."""
+    id: str | None = None
+    dialect: str = ""
+    extra: Mapping[str, Any] = EMPTY
 
 
 @value
@@ -76,7 +92,12 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str | None = None
+    """Reasoning as plain text, where the format has it as no more than that."""
     extra: Mapping[str, Any] = EMPTY
+    thinking: tuple[Thinking, ...] = ()
+    """Before the content and the tool calls, in order."""
+    is_error: bool | None = None
+    """Of a tool's result: the tool failed."""
 
     def text(self) -> str:
         """All the text of this message, parts joined."""
@@ -108,9 +129,17 @@ class ResponseFormat:
     """The dialect-neutral part: `{"name", "schema", "strict", "description"}`."""
 
 
+Operation = Literal["chat", "embeddings", "count_tokens"]
+
+
 @value
 class ChatRequest:
-    """One prompt, whatever format it came in."""
+    """One prompt, whatever format it came in.
+
+    What asks for something else than an answer takes the same way, so that no policy, budget or record is passed by:
+    `embeddings` has a user message for each input and is answered with `Embedding` events; `count_tokens` is answered with a
+    `UsageReport`.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -132,6 +161,14 @@ class ChatRequest:
     dialect: str = ""
     """The format it came in; `extra` is only meaningful to the same one."""
     extra: Mapping[str, Any] = EMPTY
+    operation: Operation = "chat"
+    top_k: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    reasoning_budget: int | None = None
+    """Tokens the model may think; 0: not at all. Beside or instead of `reasoning_effort`."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """The client's headers that its dialect has checked, and sends on to a provider of the same (`anthropic-beta`)."""
 
     def texts(self) -> Iterator[str]:
         """Every text a model would read, message by message."""

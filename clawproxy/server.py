@@ -27,7 +27,7 @@ from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PROVIDER
+from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PROVIDER
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway, Generation
 from clawproxy.http1.head import Head
@@ -56,10 +56,6 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 2.0
 """Seconds that calls have to say goodbye once draining is over, or at a second SIGTERM."""
-HTTP_SURFACES = {
-    "/v1/chat/completions": "openai_chat",
-    "/openai/v1/chat/completions": "openai_chat",
-}
 
 
 @frozen
@@ -166,7 +162,8 @@ class Server:
                 service.start_soon(store.run)
             async with trio.open_nursery() as connections:
                 surfaces = Surfaces(
-                    http={path: CLIENT[name] for path, name in HTTP_SURFACES.items()},
+                    http={path: CLIENT[name] for path, name in PATHS.items()},
+                    http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
                 )
                 for each in bound:

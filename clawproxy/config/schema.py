@@ -82,6 +82,10 @@ class ProviderConfig:
     """Any clock of `[deadlines]`, for this provider."""
     ca_file: Path | None = None
     """PEM certificates to trust instead of the system's."""
+    profile: str | None = None
+    """Which host's peculiarities to mind (`dialects.profiles`), where `base_url` does not tell."""
+    api_version: str | None = None
+    """Azure's `api-version`, Anthropic's `anthropic-version`, where the dialect's own default is not wanted."""
     script: str | None = None
     """For the `scripted` dialect: what it says, unless a prompt brings its own script."""
     models: tuple[str, ...] = ()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from clawproxy.config import ProviderConfig
 from clawproxy.context import Exchange
 from clawproxy.errors import ClawError, ProviderFault
-from clawproxy.events import Batch, Outcome
+from clawproxy.events import Batch, Notice, Outcome
+from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest, Route, Usage
 from clawproxy.values import value
 
@@ -26,6 +28,8 @@ class OutboundRequest:
     headers: Sequence[tuple[str, str]] = (("content-type", "application/json"),)
     method: str = "POST"
     stream: bool = False
+    notices: Sequence[Notice] = ()
+    """What could not be said in this format and changes nothing that matters (`parameter_dropped`)."""
 
 
 # --- client side -----------------------------------------------------------------------------------------------------------
@@ -56,8 +60,10 @@ class AnswerEncoder(Protocol):
 class ClientDialect(Protocol):
     name: str
 
-    def decode_request(self, body: bytes, config_limits: Mapping[str, int]) -> ChatRequest:
-        """Raises ClawError("invalid_json" | "json_too_deep" | "invalid_request" | "unknown_parameter"...) with `param`."""
+    def decode_request(self, body: bytes, config_limits: Mapping[str, int], head: Head) -> ChatRequest:
+        """`head`: for formats that say part of it in the path or in headers.
+
+        Raises ClawError("invalid_json" | "json_too_deep" | "invalid_request" | "unknown_parameter"...) with `param`."""
         ...
 
     def answer(self, exchange: Exchange, request: ChatRequest) -> AnswerEncoder: ...
@@ -89,6 +95,10 @@ class ProviderDialect(Protocol):
     name: str
     auth_header: str
     """`authorization` (as `Bearer KEY`), `x-api-key`, `x-goog-api-key`, `api-key`: where the provider's key goes."""
+
+    def configured(self, provider: ProviderConfig) -> ProviderDialect:
+        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose."""
+        ...
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
         """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost."""

@@ -6,6 +6,7 @@ Rule 2: nothing here comes from `clawproxy.dialects`: a test provider that share
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -98,11 +99,13 @@ class Format(Protocol):
     name: str
     answers: Sequence[str]
     """Paths that take a POST and play a script."""
+    pattern: re.Pattern[str] | None
+    """The same, for paths that hold a name."""
     lists: Sequence[str]
     """Paths whose GET lists the models."""
 
-    def read(self, body: Any) -> Asked:
-        """From the JSON body. Raises BadRequest."""
+    def read(self, body: Any, target: str) -> Asked:
+        """From the JSON body and the request target. Raises BadRequest."""
         ...
 
     def encoder(self, asked: Asked, serial: int) -> Encoder: ...

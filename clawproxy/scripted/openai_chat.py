@@ -6,6 +6,7 @@ Text goes out as UTF-8, not as \\u escapes, as OpenAI does; only half a surrogat
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,9 +28,10 @@ _WORDS: Mapping[int, tuple[str, str, str | None]] = {
 class OpenAIChat:
     name = "openai_chat"
     answers: Sequence[str] = ("/v1/chat/completions", "/chat/completions")
+    pattern: re.Pattern[str] | None = None
     lists: Sequence[str] = ("/v1/models", "/models")
 
-    def read(self, body: Any) -> Asked:
+    def read(self, body: Any, target: str) -> Asked:
         if not isinstance(body, dict):
             raise BadRequest(400, "The body must be a JSON object.")
         model, messages = body.get("model"), body.get("messages")

@@ -239,7 +239,7 @@ class ScriptedProvider:
             entry.body = json.loads(request.body)
         except (ValueError, RecursionError):
             raise BadRequest(400, "We could not parse the JSON body of your request.") from None
-        asked = format_.read(entry.body)
+        asked = format_.read(entry.body, request.target)
         entry.model, entry.stream = asked.model, asked.stream
         entry.request_id = entry.request_id or _body_request_id(entry.body)
         return asked
@@ -259,7 +259,7 @@ def _route(request: Request) -> tuple[Format, bool]:
     """The format of a path, and whether it lists models. Raises BadRequest."""
     for format_ in FORMATS:
         lists = request.path in format_.lists
-        if lists or request.path in format_.answers:
+        if lists or request.path in format_.answers or (format_.pattern and format_.pattern.fullmatch(request.path)):
             if request.method != ("GET" if lists else "POST"):
                 raise BadRequest(405, f"Not allowed to {request.method} here.")
             return format_, lists

@@ -6,6 +6,7 @@ from typing import Any
 
 from clawproxy.clocks import Deadlines
 from clawproxy.context import Attempt, Exchange, new_id
+from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest, Credentials, Message, Principal, Route
 
 
@@ -45,3 +46,9 @@ def make_attempt(**changes: Any) -> Attempt:
 def make_credentials(token: str | None = "sk-test", **changes: Any) -> Credentials:  # noqa: S107
     values: dict[str, Any] = {"token": token, "peer": "127.0.0.1", "surface": "openai_chat"}
     return Credentials(**(values | changes))
+
+
+def make_head(target: str = "/v1/chat/completions", method: str = "POST", **headers: str) -> Head:
+    """`make_head("/v1/messages?beta=true", anthropic_version="2023-06-01")`: `_` stands for `-` in a header's name."""
+    path, _, query = target.partition("?")
+    return Head(method, target, path, query, tuple([(name.replace("_", "-"), value) for name, value in headers.items()]))

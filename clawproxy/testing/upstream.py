@@ -12,6 +12,7 @@ from types import TracebackType
 import trio
 from attrs import field, frozen
 
+from clawproxy.config import ProviderConfig
 from clawproxy.dialects.base import OutboundRequest, ProviderDecoder
 from clawproxy.errors import ProviderFault
 from clawproxy.events import Batch, Begin, End, Event, Failed, Finish, Text, UsageReport
@@ -77,6 +78,9 @@ class ScriptedUpstream:
 class _NoDialect:
     name = "scripted"
     auth_header = "authorization"
+
+    def configured(self, provider: ProviderConfig) -> _NoDialect:
+        return self
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
         return OutboundRequest("/", b"", stream=request.stream)

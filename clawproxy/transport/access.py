@@ -13,7 +13,7 @@ from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.messages import Credentials
 
-KEY_HEADERS = ("x-api-key", "api-key")
+KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 _BEARER = re.compile(r"bearer[ ]+(.*)", re.IGNORECASE | re.DOTALL)
 _LIST = re.compile(r",\s*bearer\s", re.IGNORECASE)
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
@@ -23,7 +23,7 @@ _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def read_credentials(head: Head, peer: str, surface: str) -> Credentials:
-    """From `Authorization: Bearer`, `x-api-key` or `api-key`; the same one in several of them is one.
+    """From `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`; the same one in several of them is one.
 
     Raises:
         ClawError: auth.ambiguous for two that differ or two Authorization fields; auth.invalid for what can not be a

@@ -212,7 +212,7 @@ class Connection:
             return await self._refuse(refused, head)
         self._extra = origins.cors_headers(head)
         if head.method == "POST":
-            dialect = surfaces.http.get(head.path)
+            dialect = surfaces.http.get(head.path) or surfaces.by_pattern(head.path)
             if dialect is not None:
                 self._dialect = dialect
                 return await self._exchange(head, dialect, None)
@@ -265,7 +265,7 @@ class Connection:
             self._request_id,
             dialect.name,
             principal,
-            functools.partial(dialect.decode_request, body, asked.decode_limits),
+            functools.partial(dialect.decode_request, body, asked.decode_limits, head),
             lifetime,
             self._peer,
             asked.client_request_id,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
@@ -35,6 +36,7 @@ class Surfaces:
 
     Attributes:
         http: POST path -> the dialect spoken there.
+        http_patterns: the same for paths that hold a name (`/v1beta/models/NAME:generateContent`), matched whole, in order.
         websocket: None where the listener takes no upgrades.
         websocket_paths: GET paths that upgrade.
         plain: (method, path) -> handler. HEAD is served by GET's.
@@ -45,6 +47,7 @@ class Surfaces:
     """
 
     http: Mapping[str, ClientDialect] = MappingProxyType({})
+    http_patterns: Sequence[tuple[re.Pattern[str], ClientDialect]] = ()
     websocket: WebSocketSurface | None = None
     websocket_paths: frozenset[str] = frozenset({"/websocket"})
     plain: Mapping[tuple[str, str], PlainHandler] = MappingProxyType({})
@@ -53,10 +56,16 @@ class Surfaces:
     check: Callable[[Head, Config, bool], ClawError | None] = check_origin
     plain_body: int = 1024 * 1024
 
+    def by_pattern(self, path: str) -> ClientDialect | None:
+        for pattern, dialect in self.http_patterns:
+            if pattern.fullmatch(path) is not None:
+                return dialect
+        return None
+
     def allowed(self, path: str) -> list[str]:
         """The methods that would be served at this path: empty where it is unknown."""
         methods = {method for method, plain in self.plain if plain == path}
-        if path in self.http:
+        if path in self.http or self.by_pattern(path) is not None:
             methods.add("POST")
         if self.models and model_of(path) is not None:
             methods.add("GET")

@@ -72,7 +72,7 @@ class Providers:
                 self._providers[name] = Provider(
                     name,
                     settings,
-                    dialects[settings.dialect],
+                    dialects[settings.dialect].configured(settings),
                     url,
                     proxy,
                     context,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clawproxy.dialects import CLIENT, jsonio
 from clawproxy.errors import ClawError
+from clawproxy.testing.factories import make_head
 
 MESSAGES = b'"messages":[{"role":"user","content":"hi"}]'
 
@@ -25,7 +26,7 @@ def refused(data: bytes, **options: int) -> ClawError:
 
 
 def request(body: bytes) -> Any:
-    return CLIENT["openai_chat"].decode_request(body, {})
+    return CLIENT["openai_chat"].decode_request(body, {}, make_head())
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_j08_too_many_values_are_refused_fast(data: bytes) -> None:
 def test_j08_messages_have_a_limit_of_their_own() -> None:
     body = b'{"model":"m","messages":[' + b",".join([b'{"role":"user","content":"x"}'] * 11) + b"]}"
     with pytest.raises(ClawError, match="at most 10 items") as caught:
-        CLIENT["openai_chat"].decode_request(body, {"messages": 10})
+        CLIENT["openai_chat"].decode_request(body, {"messages": 10}, make_head())
     assert caught.value.details.param == "messages"
 
 

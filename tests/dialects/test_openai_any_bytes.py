@@ -12,7 +12,7 @@ from clawproxy.dialects import CLIENT, PROVIDER
 from clawproxy.dialects.openai_chat.provider_faults import decode_error
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
-from clawproxy.testing.factories import make_exchange, make_request, make_route
+from clawproxy.testing.factories import make_exchange, make_head, make_request, make_route
 
 NAMES = st.sampled_from(
     [
@@ -131,7 +131,7 @@ def test_any_answer(chunks: list[Any], stream: bool, usage: bool, noise: list[by
 def test_any_request(document: Any) -> None:
     refusal: ClawError | None = None
     try:
-        request = CLIENT["openai_chat"].decode_request(encoded(document), {})
+        request = CLIENT["openai_chat"].decode_request(encoded(document), {}, make_head())
         PROVIDER["openai_chat"].encode_request(request, make_route())
     except ClawError as error:
         refusal = error

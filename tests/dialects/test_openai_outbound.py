@@ -24,14 +24,16 @@ from clawproxy.messages import (
     ToolCall,
     ToolChoice,
 )
-from clawproxy.testing.factories import make_request, make_route
+from clawproxy.testing.factories import make_head, make_request, make_route
 
 ROUTE = make_route(model="upstream-model")
 USER = {"role": "user", "content": "hi"}
 
 
 def decode(**fields: Any) -> ChatRequest:
-    return CLIENT["openai_chat"].decode_request(json.dumps({"model": "m", "messages": [USER], **fields}).encode(), {})
+    return CLIENT["openai_chat"].decode_request(
+        json.dumps({"model": "m", "messages": [USER], **fields}).encode(), {}, make_head()
+    )
 
 
 def sent(request: ChatRequest) -> dict[str, Any]:
@@ -74,7 +76,7 @@ def test_other_parameters_pass_in_the_same_dialect_only(name: str) -> None:
 
 def test_j04_what_is_sent_is_what_was_decoded() -> None:
     body = b'{"model":"cheap","model":"costly","messages":[{"role":"user","content":"a","content":"b"}]}'
-    request = CLIENT["openai_chat"].decode_request(body, {})
+    request = CLIENT["openai_chat"].decode_request(body, {}, make_head())
     assert sent(request) == {"model": "upstream-model", "messages": [{"role": "user", "content": "b"}]}
 
 
@@ -225,6 +227,6 @@ REQUEST = st.builds(
 def test_a_request_survives_the_way_to_a_provider_and_back(request: ChatRequest) -> None:
     """What a provider (or a second gateway in its place) reads is what was authorised. Only usage is asked for on the way."""
     outbound = PROVIDER["openai_chat"].encode_request(request, ROUTE)
-    again = CLIENT["openai_chat"].decode_request(outbound.body, {})
+    again = CLIENT["openai_chat"].decode_request(outbound.body, {}, make_head())
     assert again == evolve(request, include_usage=request.stream)
     assert PROVIDER["openai_chat"].encode_request(again, ROUTE) == outbound

@@ -21,14 +21,16 @@ from clawproxy.messages import (
     ToolCall,
     ToolChoice,
 )
-from clawproxy.testing.factories import make_route
+from clawproxy.testing.factories import make_head, make_route
 
 ROUTE = make_route(model="upstream-model")
 USER = {"role": "user", "content": "hi"}
 
 
 def decode(**fields: Any) -> ChatRequest:
-    return CLIENT["openai_chat"].decode_request(json.dumps({"model": "m", "messages": [USER], **fields}).encode(), {})
+    return CLIENT["openai_chat"].decode_request(
+        json.dumps({"model": "m", "messages": [USER], **fields}).encode(), {}, make_head()
+    )
 
 
 def sent(request: ChatRequest) -> dict[str, Any]:
@@ -224,14 +226,14 @@ def test_what_must_be_there(missing: str) -> None:
     body = {"model": "m", "messages": [USER]}
     del body[missing]
     with pytest.raises(ClawError) as caught:
-        CLIENT["openai_chat"].decode_request(json.dumps(body).encode(), {})
+        CLIENT["openai_chat"].decode_request(json.dumps(body).encode(), {}, make_head())
     assert caught.value.details.param == missing
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"x"', b"null"])
 def test_the_body_is_an_object(body: bytes) -> None:
     with pytest.raises(ClawError, match="must be a JSON object"):
-        CLIENT["openai_chat"].decode_request(body, {})
+        CLIENT["openai_chat"].decode_request(body, {}, make_head())
 
 
 @pytest.mark.parametrize(

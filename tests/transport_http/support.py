@@ -132,7 +132,7 @@ class Dialect:
 
     name = "openai_chat"
 
-    def decode_request(self, body: bytes, config_limits: Mapping[str, int]) -> ChatRequest:
+    def decode_request(self, body: bytes, config_limits: Mapping[str, int], head: Head) -> ChatRequest:
         document = jsonio.decode(body, depth=config_limits["json_depth"])
         if not isinstance(document, dict) or "model" not in document:
             raise ClawError("invalid_request", param="model")
@@ -277,7 +277,7 @@ async def opened(
 ) -> AsyncIterator[Door]:
     """A listener on 127.0.0.1 with the loop of `serve_connection` behind it."""
     small = Small(config or Config())
-    served = surfaces or Surfaces({PATH: Dialect()}, take_websocket)
+    served = surfaces or Surfaces({PATH: Dialect()}, websocket=take_websocket)
     shared = front or Front(pulse_step=0.02)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     door = Door(small, shared, listener.socket.getsockname()[:2])

@@ -84,6 +84,9 @@ class LineDialect:
         self.auth_header = auth_header
         self.errors: list[tuple[int, Mapping[str, str], bytes]] = []
 
+    def configured(self, provider: ProviderConfig) -> LineDialect:
+        return self
+
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
         return OutboundRequest("/say", request.messages[0].text().encode(), stream=request.stream)
 

@@ -10,6 +10,7 @@ from clawproxy.dialects.base import AnswerEncoder
 from clawproxy.dialects.openai_chat.client_answer import NAME, StreamEncoder, WholeEncoder, error_object
 from clawproxy.dialects.openai_chat.client_request import decode_request
 from clawproxy.errors import ClawError
+from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest
 
 
@@ -18,7 +19,7 @@ class OpenAIChatClient:
 
     name = NAME
 
-    def decode_request(self, body: bytes, config_limits: Mapping[str, int]) -> ChatRequest:
+    def decode_request(self, body: bytes, config_limits: Mapping[str, int], head: Head) -> ChatRequest:
         return decode_request(body, config_limits)
 
     def answer(self, exchange: Exchange, request: ChatRequest) -> AnswerEncoder:

@@ -18,12 +18,14 @@ from clawproxy.errors import ClawError
 from clawproxy.events import (
     Batch,
     Begin,
+    Embedding,
     End,
     Event,
     Failed,
     Finish,
     FinishReason,
     KeepAlive,
+    Opaque,
     Outcome,
     Reasoning,
     Refused,
@@ -169,7 +171,7 @@ class StreamEncoder(_Encoder):
         if isinstance(event, UsageReport):
             self.usage = event.usage  # written at the end: the last one counts
             return b""
-        if isinstance(event, Begin | End | Failed | KeepAlive):
+        if isinstance(event, Begin | End | Failed | KeepAlive | Opaque | Embedding):
             return b""  # the first content begins, `finish` ends, `fail` tells of failures
         assert_never(event)  # type: ignore[arg-type]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from clawproxy.config import ProviderConfig
 from clawproxy.dialects.base import OutboundRequest, ProviderDecoder
 from clawproxy.dialects.openai_chat import provider_faults
 from clawproxy.dialects.openai_chat.client_answer import NAME
@@ -21,6 +22,9 @@ class OpenAIChatProvider:
 
     name = NAME
     auth_header = "authorization"
+
+    def configured(self, provider: ProviderConfig) -> OpenAIChatProvider:
+        return self
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
         headers = _STREAM if request.stream else _WHOLE
