@@ -223,7 +223,8 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
     for note in run["notes"]:
         console.print(f"  ! {note}", style="yellow")
     console.print(
-        f"  nginx passes bytes on and knows no key, policy or ledger; the trial has no error handling, policy, ledger or log. The gateway's audit log holds "
+        "  nginx passes bytes on and knows no key, policy or ledger; the trial has no error handling, policy, ledger or log. "
+        "The gateway's audit log holds "
         f"{run['results']['audit_rows']:,} rows of this run: one for each request. "
         "Compare ratios, not absolute figures, and never across machines.",
         style="dim",

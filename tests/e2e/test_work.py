@@ -1,4 +1,4 @@
-"""The shape of the work (DESIGN, laws 2 and 8): what a request costs must not grow with its answer but by what each read brings."""
+"""The shape of the work (DESIGN, laws 2 and 8): what a request costs grows with what reads bring, not with its answer."""
 
 from __future__ import annotations
 
