@@ -6,7 +6,7 @@ Used as `async with gateway(tmp_path) as running:`; leaving drains it.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,21 @@ def make_config(tmp_path: Path, base_url: str, **changes: Any) -> Config:
 
 
 @asynccontextmanager
-async def gateway(tmp_path: Path, *, plugins: dict[str, object] | None = None, **changes: Any) -> AsyncIterator[Running]:
-    """Args: changes: fields of `Config` to replace."""
+async def gateway(
+    tmp_path: Path, *, plugins: dict[str, object] | None = None, dialects: Mapping[str, str] | None = None, **changes: Any
+) -> AsyncIterator[Running]:
+    """Args:
+    dialects: one provider for each of these, of that name, all of them the scripted one: what their `base_url` ends with.
+    changes: fields of `Config` to replace.
+    """
     provider = ScriptedProvider()
     async with trio.open_nursery() as nursery:
         url = await nursery.start(provider.serve, "127.0.0.1", 0)
+        if dialects is not None:
+            changes["providers"] = {
+                name: ProviderConfig(name, url.removesuffix("/v1") + path, SecretRef("", PROVIDER_KEY))
+                for name, path in dialects.items()
+            }
         config = make_config(tmp_path, url, **changes)
         server = Server(config, ephemeral=False, plugins=plugins or {})
         ready: list[Listening] = []
