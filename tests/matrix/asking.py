@@ -1,4 +1,4 @@
-"""One question in every format a client may speak. Written by hand, from the vendors' documents, and not with our own encoders."""
+"""One question in every format a client may speak. Written by hand, from the vendors' documents, not with our own encoders."""
 
 from __future__ import annotations
 
@@ -86,9 +86,8 @@ def openai_responses(ask: Ask, model: str) -> Question:
         items.append({"type": "function_call", "call_id": ident, "name": name, "arguments": json.dumps(arguments)})
     for ident, _, text in ask.results:
         items.append({"type": "function_call_output", "call_id": ident, "output": text})
-    body: dict[str, Any] = {
-        "model": model, "instructions": "Be brief.", "input": items, "stream": ask.stream, "max_output_tokens": 1000, "store": False,
-    }  # fmt: skip
+    body: dict[str, Any] = {"model": model, "instructions": "Be brief.", "input": items, "stream": ask.stream, "store": False}
+    body["max_output_tokens"] = 1000
     if ask.tools:
         body["tools"] = [{"type": "function", "name": TOOL, "description": ABOUT, "parameters": PARAMETERS, "strict": False}]
         body["tool_choice"] = "auto"

@@ -113,9 +113,8 @@ async def tool(cell: Cell) -> None:
         same((name, arguments, seen.finish), (TOOL, PARIS, "tool_calls"))
         assert ABOUT in cell.sent()
         assert '"city"' in cell.sent()
-        then = Ask(
-            "How is the weather?", tools=True, stream=streamed, calls=((ident, name, arguments),), results=((ident, name, "sunny 21"),)
-        )  # fmt: skip
+        given = (ident, name, "sunny 21")
+        then = Ask("How is it?", tools=True, stream=streamed, calls=((ident, name, arguments),), results=(given,))
         seen = await cell.ask(then)
         same((seen.text, seen.finish), ("It is sunny.", "stop"))
         assert "sunny 21" in cell.sent()

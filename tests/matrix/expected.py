@@ -1,4 +1,4 @@
-"""What is not simply `yes`, cell by cell; the table in docs/dialects.md is made from this, and the matrix test holds it to be true."""
+"""What is not simply `yes`, cell by cell: docs/dialects.md is made from this, and the matrix test holds it to be true."""
 
 from __future__ import annotations
 
