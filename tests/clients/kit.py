@@ -1,6 +1,6 @@
-"""What a turn of a real client runs on: a gateway as its users start it, the scripted provider behind it, and no other place to go.
+"""What a real client runs on: a gateway as its users start it, the scripted provider behind it, and no other place to go.
 
-    async with stage(tmp_path, dialect="openai_chat") as on:
+    async with stage(tmp_path, dialect="openai_chat", model="gpt") as on:
         on.provider.always("Hello from the script.")
         ran = await on.run([...], environ={...})
     [row] = on.rows
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -33,7 +34,6 @@ ROOT = Path(__file__).parents[2]
 INSTALLED = ROOT / "build" / "clients"
 KEY = "sk-client-0123456789abcdefghijklmnop"
 PROVIDER_KEY = "sk-canary-4f1d0c8a9b7e6f5d4c3b2a1908172635"
-MODEL = "test-model"
 SECONDS = 150.0
 """For one run of a client: OpenClaw takes ten where the machine is idle."""
 
@@ -44,6 +44,12 @@ def program(client: str, name: str) -> str:
     if not path.exists():
         pytest.skip(f"{client} is not installed: `make test-clients` does that")
     return str(path)
+
+
+def documented(language: str, url: str) -> list[str]:
+    """The blocks of docs/clients.md in `language`, with the gateway at `url`."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "clients.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [block.replace("http://127.0.0.1:8642", url) for block in blocks]
 
 
 @attrs.frozen
@@ -69,10 +75,10 @@ class Outside:
     asked: list[str] = attrs.field(factory=list)
     """The request lines: `CONNECT host:443 HTTP/1.1`."""
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-        self.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        await trio.serve_listeners(self._refuse, [listener], task_status=task_status)
+    async def serve(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        await trio.serve_listeners(self._refuse, listeners, task_status=task_status)
 
     async def _refuse(self, stream: trio.SocketStream) -> None:
         with suppress(trio.BrokenResourceError), trio.move_on_after(5):
@@ -154,7 +160,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(folder: Path, *, dialect: str = "openai_chat", model: str = MODEL, path: str = "/v1") -> AsyncIterator[Stage]:
+async def stage(folder: Path, *, dialect: str = "openai_chat", model: str, path: str = "/v1") -> AsyncIterator[Stage]:
     """
     Args:
         dialect: what the gateway speaks with the provider.
@@ -197,7 +203,7 @@ models = ["*"]
         nursery.cancel_scope.cancel()
 
 
-def check_row(row: dict[str, Any], surface: str, *, finish: str = "stop", model: str = MODEL) -> None:
+def check_row(row: dict[str, Any], surface: str, model: str, *, finish: str = "stop") -> None:
     """One exchange as the gateway has to have recorded it: asked on this surface, complete, its tokens measured."""
     assert (row["surface"], row["outcome"], row["finish"], row["error"]) == (surface, "complete", finish, None)
     assert (row["key"], row["model"], row["stream"]) == ("agent", model, True)

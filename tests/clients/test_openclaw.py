@@ -9,9 +9,10 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.clients.kit import KEY, MODEL, Ran, Stage, check_row, program, stage
+from tests.clients.kit import KEY, Ran, Stage, check_row, documented, program, stage
 
-SWITCHES = {"OPENCLAW_NO_AUTO_UPDATE": "1"}
+MODEL = "gpt"
+SWITCHES = {"OPENCLAW_NO_AUTO_UPDATE": "1", "CLAW_KEY": KEY}
 
 
 @attrs.frozen
@@ -34,38 +35,39 @@ class Adapter:
 
 ADAPTERS = [
     Adapter("openai-completions", "/v1", "openai_chat", "openai_chat"),
+    Adapter("openai-responses", "/v1", "openai_responses", "openai_responses"),
+    Adapter("anthropic-messages", "", "anthropic", "anthropic", provider_path=""),
+    Adapter("google-generative-ai", "/v1beta", "gemini", "gemini", provider_path="/v1beta"),
+    Adapter("ollama", "", "ollama", "ollama", provider_path=""),
 ]
 
 
-def settings(on: Stage, adapter: Adapter) -> dict[str, Any]:
-    model = {
-        "id": MODEL,
-        "name": "Test model",
-        "reasoning": False,
-        "input": ["text"],
-        "cost": {"input": 1, "output": 2, "cacheRead": 0, "cacheWrite": 0},
-        "contextWindow": 100_000,
-        "maxTokens": 4096,
-    }
-    claw = {"baseUrl": on.url + adapter.path, "apiKey": KEY, "api": adapter.api, "models": [model]}
-    return {"models": {"providers": {"claw": claw}}, "agents": {"defaults": {"model": {"primary": f"claw/{MODEL}"}}}}
+def custom(on: Stage, adapter: Adapter) -> Any:
+    """The custom provider of docs/clients.md, by another adapter."""
+    config = json.loads(documented("json", on.url)[0])
+    config["models"]["providers"]["claw"].update(api=adapter.api, baseUrl=on.url + adapter.path)
+    return config
 
 
-async def turn(on: Stage, config: dict[str, Any], prompt: str) -> Ran:
-    file = on.home / "openclaw.json"
+async def turn(on: Stage, config: Any, prompt: str) -> Ran:
+    return await openclaw(on, config, "agent", "exec", prompt, "--json", "--timeout", "120")
+
+
+async def openclaw(on: Stage, config: Any, *arguments: str) -> Ran:
+    file = on.home / ".openclaw" / "openclaw.json"
+    file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(config))
-    command = [program("openclaw", "openclaw"), "agent", "exec", prompt, "--config", str(file), "--json", "--timeout", "120"]
-    return await on.run(command, SWITCHES)
+    return await on.run([program("openclaw", "openclaw"), *arguments], SWITCHES)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.api)
 async def test_a_turn_with_a_tool(tmp_path: Path, adapter: Adapter) -> None:
     """The model calls OpenClaw's shell, reads what it printed, and answers."""
-    async with stage(tmp_path, dialect=adapter.dialect, path=adapter.provider_path) as on:
+    async with stage(tmp_path, dialect=adapter.dialect, model=MODEL, path=adapter.provider_path) as on:
         on.provider.will(
             'tool exec {"command": "echo claw-$((6 * 7))"}; usage 900 30', "say The shell said forty-two.; usage 1000 6"
         )
-        ran = await turn(on, settings(on, adapter), "Ask the shell for six times seven.")
+        ran = await turn(on, custom(on, adapter), "Ask the shell for six times seven.")
     assert ran.code == 0, ran.stderr
     said = ran.document()
     assert (said["ok"], said["final"]) == (True, "The shell said forty-two.")
@@ -74,7 +76,7 @@ async def test_a_turn_with_a_tool(tmp_path: Path, adapter: Adapter) -> None:
     assert said["usage"]["output"] == 36
     assert "claw-42" in json.dumps(on.asked()[1])
     called, answered = on.rows
-    check_row(called, adapter.surface, finish=adapter.tools)
-    check_row(answered, adapter.surface, finish=adapter.stop)
+    check_row(called, adapter.surface, MODEL, finish=adapter.tools)
+    check_row(answered, adapter.surface, MODEL, finish=adapter.stop)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
     assert not on.outside.asked

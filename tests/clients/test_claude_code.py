@@ -1,0 +1,63 @@
+"""Claude Code, unmodified and headless, through the Messages surface."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.kit import KEY, Ran, Stage, check_row, program, stage
+
+MODEL = "claude-sonnet"
+SWITCHES = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+"""No telemetry, no error reports, no updates."""
+
+
+async def turn(on: Stage, prompt: str, credential: str = "ANTHROPIC_AUTH_TOKEN") -> Ran:
+    """One prompt, its events printed as they come."""
+    output = ["--output-format", "stream-json", "--include-partial-messages", "--verbose"]
+    command = [program("claude_code", "claude"), "-p", prompt, "--model", MODEL, "--allowed-tools", "Bash", *output]
+    return await on.run(command, {"ANTHROPIC_BASE_URL": on.url, credential: KEY, **SWITCHES})
+
+
+def deltas(events: list[Any]) -> list[str]:
+    """The text of the stream, as Claude Code got it."""
+    inner = [event["event"] for event in events if event["type"] == "stream_event"]
+    return [event["delta"]["text"] for event in inner if event["type"] == "content_block_delta" and "text" in event["delta"]]
+
+
+@pytest.mark.parametrize("credential", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+async def test_a_streamed_turn(tmp_path: Path, credential: str) -> None:
+    async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
+        on.provider.always("Hello from the script.")
+        ran = await turn(on, "Say hello.", credential)
+    assert ran.code == 0, ran.stdout
+    events = ran.documents()
+    result = events[-1]
+    assert (result["subtype"], result["is_error"], result["result"]) == ("success", False, "Hello from the script.")
+    assert deltas(events) == ["Hello", " from", " the", " script."]
+    [row] = on.rows
+    check_row(row, "anthropic", MODEL)
+    usage = result["modelUsage"][MODEL]
+    assert (usage["inputTokens"], usage["outputTokens"]) == (row["usage"]["input_tokens"], row["usage"]["output_tokens"])
+    [asked] = on.asked()
+    assert asked["model"] == "scripted-1"
+    assert not on.outside.asked
+
+
+async def test_a_turn_with_a_tool(tmp_path: Path) -> None:
+    """The model calls Claude Code's shell, reads what it printed, and answers."""
+    call = {"command": "echo claw-$((6 * 7))", "description": "Six times seven"}
+    async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
+        on.provider.will(f"tool Bash {json.dumps(call)}; usage 900 30", "say The shell said forty-two.; usage 1000 6")
+        ran = await turn(on, "Ask the shell for six times seven.")
+    assert ran.code == 0, ran.stdout
+    result = ran.documents()[-1]
+    assert (result["is_error"], result["num_turns"], result["result"]) == (False, 2, "The shell said forty-two.")
+    assert "claw-42" in json.dumps(on.asked()[1])
+    called, answered = on.rows
+    check_row(called, "anthropic", MODEL, finish="tool_use")
+    check_row(answered, "anthropic", MODEL)
+    assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)

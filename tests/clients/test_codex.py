@@ -1,0 +1,56 @@
+"""Codex, unmodified and headless, through the Responses surface: over HTTP, and in its WebSocket mode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clients.kit import KEY, Ran, Stage, check_row, documented, program, stage
+
+MODEL = "gpt"
+SWITCHES = {
+    "check_for_update_on_startup": "false",
+    "analytics.enabled": "false",
+    "features.plugins": "false",
+    "model_providers.claw.request_max_retries": "0",
+    "model_providers.claw.stream_max_retries": "0",
+}
+
+
+async def turn(on: Stage, prompt: str, *, websockets: bool) -> Ran:
+    """One prompt, its items printed as they come; with the configuration that docs/clients.md gives."""
+    folder = on.home / ".codex"
+    folder.mkdir()
+    [config] = documented("toml", on.url)
+    (folder / "config.toml").write_text(config)
+    switches = {**SWITCHES, "model_providers.claw.supports_websockets": json.dumps(websockets)}
+    options = [word for name, value in switches.items() for word in ("-c", f"{name}={value}")]
+    options += ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    return await on.run([program("codex", "codex"), "exec", *options, prompt], {"CLAW_KEY": KEY})
+
+
+@pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
+async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
+    """The model calls Codex's shell, reads what it printed, and answers."""
+    async with stage(tmp_path, dialect="openai_responses", model=MODEL) as on:
+        on.provider.will(
+            'tool exec_command {"cmd": "echo claw-$((6 * 7))"}; usage 900 30', "say The shell said forty-two.; usage 1000 6"
+        )
+        ran = await turn(on, "Ask the shell for six times seven.", websockets=websockets)
+    assert ran.code == 0, ran.stdout
+    events = ran.documents()
+    assert not [event for event in events if event["type"] in {"error", "turn.failed"}]
+    items = [event["item"] for event in events if event["type"] == "item.completed"]
+    [shell] = [item for item in items if item["type"] == "command_execution"]
+    assert (shell["aggregated_output"].strip(), shell["exit_code"]) == ("claw-42", 0)
+    assert [item["text"] for item in items if item["type"] == "agent_message"] == ["The shell said forty-two."]
+    usage = events[-1]["usage"]
+    assert (events[-1]["type"], usage["input_tokens"], usage["output_tokens"]) == ("turn.completed", 1900, 36)
+    assert "claw-42" in json.dumps(on.asked()[-1])
+    called, answered = on.rows
+    check_row(called, "openai_responses", MODEL, finish="tool_calls")
+    check_row(answered, "openai_responses", MODEL)
+    assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
+    assert not on.outside.asked
