@@ -8,7 +8,8 @@
 Rule 1: a client gets a home and a working folder of its own, and none of this process's environment.
 Rule 2: whatever leaves the loopback interface goes through `HTTPS_PROXY` to `Outside`, which refuses it and remembers where it
         wanted to go. A client whose own switches are set as docs/clients.md says asks for nothing there.
-Rule 3: a client's whole process group dies with its turn.
+Rule 3: whatever a client started dies with its turn. Its processes are found by their home, since a process group does not hold
+        them: OpenClaw's worker begins a session of its own.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ class Ran:
         return [json.loads(line) for line in self.stdout.splitlines() if line.startswith("{")]
 
 
+Running = tuple[trio.Process, Path, Path]
+"""A client, its stdout and its stderr."""
+
+
 @attrs.define
 class Outside:
     """A proxy that lets nothing through."""
@@ -116,6 +121,25 @@ class Stage:
 
     async def run(self, command: Sequence[str], environ: Mapping[str, str] = {}, *, seconds: float = SECONDS) -> Ran:
         """Run a client to its end in `work`. Raises trio.TooSlowError; it is killed then."""
+        async with self._running(command, environ) as (process, stdout, stderr):
+            with trio.fail_after(seconds):
+                code = await process.wait()
+        return Ran(code, stdout.read_text(), stderr.read_text())
+
+    async def hang_up(self, command: Sequence[str], environ: Mapping[str, str] = {}, *, seconds: float = SECONDS) -> float:
+        """Kill a client in the middle of an answer (the script has to `stall`); how many seconds later the provider knew."""
+        async with self._running(command, environ) as _:
+            with trio.fail_after(seconds):
+                while not any(entry.events_sent for entry in self.provider.log.entries):
+                    await trio.sleep(0.005)
+            self._kill()
+            began = trio.current_time()
+            with trio.fail_after(5):
+                await self.provider.log.wait_for(lambda log: not log.in_progress)
+            return trio.current_time() - began
+
+    @asynccontextmanager
+    async def _running(self, command: Sequence[str], environ: Mapping[str, str]) -> AsyncIterator[Running]:
         self.runs += 1
         stdout, stderr = self.folder / f"stdout-{self.runs}", self.folder / f"stderr-{self.runs}"
         node = INSTALLED / "node" / "node_modules" / ".bin"
@@ -138,17 +162,20 @@ class Stage:
                 stderr=err,
                 cwd=self.work,
                 env={**surroundings, **environ},
-                start_new_session=True,
             )
         try:
-            with trio.fail_after(seconds):
-                code = await process.wait()
+            yield process, stdout, stderr
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            self._kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
-        return Ran(code, stdout.read_text(), stderr.read_text())
+
+    def _kill(self) -> None:
+        mark = f"HOME={self.home}".encode()
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # gone by now, or another user's
+                if mark in environ.read_bytes().split(b"\0"):
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
 
     def asked(self) -> list[dict[str, Any]]:
         """The bodies that the provider got, in order."""
@@ -199,8 +226,15 @@ models = ["*"]
         for file in sorted((folder / "gateway" / "state" / "audit").glob("*.jsonl")):
             on.rows += [json.loads(line) for line in file.read_text().splitlines()]
         assert code == 0
-        assert not [line for line in on.log if line.get("level") in {"error", "critical"}]
+        assert not [line for line in on.log if line["level"] == "error"]
+        assert [line["request_id"] for line in on.log if line["event"] == "exchange.closed"] == [r["request_id"] for r in on.rows]
         nursery.cancel_scope.cancel()
+
+
+def check_hung_up(on: Stage, surface: str) -> None:
+    """What the gateway has to have recorded of a client that left: one exchange, ended by it."""
+    [row] = on.rows
+    assert (row["surface"], row["outcome"], row["error"]) == (surface, "client_gone", "client_gone")
 
 
 def check_row(row: dict[str, Any], surface: str, model: str, *, finish: str = "stop") -> None:

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.clients.kit import KEY, Ran, Stage, check_row, program, stage
+from clawproxy.scripted import Stall
+from tests.clients.kit import KEY, Stage, check_hung_up, check_row, program, stage
 
 MODEL = "claude-sonnet"
 SWITCHES = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 """No telemetry, no error reports, no updates."""
 
 
-async def turn(on: Stage, prompt: str, credential: str = "ANTHROPIC_AUTH_TOKEN") -> Ran:
+def claude(on: Stage, prompt: str, credential: str = "ANTHROPIC_AUTH_TOKEN") -> tuple[list[str], dict[str, str]]:
     """One prompt, its events printed as they come."""
     output = ["--output-format", "stream-json", "--include-partial-messages", "--verbose"]
     command = [program("claude_code", "claude"), "-p", prompt, "--model", MODEL, "--allowed-tools", "Bash", *output]
-    return await on.run(command, {"ANTHROPIC_BASE_URL": on.url, credential: KEY, **SWITCHES})
+    return command, {"ANTHROPIC_BASE_URL": on.url, credential: KEY, **SWITCHES}
 
 
 def deltas(events: list[Any]) -> list[str]:
@@ -32,7 +33,7 @@ def deltas(events: list[Any]) -> list[str]:
 async def test_a_streamed_turn(tmp_path: Path, credential: str) -> None:
     async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
         on.provider.always("Hello from the script.")
-        ran = await turn(on, "Say hello.", credential)
+        ran = await on.run(*claude(on, "Say hello.", credential))
     assert ran.code == 0, ran.stdout
     events = ran.documents()
     result = events[-1]
@@ -52,7 +53,7 @@ async def test_a_turn_with_a_tool(tmp_path: Path) -> None:
     call = {"command": "echo claw-$((6 * 7))", "description": "Six times seven"}
     async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
         on.provider.will(f"tool Bash {json.dumps(call)}; usage 900 30", "say The shell said forty-two.; usage 1000 6")
-        ran = await turn(on, "Ask the shell for six times seven.")
+        ran = await on.run(*claude(on, "Ask the shell for six times seven."))
     assert ran.code == 0, ran.stdout
     result = ran.documents()[-1]
     assert (result["is_error"], result["num_turns"], result["result"]) == (False, 2, "The shell said forty-two.")
@@ -61,3 +62,10 @@ async def test_a_turn_with_a_tool(tmp_path: Path) -> None:
     check_row(called, "anthropic", MODEL, finish="tool_use")
     check_row(answered, "anthropic", MODEL)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
+
+
+async def test_a_killed_client_stops_the_provider(tmp_path: Path) -> None:
+    async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
+        on.provider.always("Hello", Stall())
+        assert await on.hang_up(*claude(on, "Say hello.")) < 1
+    check_hung_up(on, "anthropic")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.kit import KEY, Ran, Stage, check_row, documented, program, stage
+from clawproxy.scripted import Stall
+from tests.clients.kit import KEY, Stage, check_hung_up, check_row, documented, program, stage
 
 MODEL = "gpt"
 SWITCHES = {
@@ -19,7 +20,7 @@ SWITCHES = {
 }
 
 
-async def turn(on: Stage, prompt: str, *, websockets: bool) -> Ran:
+def codex(on: Stage, prompt: str, *, websockets: bool) -> tuple[list[str], dict[str, str]]:
     """One prompt, its items printed as they come; with the configuration that docs/clients.md gives."""
     folder = on.home / ".codex"
     folder.mkdir()
@@ -28,7 +29,7 @@ async def turn(on: Stage, prompt: str, *, websockets: bool) -> Ran:
     switches = {**SWITCHES, "model_providers.claw.supports_websockets": json.dumps(websockets)}
     options = [word for name, value in switches.items() for word in ("-c", f"{name}={value}")]
     options += ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-    return await on.run([program("codex", "codex"), "exec", *options, prompt], {"CLAW_KEY": KEY})
+    return [program("codex", "codex"), "exec", *options, prompt], {"CLAW_KEY": KEY}
 
 
 @pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
@@ -38,7 +39,7 @@ async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
         on.provider.will(
             'tool exec_command {"cmd": "echo claw-$((6 * 7))"}; usage 900 30', "say The shell said forty-two.; usage 1000 6"
         )
-        ran = await turn(on, "Ask the shell for six times seven.", websockets=websockets)
+        ran = await on.run(*codex(on, "Ask the shell for six times seven.", websockets=websockets))
     assert ran.code == 0, ran.stdout
     events = ran.documents()
     assert not [event for event in events if event["type"] in {"error", "turn.failed"}]
@@ -54,3 +55,11 @@ async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
     check_row(answered, "openai_responses", MODEL)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
     assert not on.outside.asked
+
+
+@pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
+async def test_a_killed_client_stops_the_provider(tmp_path: Path, websockets: bool) -> None:
+    async with stage(tmp_path, dialect="openai_responses", model=MODEL) as on:
+        on.provider.always("Hello", Stall())
+        assert await on.hang_up(*codex(on, "Say hello.", websockets=websockets)) < 1
+    check_hung_up(on, "openai_responses")

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
-from tests.clients.kit import KEY, Ran, Stage, check_row, documented, program, stage
+from clawproxy.scripted import Stall
+from tests.clients.kit import KEY, Ran, Stage, check_hung_up, check_row, documented, program, stage
 
 MODEL = "gpt"
 SWITCHES = {"OPENCLAW_NO_AUTO_UPDATE": "1", "CLAW_KEY": KEY}
@@ -50,14 +51,14 @@ def custom(on: Stage, adapter: Adapter) -> Any:
 
 
 async def turn(on: Stage, config: Any, prompt: str) -> Ran:
-    return await openclaw(on, config, "agent", "exec", prompt, "--json", "--timeout", "120")
+    return await on.run(*openclaw(on, config, "agent", "exec", prompt, "--json", "--timeout", "120"))
 
 
-async def openclaw(on: Stage, config: Any, *arguments: str) -> Ran:
+def openclaw(on: Stage, config: Any, *arguments: str) -> tuple[list[str], dict[str, str]]:
     file = on.home / ".openclaw" / "openclaw.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(config))
-    return await on.run([program("openclaw", "openclaw"), *arguments], SWITCHES)
+    return [program("openclaw", "openclaw"), *arguments], SWITCHES
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.api)
@@ -80,3 +81,10 @@ async def test_a_turn_with_a_tool(tmp_path: Path, adapter: Adapter) -> None:
     check_row(answered, adapter.surface, MODEL, finish=adapter.stop)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
     assert not on.outside.asked
+
+
+async def test_a_killed_client_stops_the_provider(tmp_path: Path) -> None:
+    async with stage(tmp_path, model=MODEL) as on:
+        on.provider.always("Hello", Stall())
+        assert await on.hang_up(*openclaw(on, custom(on, ADAPTERS[0]), "agent", "exec", "Say hello.")) < 1
+    check_hung_up(on, "openai_chat")
