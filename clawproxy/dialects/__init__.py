@@ -10,17 +10,24 @@ import re
 
 from clawproxy.dialects.base import ClientDialect, ProviderDialect
 from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
+from clawproxy.dialects.openai_responses import OpenAIResponsesClient, OpenAIResponsesProvider
 
 _openai_chat = OpenAIChatProvider()
 
-CLIENT: dict[str, ClientDialect] = {"openai_chat": OpenAIChatClient()}
+CLIENT: dict[str, ClientDialect] = {
+    "openai_chat": OpenAIChatClient(),
+    "openai_responses": OpenAIResponsesClient(),
+}
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
+    "openai_responses": OpenAIResponsesProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
 }
 PATHS: dict[str, str] = {
     "/v1/chat/completions": "openai_chat",
     "/openai/v1/chat/completions": "openai_chat",
+    "/v1/responses": "openai_responses",
+    "/openai/v1/responses": "openai_responses",
 }
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ()
 

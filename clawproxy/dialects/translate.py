@@ -30,8 +30,39 @@ HARMLESS: dict[str, frozenset[str]] = {
             "prediction",
         }
     ),
+    "openai_responses": frozenset(  # what Codex and the SDK send as a matter of course, and hints
+        {
+            "access_programs",
+            "client_metadata",
+            "format",
+            "include",
+            "max_tool_calls",
+            "prompt_cache_breakpoint",
+            "prompt_cache_key",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+            "reasoning.generate_summary",
+            "reasoning.summary",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "stream_options",
+            "text.verbosity",
+            "truncation",
+            "web_search",
+            "defer_loading",
+            "detail",
+            "output_schema",
+        }
+    ),
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
+SILENT: dict[str, frozenset[str]] = {
+    "openai_responses": frozenset(
+        {"annotations", "id", "instructions", "logprobs", "namespace", "phase", "status", "tool_calls", "type"}
+    ),
+}
+"""By dialect: names in `extra` that are its own bookkeeping. Left out without a word: the vocabulary says all that they mean."""
 EVERYWHERE = frozenset({"cache_control"})
 """The same, wherever they stand: in a request, a message, a part or a tool."""
 
@@ -53,7 +84,8 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
     if request.dialect == dialect:
         return ()
     harmless = HARMLESS.get(request.dialect, frozenset()) | EVERYWHERE
-    dropped: dict[str, None] = {}
+    dropped: dict[str, None] = dict.fromkeys(SILENT.get(request.dialect, ()))
+    harmless |= dropped.keys()
     _sort(request.extra, "", harmless, words, dropped)
     for number, message in enumerate(request.messages):
         if message.extra:
@@ -65,7 +97,7 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
     for number, tool in enumerate(request.tools):
         if tool.extra:
             _sort(tool.extra, f"tools[{number}].", harmless, words, dropped)
-    return tuple([dropped_notice(name) for name in dropped])
+    return tuple([dropped_notice(name) for name in dropped if name not in SILENT.get(request.dialect, ())])
 
 
 def dropped_notice(name: str) -> Notice:
