@@ -1,5 +1,7 @@
-"""An answer that was kept, played as a provider's stream (`Route.recorded`): the exchange does not see a difference, so no policy,
-record or client is passed by. Nothing is connected to and no clock of an attempt runs.
+"""An answer that was kept, played as a provider's stream (`Route.recorded`).
+
+The exchange does not see a difference, so no policy, record or client is passed by. Nothing is connected to, and no clock of an
+attempt runs.
 """
 
 from __future__ import annotations

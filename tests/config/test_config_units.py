@@ -198,7 +198,9 @@ def test_prices(text: str, micros: int) -> None:
     assert parse_price(text) == micros
 
 
-@pytest.mark.parametrize("value", [0.15, 1, True, None, {}, "", "-1", "+1", "1e3", "$1", ".5", "5.", "1,5", "0.0000001", "٥", "nan"])
+@pytest.mark.parametrize(
+    "value", [0.15, 1, True, None, {}, "", "-1", "+1", "1e3", "$1", ".5", "5.", "1,5", "0.0000001", "1000000", "٥", "nan"]
+)
 def test_prices_refused(value: object) -> None:
     with pytest.raises(ValueError, match="dollars per million tokens"):
         parse_price(value)
