@@ -27,7 +27,7 @@ from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PROVIDER
+from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PROVIDER, is_served
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway, Generation
 from clawproxy.http1.head import Head
@@ -41,6 +41,7 @@ from clawproxy.pipeline.compile import lifespans
 from clawproxy.scripted import ScriptedProvider
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
+from clawproxy.transport.catalog import catalog_pages
 from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
@@ -164,6 +165,7 @@ class Server:
                 surfaces = Surfaces(
                     http={path: CLIENT[name] for path, name in PATHS.items()},
                     http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
+                    plain=catalog_pages(gateway, is_served),
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
                 )
                 for each in bound:

@@ -31,4 +31,9 @@ PATHS: dict[str, str] = {
 }
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ()
 
-__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER"]
+__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER", "is_served"]
+
+
+def is_served(path: str) -> bool:
+    """Whether a client's format is spoken at this path."""
+    return path in PATHS or any(pattern.fullmatch(path) is not None for pattern, _ in PATTERNS)

@@ -23,7 +23,7 @@ from attrs import frozen
 from clawproxy.alarms import Alarm
 from clawproxy.clocks import expired
 from clawproxy.config import Config
-from clawproxy.context import new_id
+from clawproxy.context import Attribution, new_id
 from clawproxy.dialects.base import ClientDialect
 from clawproxy.errors import ClawError
 from clawproxy.http1 import response
@@ -61,6 +61,8 @@ class Asked:
     client_request_id: str | None
     deadline: float | None
     decode_limits: Mapping[str, int]
+    attribution: Attribution | None
+    cache_control: str | None
 
 
 async def serve_connection(
@@ -231,7 +233,17 @@ class Connection:
         deadline = access.client_deadline(head)
         config = self._service.config
         limits = access.decode_limits(config.limits)
-        asked = Asked(config, dialect, credentials, self._extra, access.client_request_id(head), deadline, limits)
+        asked = Asked(
+            config,
+            dialect,
+            credentials,
+            self._extra,
+            access.client_request_id(head),
+            deadline,
+            limits,
+            access.attribution(head),
+            access.cache_control(head),
+        )
         self._asked = asked if self._reader.remember(head) else None
         return asked
 
@@ -270,6 +282,8 @@ class Connection:
             self._peer,
             asked.client_request_id,
             asked.deadline,
+            attribution=asked.attribution,
+            cache_control=asked.cache_control,
         )
         if self._gone:
             lifetime.hang_up()

@@ -261,6 +261,8 @@ class HttpClient:
             if exchange.notices:
                 codes = dict.fromkeys(response.escaped(notice.code) for notice in exchange.notices[:_MAX_NOTICES])
                 lines += f"x-claw-notice: {', '.join(codes)}\r\n"
+            for name, value in exchange.answer_headers:
+                lines += f"{name}: {response.escaped(value)}\r\n"
             timing = server_timing(exchange.timing)
             if timing:
                 lines += f"server-timing: {timing}\r\n"

@@ -83,7 +83,8 @@ async def test_a_row_says_who_what_and_how_it_ended(tmp_path: Path) -> None:
     assert row.pop("time").endswith("+00:00")
     assert row == {
         "seq": 1, "prev": "0" * 64, "request_id": exchange.request_id, "instance": "test", "generation": 4, "surface": "claw",
-        "peer": "10.0.0.9", "client_request_id": None, "session_id": None, "key": "bench", "user": "u", "team": "t",
+        "peer": "10.0.0.9", "client_request_id": None, "session_id": None, "attribution": None, "key": "bench", "user": "u",
+        "team": "t",
         "app": "asserted", "model": "gpt", "stream": True, "route": {"provider": "openai", "model": "gpt-4o"},
         "attempts": [
             {"number": 1, "reason": "first", "provider": "test", "model": "test-model", "outcome": "provider_error.server",
