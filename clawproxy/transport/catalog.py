@@ -81,14 +81,14 @@ async def _catalog(service: Service, serves: Callable[[str], bool], principal: P
 
 def catalog(config: Config, models: Any, serves: Callable[[str], bool]) -> dict[str, Any]:
     """The document of `(model, provider)` pairs, by provider, in their order."""
-    capabilities = _capabilities(serves)
     providers: dict[str, dict[str, Any]] = {}
     for name, provider in models:
         entry = providers.get(provider)
+        settings = config.providers.get(provider)
+        dialect = settings.dialect if settings else ""
         if entry is None:
-            settings = config.providers.get(provider)
-            entry = providers[provider] = _provider(provider, settings.dialect if settings else "", serves)
-        entry["models"].append(_model(name, config.models.get(name), capabilities))
+            entry = providers[provider] = _provider(provider, dialect, serves)
+        entry["models"].append(_model(name, config.models.get(name), _capabilities(dialect, serves)))
     return {"providers": list(providers.values())}
 
 
@@ -116,13 +116,16 @@ def _route(path: str, request_format: str) -> dict[str, Any]:
     return {"path": path, "requestFormat": request_format, "methods": ["POST"]}
 
 
-def _capabilities(serves: Callable[[str], bool]) -> list[str]:
-    """What can be asked of every model, since the gateway translates."""
+def _capabilities(dialect: str, serves: Callable[[str], bool]) -> list[str]:
+    """What can be asked of a model, since the gateway translates. Of OpenAI's two formats a client takes Responses wherever it is
+    named; so it is named only where the provider speaks it, and chat completions come to the others as they are."""
     paths = {
         "llm.responses": "/v1/responses",
         "llm.chat": "/v1/chat/completions",
         "llm.messages": f"{_ANTHROPIC}/v1/messages",
     }
+    if dialect != "openai_responses":
+        del paths["llm.responses"]
     return [*(capability for capability, path in paths.items() if serves(path)), "llm.stream"]
 
 

@@ -29,6 +29,7 @@ import pytest
 import trio
 
 from clawproxy.scripted import ScriptedProvider
+from tests.e2e.http_client import fetch
 from tests.e2e.process import Served, served
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,14 @@ class Stage:
                 if mark in environ.read_bytes().split(b"\0"):
                     os.kill(int(environ.parent.name), signal.SIGKILL)
 
+    async def metric(self, name: str) -> float:
+        """What the gateway's metric of this name says now, whatever its labels."""
+        host, _, port = self.gateway.ready["admin"].removeprefix("http://").rpartition(":")
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            page = await fetch(stream, "GET", "/metrics")
+        lines = [line.split() for line in page.body.decode().splitlines()]
+        return sum(float(value) for series, value, *_ in lines if series.partition("{")[0] == name)
+
     def asked(self) -> list[dict[str, Any]]:
         """The bodies that the provider got, in order."""
         return [entry.body for entry in self.provider.log.entries if isinstance(entry.body, dict)]
@@ -212,7 +221,8 @@ base_url = "{provider.url}{path}"
 api_key = "env:TEST_PROVIDER_KEY"
 
 [models."{model}"]
-routes = [{{ provider = "scripted", model = "scripted-1" }}]
+routes = [{{ provider = "scripted", model = "scripted-1", context_tokens = 100000, max_output_tokens = 8192 }}]
+price = {{ input = "2.50", output = "10.00", cached_input = "0.25" }}
 
 [keys.agent]
 secret = "env:TEST_CLIENT_KEY"
@@ -247,3 +257,5 @@ def check_row(row: dict[str, Any], surface: str, model: str, *, finish: str = "s
     assert usage["source"] == "measured"
     assert usage["input_tokens"] > 0
     assert usage["output_tokens"] > 0
+    fresh = usage["input_tokens"] - (usage["cached_tokens"] or 0)
+    assert row["cost_nano"] == fresh * 2500 + (usage["cached_tokens"] or 0) * 250 + usage["output_tokens"] * 10_000

@@ -40,6 +40,7 @@ async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
             'tool exec_command {"cmd": "echo claw-$((6 * 7))"}; usage 900 30', "say The shell said forty-two.; usage 1000 6"
         )
         ran = await on.run(*codex(on, "Ask the shell for six times seven.", websockets=websockets))
+        assert await on.metric("clawproxy_websocket_connections_total") == int(websockets)
     assert ran.code == 0, ran.stdout
     events = ran.documents()
     assert not [event for event in events if event["type"] in {"error", "turn.failed"}]
@@ -62,4 +63,5 @@ async def test_a_killed_client_stops_the_provider(tmp_path: Path, websockets: bo
     async with stage(tmp_path, dialect="openai_responses", model=MODEL) as on:
         on.provider.always("Hello", Stall())
         assert await on.hang_up(*codex(on, "Say hello.", websockets=websockets)) < 1
+        assert await on.metric("clawproxy_websocket_connections_total") == int(websockets)
     check_hung_up(on, "openai_responses")
