@@ -49,6 +49,9 @@ class Answer:
             if kind is Text or kind is Reasoning or kind is Refused:
                 if kind is not self._key:
                     self._turn(kind, out)
+                if kind is Reasoning and (event.signature is not None or event.data is not None):  # type: ignore[union-attr]
+                    self._signed(event, out)  # type: ignore[arg-type]
+                    continue
                 pieces = self._current.feed(event.text)  # type: ignore[union-attr]
                 if pieces is None:
                     out.append(event)
@@ -86,6 +89,17 @@ class Answer:
         if len(self._counts) > self._told_of:
             self._told(self._counts)
         return out
+
+    def _signed(self, event: Reasoning, out: list[Event]) -> None:
+        """The last piece of a block of reasoning: what is held of the block goes before it, and it keeps its signature."""
+        pieces = self._current.feed(event.text) if event.text else ()
+        if pieces is None:
+            out.append(event)
+            return
+        out += map(self._event, pieces)
+        if self._current.held:
+            out += map(self._event, self._current.interrupt())
+        out.append(evolve(event, text="") if event.text else event)
 
     def _tool(self, event: ToolCallDelta, out: list[Event]) -> None:
         if not event.arguments:

@@ -2,7 +2,8 @@
 
 Rule 1: while nobody changes anything, a provider's own bytes in this format go out as they are; `Items` follows what they say.
 Rule 2: once a batch comes without its bytes, everything is written here until the end: the events that close an item repeat
-        its whole text, and a provider's own would repeat what a policy has taken out.
+        its whole text, and a provider's own would repeat what a policy has taken out. The same from the first repetition on that
+        says more than what passed (`client_agree`).
 Rule 3: an answer ends once, with `response.completed`, `.incomplete` or `.failed`; after it, everything gives nothing.
 Rule 4: JSON is written on one line; it holds neither CR nor LF.
 """
@@ -16,6 +17,7 @@ import msgspec
 
 from clawproxy.context import Exchange
 from clawproxy.dialects import jsonio
+from clawproxy.dialects.openai_responses.client_agree import agrees
 from clawproxy.dialects.openai_responses.client_items import Items, Told
 from clawproxy.dialects.openai_responses.client_object import end_of, failed_event, response_object, usage_object
 from clawproxy.dialects.openai_responses.tools import NAME, Names
@@ -41,7 +43,7 @@ from clawproxy.events import (
 )
 from clawproxy.messages import ChatRequest, Usage
 
-_STRUCTURE = re.compile(rb"response\.(?:created|in_progress|queued|completed|incomplete|output_item|\w+_part\.)")
+_STRUCTURE = re.compile(rb"response\.(?:created|in_progress|queued|completed|incomplete|output_item|\w+_part\.|\w+\.done)")
 """What bytes hold that do more than add to a text."""
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,15})')
 Written = list[tuple[str, bytes]]
@@ -51,6 +53,15 @@ Written = list[tuple[str, bytes]]
 def blocks(raw: bytes) -> list[bytes]:
     """The JSON of the events in a provider's bytes (LF form, whole events, as `Batch.raw` holds them)."""
     return [event.data for event in SSEDecoder(len(raw) + 1).feed(raw) if event.data is not None]
+
+
+def _decoded(raw: bytes) -> list[dict[str, Any]] | None:
+    """The events in a provider's bytes; None where one is none."""
+    try:
+        events = [msgspec.json.decode(data) for data in blocks(raw)]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return events if all(isinstance(event, dict) for event in events) else None
 
 
 class AnswerEvents:
@@ -76,30 +87,29 @@ class AnswerEvents:
         raw = batch.raw
         if raw is None or batch.dialect != NAME or self._own:
             return False
+        if _STRUCTURE.search(raw) is not None:
+            events = _decoded(raw)
+            said = {event.text for event in batch.events if isinstance(event, Text | Refused | Reasoning)}
+            said |= {event.arguments for event in batch.events if isinstance(event, ToolCallDelta)}
+            if events is None or not agrees(self.items, events, said):
+                return False
+            for event in events:
+                self._follow(event)
+        else:
+            for said_now in batch.events:
+                if isinstance(said_now, Text | Refused | Reasoning):
+                    self.items.heard(said_now.text)
+                elif isinstance(said_now, ToolCallDelta):
+                    for event in _decoded(raw) or ():
+                        self._follow(event)
+                    break
         if raw:
             self._last = raw
-        if _STRUCTURE.search(raw) is not None:
-            for data in blocks(raw):
-                self._follow(data)
-        else:
-            for event in batch.events:
-                if isinstance(event, Text | Refused | Reasoning):
-                    self.items.heard(event.text)
-                elif isinstance(event, ToolCallDelta):
-                    for data in blocks(raw):
-                        self._follow(data)
-                    break
         if any(isinstance(event, End) for event in batch.events):
             self.over = True
         return True
 
-    def _follow(self, data: bytes) -> None:
-        try:
-            event = msgspec.json.decode(data)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            return
-        if not isinstance(event, dict):
-            return
+    def _follow(self, event: dict[str, Any]) -> None:
         said = event.get("response")
         if isinstance(said, dict) and isinstance(said.get("id"), str):
             self._begun = True

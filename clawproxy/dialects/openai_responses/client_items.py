@@ -173,6 +173,13 @@ class Items:
         else:
             known.final = item
 
+    def texts_of(self, index: int) -> list[str] | None:
+        """`client_agree.Known`."""
+        item = next((each for each in self._items if each.index == index), None)
+        if item is None:
+            return None
+        return ["".join(part.pieces) for part in item.parts] or ["".join(item.arguments)]
+
     def heard(self, piece: str) -> None:
         """A text that passed by: what `follow` does for a delta, at a fraction of the cost."""
         if self._open is not None and self._open.parts:
