@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import re
 
+from clawproxy.dialects.anthropic import AnthropicClient, AnthropicProvider
 from clawproxy.dialects.base import ClientDialect, ProviderDialect
 from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
 
 _openai_chat = OpenAIChatProvider()
 
-CLIENT: dict[str, ClientDialect] = {"openai_chat": OpenAIChatClient()}
+CLIENT: dict[str, ClientDialect] = {
+    "openai_chat": OpenAIChatClient(),
+    "anthropic": AnthropicClient(),
+}
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
+    "anthropic": AnthropicProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
 }
 PATHS: dict[str, str] = {
     "/v1/chat/completions": "openai_chat",
     "/openai/v1/chat/completions": "openai_chat",
+    **{f"{root}/v1/messages": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
+    **{f"{root}/v1/messages/count_tokens": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
 }
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ()
 

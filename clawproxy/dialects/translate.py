@@ -30,10 +30,18 @@ HARMLESS: dict[str, frozenset[str]] = {
             "prediction",
         }
     ),
+    "anthropic": frozenset({"thinking", "context_management", "service_tier", "speed", "diagnostics", "eager_input_streaming"}),
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
 EVERYWHERE = frozenset({"cache_control"})
 """The same, wherever they stand: in a request, a message, a part or a tool."""
+
+
+ORDER = "\0order"
+"""In a message's `extra`: how what the vocabulary holds of it stood in its own format. Nothing is lost with it.
+No client can send a key of this name (`jsonio`)."""
+NEUTRAL: dict[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "logprobs": False, "top_logprobs": 0}
+"""Values that ask for what every format does by itself."""
 
 
 def refuse(param: str, words: str) -> NoReturn:
@@ -76,5 +84,5 @@ def _sort(extra: Mapping[str, Any], prefix: str, harmless: frozenset[str], words
     for name, value in extra.items():
         if name in harmless:
             dropped[name] = None
-        elif value is not None:
+        elif value is not None and name != ORDER and not (name in NEUTRAL and value == NEUTRAL[name]):
             refuse(prefix + name, words)
