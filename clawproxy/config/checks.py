@@ -27,10 +27,9 @@ from clawproxy.config.units import render_duration, shown
 
 STRATEGIES = ("priority",)
 LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
-DIALECTS = ("openai_chat", "openai_responses", "scripted")
-LATER_DIALECTS = ("anthropic", "gemini", "cohere", "ollama", "azure")
+DIALECTS = ("openai_chat", "openai_responses", "anthropic", "scripted")
+LATER_DIALECTS = ("gemini", "cohere", "ollama", "azure")
 OPENAI_COMPATIBLE = {
-    "anthropic": "https://api.anthropic.com/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
     "ollama": "http://127.0.0.1:11434/v1",
 }

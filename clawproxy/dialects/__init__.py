@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from clawproxy.dialects.anthropic import AnthropicClient, AnthropicProvider
 from clawproxy.dialects.base import ClientDialect, ProviderDialect
 from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
 from clawproxy.dialects.openai_responses import OpenAIResponsesClient, OpenAIResponsesProvider
@@ -17,10 +18,12 @@ _openai_chat = OpenAIChatProvider()
 CLIENT: dict[str, ClientDialect] = {
     "openai_chat": OpenAIChatClient(),
     "openai_responses": OpenAIResponsesClient(),
+    "anthropic": AnthropicClient(),
 }
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
     "openai_responses": OpenAIResponsesProvider(),
+    "anthropic": AnthropicProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
 }
 PATHS: dict[str, str] = {
@@ -28,6 +31,8 @@ PATHS: dict[str, str] = {
     "/openai/v1/chat/completions": "openai_chat",
     "/v1/responses": "openai_responses",
     "/openai/v1/responses": "openai_responses",
+    **{f"{root}/v1/messages": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
+    **{f"{root}/v1/messages/count_tokens": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
 }
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ()
 

@@ -58,6 +58,9 @@ class AnswerEncoder(Protocol):
 
 
 class ClientDialect(Protocol):
+    """It may have a `request_id_header`: the name of the header in which its clients look for the id of their request, besides
+    `x-request-id` (Anthropic's `request-id`)."""
+
     name: str
 
     def decode_request(self, body: bytes, config_limits: Mapping[str, int], head: Head) -> ChatRequest:

@@ -55,6 +55,7 @@ HARMLESS: dict[str, frozenset[str]] = {
             "output_schema",
         }
     ),
+    "anthropic": frozenset({"thinking", "context_management", "service_tier", "speed", "diagnostics", "eager_input_streaming"}),
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
 SILENT: dict[str, frozenset[str]] = {
@@ -65,6 +66,13 @@ SILENT: dict[str, frozenset[str]] = {
 """By dialect: names in `extra` that are its own bookkeeping. Left out without a word: the vocabulary says all that they mean."""
 EVERYWHERE = frozenset({"cache_control"})
 """The same, wherever they stand: in a request, a message, a part or a tool."""
+
+
+ORDER = "\0order"
+"""In a message's `extra`: how what the vocabulary holds of it stood in its own format. Nothing is lost with it.
+No client can send a key of this name (`jsonio`)."""
+NEUTRAL: dict[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0, "logprobs": False, "top_logprobs": 0}
+"""Values that ask for what every format does by itself."""
 
 
 def refuse(param: str, words: str) -> NoReturn:
@@ -108,5 +116,5 @@ def _sort(extra: Mapping[str, Any], prefix: str, harmless: frozenset[str], words
     for name, value in extra.items():
         if name in harmless:
             dropped[name] = None
-        elif value is not None:
+        elif value is not None and name != ORDER and not (name in NEUTRAL and value == NEUTRAL[name]):
             refuse(prefix + name, words)

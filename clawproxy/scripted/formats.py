@@ -36,6 +36,8 @@ class Asked:
     """Words in all messages: the input tokens this provider reports."""
     usage: bool = False
     """Whether a stream is to report usage."""
+    counts: bool = False
+    """Whether only a count of the prompt's tokens is asked for."""
 
 
 @frozen(slots=True)

@@ -24,6 +24,7 @@ from typing import Any
 import trio
 
 from clawproxy.scripted import faults as f
+from clawproxy.scripted.anthropic import Anthropic
 from clawproxy.scripted.checks import Step
 from clawproxy.scripted.connection import Connection, PeerGone
 from clawproxy.scripted.control import control
@@ -40,7 +41,7 @@ from clawproxy.secrets import Secret
 
 DEFAULT_SCRIPT = "reply"
 DEMO_SCRIPT = "pause 120ms; pace 25ms; reply"
-FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses())
+FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses(), Anthropic())
 
 _log = logging.getLogger("clawproxy.scripted")
 
@@ -219,6 +220,7 @@ class ScriptedProvider:
         try:
             found, lists = _route(request)
             format_ = found
+            player = Player(connection, format_, entry, keep_alive=request.keep_alive)
             if entry.credential_ok is False:
                 raise BadRequest(401, "Incorrect API key provided.", code="invalid_api_key")
             if lists:

@@ -346,7 +346,7 @@ class Connection:
             if not self._reader.taken:
                 self._keep &= self._reader.drop(head)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
-        fields = [*error_fields(error, self._request_id), *self._extra]
+        fields = [*error_fields(error, self._request_id, self._dialect), *self._extra]
         return await self._answer(self._whole(error.status, fields, body, JSON))
 
     def _whole(self, status: int, fields: list[tuple[str, str]], body: bytes, content_type: str) -> bytes:
@@ -372,5 +372,6 @@ class Connection:
         self._keep = False
         self._service.count("clawproxy_http_refused_total", slug=error.slug)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
-        text = self._whole(error.status, [*error_fields(error, self._request_id), *self._extra], body, JSON)
+        fields = [*error_fields(error, self._request_id, self._dialect), *self._extra]
+        text = self._whole(error.status, fields, body, JSON)
         return await bounded_write(self._wire, text, 1.0)
