@@ -27,8 +27,8 @@ from clawproxy.config.units import render_duration, shown
 
 STRATEGIES = ("priority",)
 LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
-DIALECTS = ("openai_chat", "scripted")
-LATER_DIALECTS = ("openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure")
+DIALECTS = ("openai_chat", "gemini", "scripted")
+LATER_DIALECTS = ("openai_responses", "anthropic", "cohere", "ollama", "azure")
 OPENAI_COMPATIBLE = {
     "anthropic": "https://api.anthropic.com/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",

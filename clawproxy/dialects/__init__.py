@@ -7,21 +7,33 @@ A plugin's own (`Registry.add_provider_dialect`) are looked up before these.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from clawproxy.dialects.base import ClientDialect, ProviderDialect
+from clawproxy.dialects.gemini import PATTERN as GEMINI_PATTERN
+from clawproxy.dialects.gemini import GeminiClient, GeminiProvider
+from clawproxy.dialects.gemini.models import asks_gemini
 from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
+from clawproxy.http1.head import Head
 
 _openai_chat = OpenAIChatProvider()
 
-CLIENT: dict[str, ClientDialect] = {"openai_chat": OpenAIChatClient()}
+CLIENT: dict[str, ClientDialect] = {
+    "openai_chat": OpenAIChatClient(),
+    "gemini": GeminiClient(),
+}
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
+    "gemini": GeminiProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
 }
 PATHS: dict[str, str] = {
     "/v1/chat/completions": "openai_chat",
     "/openai/v1/chat/completions": "openai_chat",
 }
-PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ()
+PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ((GEMINI_PATTERN, "gemini"),)
 
-__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER"]
+SPEAKERS: tuple[tuple[Callable[[Head], bool], str], ...] = ((asks_gemini, "gemini"),)
+"""Whose words an error has at a path that is no dialect's own: the first that knows its client by the head."""
+
+__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER", "SPEAKERS"]

@@ -30,8 +30,34 @@ HARMLESS: dict[str, frozenset[str]] = {
             "prediction",
         }
     ),
+    "gemini": frozenset(
+        {
+            "generationConfig.enableEnhancedCivicAnswers",
+            "generationConfig.mediaResolution",
+            "labels",
+            "mediaResolution",
+            "partMetadata",
+            "safetySettings",
+            "serviceTier",
+            "store",
+            "toolConfig.functionCallingConfig.mode",
+        }
+    ),
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
+RESTATED: dict[str, frozenset[str]] = {
+    "gemini": frozenset(
+        {
+            "generationConfig.responseSchema",
+            "generationConfig.thinkingConfig.includeThoughts",
+            "generationConfig.thinkingConfig.thinkingBudget",
+            "parameters",
+            "partsOrder",
+            "thoughtSignature",
+        }
+    ),
+}
+"""The same, for what is lost without a word: it means nothing to others, or the vocabulary holds it in its own spelling."""
 EVERYWHERE = frozenset({"cache_control"})
 """The same, wherever they stand: in a request, a message, a part or a tool."""
 
@@ -52,7 +78,8 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
     """
     if request.dialect == dialect:
         return ()
-    harmless = HARMLESS.get(request.dialect, frozenset()) | EVERYWHERE
+    silent = RESTATED.get(request.dialect, frozenset())
+    harmless = HARMLESS.get(request.dialect, frozenset()) | EVERYWHERE | silent
     dropped: dict[str, None] = {}
     _sort(request.extra, "", harmless, words, dropped)
     for number, message in enumerate(request.messages):
@@ -65,7 +92,7 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
     for number, tool in enumerate(request.tools):
         if tool.extra:
             _sort(tool.extra, f"tools[{number}].", harmless, words, dropped)
-    return tuple([dropped_notice(name) for name in dropped])
+    return tuple([dropped_notice(name) for name in dropped if name not in silent])
 
 
 def dropped_notice(name: str) -> Notice:
