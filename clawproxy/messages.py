@@ -172,6 +172,9 @@ class ChatRequest:
     """Tokens the model may think; 0: not at all. Beside or instead of `reasoning_effort`."""
     headers: tuple[tuple[str, str], ...] = ()
     """The client's headers that its dialect has checked, and sends on to a provider of the same (`anthropic-beta`)."""
+    form: str = ""
+    """How its dialect is to write the answer, where the client chose between forms (Gemini's `sse`, else an array). Nobody
+    else's concern."""
 
     def texts(self) -> Iterator[str]:
         """Every text a model would read, message by message."""

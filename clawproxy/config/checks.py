@@ -27,8 +27,8 @@ from clawproxy.config.units import render_duration, shown
 
 STRATEGIES = ("priority",)
 LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
-DIALECTS = ("openai_chat", "openai_responses", "anthropic", "scripted")
-LATER_DIALECTS = ("gemini", "cohere", "ollama", "azure")
+DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "scripted")
+LATER_DIALECTS = ("cohere", "ollama", "azure")
 OPENAI_COMPATIBLE = {
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
     "ollama": "http://127.0.0.1:11434/v1",

@@ -7,11 +7,16 @@ A plugin's own (`Registry.add_provider_dialect`) are looked up before these.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from clawproxy.dialects.anthropic import AnthropicClient, AnthropicProvider
 from clawproxy.dialects.base import ClientDialect, ProviderDialect
+from clawproxy.dialects.gemini import PATTERN as GEMINI_PATTERN
+from clawproxy.dialects.gemini import GeminiClient, GeminiProvider
+from clawproxy.dialects.gemini.models import asks_gemini
 from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
 from clawproxy.dialects.openai_responses import OpenAIResponsesClient, OpenAIResponsesProvider
+from clawproxy.http1.head import Head
 
 _openai_chat = OpenAIChatProvider()
 
@@ -19,11 +24,13 @@ CLIENT: dict[str, ClientDialect] = {
     "openai_chat": OpenAIChatClient(),
     "openai_responses": OpenAIResponsesClient(),
     "anthropic": AnthropicClient(),
+    "gemini": GeminiClient(),
 }
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
     "openai_responses": OpenAIResponsesProvider(),
     "anthropic": AnthropicProvider(),
+    "gemini": GeminiProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
 }
 PATHS: dict[str, str] = {
@@ -34,9 +41,12 @@ PATHS: dict[str, str] = {
     **{f"{root}/v1/messages": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
     **{f"{root}/v1/messages/count_tokens": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
 }
-PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ()
+PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ((GEMINI_PATTERN, "gemini"),)
 
-__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER", "is_served"]
+SPEAKERS: tuple[tuple[Callable[[Head], bool], str], ...] = ((asks_gemini, "gemini"),)
+"""Whose words an error has at a path that is no dialect's own: the first that knows its client by the head."""
+
+__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER", "SPEAKERS", "is_served"]
 
 
 def is_served(path: str) -> bool:

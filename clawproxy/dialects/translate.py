@@ -56,11 +56,34 @@ HARMLESS: dict[str, frozenset[str]] = {
         }
     ),
     "anthropic": frozenset({"thinking", "context_management", "service_tier", "speed", "diagnostics", "eager_input_streaming"}),
+    "gemini": frozenset(
+        {
+            "generationConfig.enableEnhancedCivicAnswers",
+            "generationConfig.mediaResolution",
+            "labels",
+            "mediaResolution",
+            "partMetadata",
+            "safetySettings",
+            "serviceTier",
+            "store",
+            "toolConfig.functionCallingConfig.mode",
+        }
+    ),
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
 SILENT: dict[str, frozenset[str]] = {
     "openai_responses": frozenset(
         {"annotations", "id", "instructions", "logprobs", "namespace", "phase", "status", "tool_calls", "type"}
+    ),
+    "gemini": frozenset(
+        {
+            "generationConfig.responseSchema",
+            "generationConfig.thinkingConfig.includeThoughts",
+            "generationConfig.thinkingConfig.thinkingBudget",
+            "parameters",
+            "partsOrder",
+            "thoughtSignature",
+        }
     ),
 }
 """By dialect: names in `extra` that are its own bookkeeping. Left out without a word: the vocabulary says all that they mean."""

@@ -30,6 +30,7 @@ from clawproxy.scripted.connection import Connection, PeerGone
 from clawproxy.scripted.control import control
 from clawproxy.scripted.cursor import ScriptError
 from clawproxy.scripted.formats import Asked, BadRequest, Format
+from clawproxy.scripted.gemini import Gemini
 from clawproxy.scripted.log import ConnectionEntry, Entry, ProviderLog, State
 from clawproxy.scripted.openai_chat import OpenAIChat
 from clawproxy.scripted.openai_responses import OpenAIResponses
@@ -41,7 +42,7 @@ from clawproxy.secrets import Secret
 
 DEFAULT_SCRIPT = "reply"
 DEMO_SCRIPT = "pause 120ms; pace 25ms; reply"
-FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses(), Anthropic())
+FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini())
 
 _log = logging.getLogger("clawproxy.scripted")
 

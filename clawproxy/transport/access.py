@@ -17,6 +17,7 @@ from clawproxy.messages import Credentials
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 _BEARER = re.compile(r"bearer[ ]+(.*)", re.IGNORECASE | re.DOTALL)
 _LIST = re.compile(r",\s*bearer\s", re.IGNORECASE)
+_KEY_IN_QUERY = re.compile(r"(?:^|&)(?:key|api_key|access_token)=")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
 _JSON = re.compile(r'application/json[ \t]*(?:;[ \t]*charset=(?:"utf-8"|utf-8)[ \t]*)?', re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -34,8 +35,9 @@ def read_credentials(head: Head, peer: str, surface: str) -> Credentials:
     """From `Authorization: Bearer`, `x-api-key`, `api-key` or `x-goog-api-key`; the same one in several of them is one.
 
     Raises:
-        ClawError: auth.ambiguous for two that differ or two Authorization fields; auth.invalid for what can not be a
-            credential: another scheme, or anything but 1 to 8192 visible ASCII characters.
+        ClawError: auth.missing where one stands in the query instead; auth.ambiguous for two that differ or two Authorization
+            fields; auth.invalid for what can not be a credential: another scheme, or anything but 1 to 8192 visible ASCII
+            characters.
     """
     shown: list[str] = []
     lines = 0
@@ -49,6 +51,8 @@ def read_credentials(head: Head, peer: str, surface: str) -> Credentials:
         elif name in KEY_HEADERS:
             shown.append(value)
     if not shown:
+        if _KEY_IN_QUERY.search(head.query) is not None:
+            raise ClawError("auth.missing", "The key must not stand in the URL, where logs keep it: send it in a header.")
         return Credentials(None, peer, surface)
     if len(shown) > 1 and any(other != shown[0] for other in shown):
         raise ClawError("auth.ambiguous")

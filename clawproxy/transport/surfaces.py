@@ -15,6 +15,7 @@ from attrs import frozen
 from clawproxy.config import Config
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.base import ClientDialect
+from clawproxy.dialects.gemini import models as gemini_models
 from clawproxy.dialects.models import model_body, models_body
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
@@ -27,7 +28,13 @@ from clawproxy.transport.wire import Stream
 
 WebSocketSurface = Callable[[Stream, Head, bytes, Service, str], Awaitable[None]]
 """`await websocket(stream, head, leftover, service, peer)`: validates the upgrade, answers it, and serves until the end."""
-MODEL_PATHS = ("/v1/models", "/openai/v1/models")
+MODEL_PATHS = (
+    "/v1/models",
+    "/openai/v1/models",
+    "/v1beta/models",
+    "/v1/native/gemini/v1beta/models",
+    "/v1/native/google/v1beta/models",
+)
 
 
 @frozen(slots=True)
@@ -37,6 +44,7 @@ class Surfaces:
     Attributes:
         http: POST path -> the dialect spoken there.
         http_patterns: the same for paths that hold a name (`/v1beta/models/NAME:generateContent`), matched whole, in order.
+        speakers: whose words an error has where no dialect's path was asked for; the first that knows its client.
         websocket: None where the listener takes no upgrades.
         websocket_paths: GET paths that upgrade.
         plain: (method, path) -> handler. HEAD is served by GET's.
@@ -48,6 +56,7 @@ class Surfaces:
 
     http: Mapping[str, ClientDialect] = MappingProxyType({})
     http_patterns: Sequence[tuple[re.Pattern[str], ClientDialect]] = ()
+    speakers: Sequence[tuple[Callable[[Head], bool], ClientDialect]] = ()
     websocket: WebSocketSurface | None = None
     websocket_paths: frozenset[str] = frozenset({"/websocket"})
     plain: Mapping[tuple[str, str], PlainHandler] = MappingProxyType({})
@@ -59,6 +68,12 @@ class Surfaces:
     def by_pattern(self, path: str) -> ClientDialect | None:
         for pattern, dialect in self.http_patterns:
             if pattern.fullmatch(path) is not None:
+                return dialect
+        return None
+
+    def speaker(self, head: Head) -> ClientDialect | None:
+        for knows, dialect in self.speakers:
+            if knows(head):
                 return dialect
         return None
 
@@ -113,7 +128,8 @@ def model_of(path: str) -> str | None:
 
 
 async def _models(service: Service, name: str, head: Head, body: bytes, peer: str) -> PlainResponse:
-    """The model list, or one model, in OpenAI's shape; in Anthropic's where the client says `anthropic-version`.
+    """The model list, or one model, in OpenAI's shape; in Anthropic's where the client says `anthropic-version`, in Google's
+    for whom `asks_gemini` knows.
 
     Raises:
         ClawError: as `Service.authenticate`; model_not_found.
@@ -124,6 +140,10 @@ async def _models(service: Service, name: str, head: Head, body: bytes, peer: st
         pairs = [pair for pair in pairs if pair[0] == name][:1]
         if not pairs:
             raise ClawError("model_not_found")
+    if gemini_models.asks_gemini(head):
+        return PlainResponse(
+            body=gemini_models.model_body(name) if name else gemini_models.models_body([model for model, _ in pairs])
+        )
     if head.get("anthropic-version") is None:
         return PlainResponse(body=model_body(*pairs[0]) if name else models_body(pairs))
     entries = [_anthropic_entry(model) for model, _ in pairs]
