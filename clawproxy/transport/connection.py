@@ -216,6 +216,7 @@ class Connection:
             if dialect is not None:
                 self._dialect = dialect
                 return await self._exchange(head, dialect, None)
+        self._dialect = surfaces.speaker(head.path)
         try:
             if head.method == "GET" and surfaces.websocket is not None and head.path in surfaces.websocket_paths:
                 return await self._upgrade(head, surfaces.websocket)
