@@ -27,7 +27,7 @@ from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PROVIDER, SPEAKERS, is_served
+from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PREFIXES, PROVIDER, SPEAKERS, is_served
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway, Generation
 from clawproxy.http1.head import Head
@@ -167,6 +167,7 @@ class Server:
                     http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
                     plain=catalog_pages(gateway, is_served),
                     speakers=[(knows, CLIENT[name]) for knows, name in SPEAKERS],
+                    http_prefixes={prefix: CLIENT[name] for prefix, name in PREFIXES.items()},
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
                 )
                 for each in bound:

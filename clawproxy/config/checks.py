@@ -27,11 +27,10 @@ from clawproxy.config.units import render_duration, shown
 
 STRATEGIES = ("priority",)
 LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
-DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "scripted")
-LATER_DIALECTS = ("cohere", "ollama", "azure")
+DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "cohere", "ollama", "scripted")
+LATER_DIALECTS = ("azure",)
 OPENAI_COMPATIBLE = {
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
-    "ollama": "http://127.0.0.1:11434/v1",
 }
 PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
 """The clocks of one attempt, so that a provider can have its own."""

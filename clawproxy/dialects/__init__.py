@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 from clawproxy.dialects.anthropic import AnthropicClient, AnthropicProvider
 from clawproxy.dialects.base import ClientDialect, ProviderDialect
+from clawproxy.dialects.cohere import CohereChat, CohereEmbed, CohereProvider
 from clawproxy.dialects.gemini import PATTERN as GEMINI_PATTERN
 from clawproxy.dialects.gemini import GeminiClient, GeminiProvider
 from clawproxy.dialects.gemini.models import asks_gemini
+from clawproxy.dialects.ollama import OllamaChat, OllamaEmbed, OllamaGenerate, OllamaProvider
 from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
 from clawproxy.dialects.openai_responses import OpenAIResponsesClient, OpenAIResponsesProvider
 from clawproxy.http1.head import Head
@@ -25,12 +27,20 @@ CLIENT: dict[str, ClientDialect] = {
     "openai_responses": OpenAIResponsesClient(),
     "anthropic": AnthropicClient(),
     "gemini": GeminiClient(),
+    "cohere": CohereChat(),
+    "cohere_embed": CohereEmbed(),
+    "ollama": OllamaChat(),
+    "ollama_generate": OllamaGenerate(),
+    "ollama_embed": OllamaEmbed(),
+    "ollama_embeddings": OllamaEmbed(old=True),
 }
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
     "openai_responses": OpenAIResponsesProvider(),
     "anthropic": AnthropicProvider(),
     "gemini": GeminiProvider(),
+    "cohere": CohereProvider(),
+    "ollama": OllamaProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
 }
 PATHS: dict[str, str] = {
@@ -40,13 +50,23 @@ PATHS: dict[str, str] = {
     "/openai/v1/responses": "openai_responses",
     **{f"{root}/v1/messages": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
     **{f"{root}/v1/messages/count_tokens": "anthropic" for root in ("", "/anthropic", "/v1/native/anthropic")},
+    "/api/chat": "ollama",
+    "/api/embed": "ollama_embed",
+    "/api/embeddings": "ollama_embeddings",
+    "/api/generate": "ollama_generate",
+    "/v2/chat": "cohere",
+    "/v2/embed": "cohere_embed",
 }
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ((GEMINI_PATTERN, "gemini"),)
-
+PREFIXES: dict[str, str] = {
+    "/api/": "ollama",
+    "/v2/": "cohere",
+}
+"""Whose words an error has below a path that nothing serves, or another method: OpenAI's where none is listed."""
 SPEAKERS: tuple[tuple[Callable[[Head], bool], str], ...] = ((asks_gemini, "gemini"),)
 """Whose words an error has at a path that is no dialect's own: the first that knows its client by the head."""
 
-__all__ = ["CLIENT", "PATHS", "PATTERNS", "PROVIDER", "SPEAKERS", "is_served"]
+__all__ = ["CLIENT", "PATHS", "PATTERNS", "PREFIXES", "PROVIDER", "SPEAKERS", "is_served"]
 
 
 def is_served(path: str) -> bool:

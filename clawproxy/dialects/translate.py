@@ -17,6 +17,7 @@ from clawproxy.messages import ChatRequest
 
 HARMLESS: dict[str, frozenset[str]] = {
     "claw": frozenset(),
+    "cohere": frozenset({"citation_options", "citations", "document", "input_type", "priority"}),
     "openai_chat": frozenset(
         {
             "max_completion_tokens",
@@ -67,6 +68,26 @@ HARMLESS: dict[str, frozenset[str]] = {
             "serviceTier",
             "store",
             "toolConfig.functionCallingConfig.mode",
+        }
+    ),
+    "ollama": frozenset(
+        {
+            "keep_alive",
+            # how a model is loaded
+            "options.f16_kv",
+            "options.low_vram",
+            "options.main_gpu",
+            "options.num_batch",
+            "options.num_ctx",
+            "options.num_gpu",
+            "options.num_keep",
+            "options.num_thread",
+            "options.numa",
+            "options.use_mlock",
+            "options.use_mmap",
+            "options.vocab_only",
+            # there only where it sets no limit
+            "options.num_predict",
         }
     ),
 }

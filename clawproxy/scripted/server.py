@@ -26,12 +26,14 @@ import trio
 from clawproxy.scripted import faults as f
 from clawproxy.scripted.anthropic import Anthropic
 from clawproxy.scripted.checks import Step
+from clawproxy.scripted.cohere import Cohere
 from clawproxy.scripted.connection import Connection, PeerGone
 from clawproxy.scripted.control import control
 from clawproxy.scripted.cursor import ScriptError
 from clawproxy.scripted.formats import Asked, BadRequest, Format
 from clawproxy.scripted.gemini import Gemini
 from clawproxy.scripted.log import ConnectionEntry, Entry, ProviderLog, State
+from clawproxy.scripted.ollama import Ollama
 from clawproxy.scripted.openai_chat import OpenAIChat
 from clawproxy.scripted.openai_responses import OpenAIResponses
 from clawproxy.scripted.player import BrokenOff, Player
@@ -42,7 +44,7 @@ from clawproxy.secrets import Secret
 
 DEFAULT_SCRIPT = "reply"
 DEMO_SCRIPT = "pause 120ms; pace 25ms; reply"
-FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini())
+FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Cohere(), Ollama())
 
 _log = logging.getLogger("clawproxy.scripted")
 

@@ -21,6 +21,7 @@ from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import risky_target
 from clawproxy.service import Service
+from clawproxy.transport import ollama_pages
 from clawproxy.transport.access import read_credentials
 from clawproxy.transport.http import PlainHandler, PlainResponse
 from clawproxy.transport.origins import check_origin, preflight_headers
@@ -49,7 +50,8 @@ class Surfaces:
         websocket_paths: GET paths that upgrade.
         plain: (method, path) -> handler. HEAD is served by GET's.
         fallback: asked for every target that nothing else serves; it raises ClawError for what it does not know either.
-        models: whether `/v1/models` is served.
+        models: whether `/v1/models` is served, and Ollama's pages of that kind.
+        http_prefixes: prefix of a path -> the dialect in whose words an error below it is told, where nothing is served there.
         check: Host and Origin policy, run first.
         plain_body: the most bytes of a plain route's body.
     """
@@ -64,6 +66,7 @@ class Surfaces:
     models: bool = True
     check: Callable[[Head, Config, bool], ClawError | None] = check_origin
     plain_body: int = 1024 * 1024
+    http_prefixes: Mapping[str, ClientDialect] = MappingProxyType({})
 
     def by_pattern(self, path: str) -> ClientDialect | None:
         for pattern, dialect in self.http_patterns:
@@ -72,10 +75,14 @@ class Surfaces:
         return None
 
     def speaker(self, head: Head) -> ClientDialect | None:
+        """In whose words an error is told where nothing is served for this head; None: in OpenAI's."""
+        for prefix, dialect in self.http_prefixes.items():
+            if head.path.startswith(prefix):
+                return dialect
         for knows, dialect in self.speakers:
             if knows(head):
                 return dialect
-        return None
+        return self.http.get(head.path)
 
     def allowed(self, path: str) -> list[str]:
         """The methods that would be served at this path: empty where it is unknown."""
@@ -84,6 +91,8 @@ class Surfaces:
             methods.add("POST")
         if self.models and model_of(path) is not None:
             methods.add("GET")
+        if self.models and path in ollama_pages.METHODS:
+            methods.add(ollama_pages.METHODS[path])
         if self.websocket is not None and path in self.websocket_paths:
             methods.add("GET")
         if "GET" in methods:
@@ -104,6 +113,10 @@ class Surfaces:
             model = model_of(head.path)
             if model is not None:
                 return functools.partial(_models, service, model)
+        if self.models:
+            page = ollama_pages.page(service, method, head.path)
+            if page is not None:
+                return page
         if head.path == "*":
             return functools.partial(_options, "GET, HEAD, POST, OPTIONS")
         methods = self.allowed(head.path)
