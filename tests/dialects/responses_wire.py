@@ -7,10 +7,8 @@ from typing import Any
 
 
 def sse(*events: dict[str, Any]) -> bytes:
-    written = [
-        f"event: {event['type']}\ndata: {json.dumps({**event, 'sequence_number': number})}\n\n" for number, event in enumerate(events)
-    ]
-    return "".join(written).encode()
+    numbered = [{**event, "sequence_number": number} for number, event in enumerate(events)]
+    return "".join([f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in numbered]).encode()
 
 
 def response(status: str, output: list[Any] | None = None, **fields: Any) -> dict[str, Any]:

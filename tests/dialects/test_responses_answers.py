@@ -201,10 +201,10 @@ def test_the_sdk_raises_where_an_answer_fails_on_its_way(client: openai.OpenAI, 
     body = encoder.encode(Batch([Text("a")])) + encoder.fail(ClawError("provider_error.cut"))
     assert (encoder.fail(ClawError("internal")), encoder.keepalive()) == (b"", b"")
     answers.append(streamed(body))
-    texts = []
+    stream = client.responses.create(model="m", input="x", stream=True)
+    texts: list[str] = []
     with pytest.raises(openai.APIError, match="cut off") as caught:
-        for event in client.responses.create(model="m", input="x", stream=True):
-            texts.append(getattr(event, "delta", ""))
+        texts.extend(getattr(event, "delta", "") for event in stream)
     assert "".join(texts) == "a"
     assert caught.value.code == "provider_error.cut"
     last = json.loads(blocks(body)[-1])  # what Codex looks at

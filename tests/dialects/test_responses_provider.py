@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_stream() -> None:
 def test_the_cuts_do_not_matter(cuts: list[int]) -> None:
     data = sse(*FULL)
     places = [0, *sorted(cuts), len(data)]
-    assert decode(*[data[a:b] for a, b in zip(places, places[1:], strict=False)]) == (EVENTS, data)
+    assert decode(*[data[a:b] for a, b in pairwise(places)]) == (EVENTS, data)
 
 
 def test_byte_by_byte_and_with_other_line_ends() -> None:
@@ -222,11 +223,12 @@ def test_figures_that_can_not_be(usage: Any) -> None:
     )
 
 
+names = st.sampled_from(["type", "text", "content", "summary", "id"])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "content", "summary", "id"]), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=6,
-)  # fmt: skip
+)
 kinds = st.sampled_from([event["type"] for event in FULL] + ["error", "response.failed", "response.refusal.delta", "x"])
 fields = st.sampled_from(
     ["delta", "item", "output_index", "response", "part", "error", "summary_index", "arguments", "code", "message"]

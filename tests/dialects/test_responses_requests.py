@@ -277,7 +277,8 @@ def test_a_chat_request_for_a_responses_provider() -> None:
         "input": [
             {"type": "message", "role": "system", "content": "be good"},
             {"type": "message", "role": "user", "content": [
-                {"type": "input_text", "text": "look"}, {"type": "input_image", "image_url": "https://x/y.png", "detail": "auto"}]},
+                {"type": "input_text", "text": "look"},
+                {"type": "input_image", "image_url": "https://x/y.png", "detail": "auto"}]},
             {"type": "message", "role": "assistant", "content": "I call"},
             {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "c1", "output": "result"},
