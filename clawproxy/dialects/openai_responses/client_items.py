@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import define, field
 
+from clawproxy.dialects.openai_responses.client_agree import whole_text
 from clawproxy.dialects.openai_responses.items import OWN_REASONING
 from clawproxy.dialects.openai_responses.tools import Names, unwrapped
 from clawproxy.events import Reasoning, ToolCallDelta
@@ -159,8 +160,12 @@ class Items:
                 known.arguments.append(event["delta"])
             elif known.parts:
                 known.parts[-1].pieces.append(event["delta"])
-        elif kind in ("response.content_part.done", "response.reasoning_summary_part.done") and known.parts:
-            known.parts[-1].done = True
+        elif kind.endswith(".done"):
+            pieces = known.parts[-1].pieces if known.parts else known.arguments
+            if not pieces and (text := whole_text(event)):
+                pieces.append(text)  # of a provider that sends no deltas
+            if kind.endswith("_part.done") and known.parts:
+                known.parts[-1].done = True
 
     def _adopt(self, item: dict[str, Any], index: int) -> None:
         known = _Item(index, str(item.get("type")), str(item.get("id")))

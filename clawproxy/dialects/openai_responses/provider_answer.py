@@ -17,7 +17,14 @@ import msgspec
 from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY, _count, _mapping, _part_of, _storable
 from clawproxy.dialects.openai_chat.provider_chunk import _name
 from clawproxy.dialects.openai_chat.provider_faults import classify
-from clawproxy.dialects.openai_responses.provider_event import Said, decode_event, decode_response, item_events, kind_of_tool
+from clawproxy.dialects.openai_responses.provider_event import (
+    Said,
+    StreamEvent,
+    decode_event,
+    decode_response,
+    item_events,
+    kind_of_tool,
+)
 from clawproxy.dialects.openai_responses.tools import NAME
 from clawproxy.dialects.sse import ServerEvent, SSEDecoder, TooLarge
 from clawproxy.errors import ClawError, ProviderFault
@@ -46,7 +53,11 @@ _TEXTS: Mapping[str, type[Text | Refused | Reasoning]] = {
     "response.reasoning_summary_text.delta": Reasoning,
     "response.reasoning_text.delta": Reasoning,
 }
+_WHOLE_TEXTS: Mapping[str, type[Text | Refused | Reasoning]] = {
+    name.removesuffix("delta") + "done": kind for name, kind in _TEXTS.items()
+}
 _ARGUMENTS = frozenset({"response.function_call_arguments.delta", "response.custom_tool_call_input.delta"})
+_WHOLE_ARGUMENTS = frozenset({"response.function_call_arguments.done", "response.custom_tool_call_input.done"})
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 
 
@@ -101,12 +112,19 @@ class StreamDecoder:
         make = _TEXTS.get(kind)
         if make is not None:
             if isinstance(event.delta, str) and event.delta:
-                self._item(event.output_index).heard = True
+                self._item(event.output_index).heard.add(event.place())
                 events.append(make(event.delta))
             return True
         if kind in _ARGUMENTS:
             self._arguments(event.output_index, event.delta, events)
             return True
+        if kind in _WHOLE_TEXTS:
+            self._whole_text(event, _WHOLE_TEXTS[kind], events)
+        elif kind in _WHOLE_ARGUMENTS:
+            said = self._item(event.output_index)
+            text = event.input if event.arguments is None else event.arguments
+            if isinstance(text, str) and said.named:
+                self._arguments(event.output_index, text[said.arguments :], events)
         if kind in _ENDS:
             return self._end(kind, event.response, events)
         if kind == "error" or event.error:
@@ -141,6 +159,12 @@ class StreamDecoder:
         if said.call is None:
             said.call, self._calls = self._calls, self._calls + 1
         return said.call
+
+    def _whole_text(self, event: StreamEvent, make: type[Text | Refused | Reasoning], events: list[Event]) -> None:
+        heard, text = self._item(event.output_index).heard, event.refusal if make is Refused else event.text
+        if event.place() not in heard and isinstance(text, str) and text:
+            heard.add(event.place())
+            events.append(make(text))
 
     def _arguments(self, index: Any, delta: Any, events: list[Event]) -> None:
         if isinstance(delta, str) and delta:

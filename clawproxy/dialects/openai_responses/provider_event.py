@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from attrs import define
+from attrs import define, field
 from msgspec import Struct
 
 from clawproxy.dialects.openai_responses.tools import joined
@@ -34,10 +34,19 @@ class StreamEvent(Struct, gc=False):
     type: str | None = None
     delta: Any = None
     output_index: Any = None
+    content_index: Any = None
     summary_index: Any = None
     item: Any = None
     response: Any = None
     error: Any = None
+    text: Any = None
+    refusal: Any = None
+    arguments: Any = None
+    input: Any = None
+
+    def place(self) -> str:
+        """Which part of its item a text is."""
+        return f"{self.content_index}.{self.summary_index}"
 
 
 decode_event = msgspec.json.Decoder(StreamEvent).decode
@@ -48,8 +57,8 @@ decode_response = msgspec.json.Decoder(dict[str, Any]).decode
 class Said:
     """What was heard of one item so far."""
 
-    heard: bool = False
-    """A piece of its text."""
+    heard: set[str] = field(factory=set)
+    """The parts of which there was any text."""
     named: bool = False
     """Its call's id and name."""
     arguments: int = 0

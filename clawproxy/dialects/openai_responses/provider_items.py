@@ -99,7 +99,9 @@ def _part(part: Part, same: bool, where: str, kind: str) -> dict[str, Any]:
     if kind == "output_text":
         translate.refuse(where, "can not be part of an assistant's message in the Responses format")
     if isinstance(part, ImagePart):
-        image: dict[str, Any] = {**extra, "type": "input_image", "detail": part.detail or "auto"}
+        image: dict[str, Any] = {**extra, "type": "input_image"}
+        if part.detail is not None or not same:
+            image["detail"] = part.detail or "auto"
         if part.data is not None:
             image["image_url"] = f"data:{part.media_type or 'image/png'};base64,{part.data}"
         elif part.url is not None:
