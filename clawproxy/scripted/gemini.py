@@ -72,7 +72,7 @@ class Gemini:
                 prompt = text
         stream = method == "streamGenerateContent"
         sse = parse_qs(query).get("alt") == ["sse"]
-        return GeminiAsked(unquote(match["model"]), stream, prompt, words, True, method, len(contents), sse)
+        return GeminiAsked(unquote(match["model"]), stream, prompt, words, True, False, method, len(contents), sse)
 
     def encoder(self, asked: Asked, serial: int) -> Encoder:
         assert isinstance(asked, GeminiAsked)

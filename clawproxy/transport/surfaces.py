@@ -176,4 +176,4 @@ async def _options(allowed: str, head: Head, body: bytes, peer: str) -> PlainRes
 
 
 def _anthropic_entry(model: str) -> dict[str, Any]:
-    return {"type": "model", "id": model, "display_name": model, "created_at": "1970-01-01T00:00:00Z"}
+    return {"type": "model", "id": model, "display_name": model, "created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}

@@ -46,12 +46,11 @@ class Answer:
         out: list[Event] = []
         for event in events:
             kind = type(event)
-            if kind is Text or kind is Reasoning or kind is Refused:
+            if isinstance(event, Reasoning) and not (event.signature is event.data is None):
+                self._signed(event, out)
+            elif kind is Text or kind is Reasoning or kind is Refused:
                 if kind is not self._key:
                     self._turn(kind, out)
-                if kind is Reasoning and (event.signature is not None or event.data is not None):  # type: ignore[union-attr]
-                    self._signed(event, out)  # type: ignore[arg-type]
-                    continue
                 pieces = self._current.feed(event.text)  # type: ignore[union-attr]
                 if pieces is None:
                     out.append(event)
@@ -91,15 +90,17 @@ class Answer:
         return out
 
     def _signed(self, event: Reasoning, out: list[Event]) -> None:
-        """The last piece of a block of reasoning: what is held of the block goes before it, and it keeps its signature."""
-        pieces = self._current.feed(event.text) if event.text else ()
+        """The end of a block of reasoning: what is held goes before its signature, which goes on as it is."""
+        if self._key is not Reasoning:
+            self._turn(Reasoning, out)
+        pieces = self._current.feed(event.text)
         if pieces is None:
             out.append(event)
             return
         out += map(self._event, pieces)
         if self._current.held:
             out += map(self._event, self._current.interrupt())
-        out.append(evolve(event, text="") if event.text else event)
+        out.append(evolve(event, text=""))
 
     def _tool(self, event: ToolCallDelta, out: list[Event]) -> None:
         if not event.arguments:

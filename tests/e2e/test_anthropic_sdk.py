@@ -24,6 +24,10 @@ PROMPT = [{"role": "user", "content": "hello"}]
 TOOL = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {"where": {"type": "string"}}}}
 
 
+def event(kind: str, **fields: Any) -> str:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
+
+
 class Setup:
     def __init__(self, client: anthropic.Anthropic, provider: ScriptedProvider, url: str) -> None:
         self.client = client
@@ -66,7 +70,7 @@ async def setup(tmp_path: Path, dialect: str, **options: Any) -> AsyncIterator[S
         providers = {"p": ProviderConfig(dialect=dialect, base_url=provider.base_url, api_key=SecretRef("", PROVIDER_KEY))}
         models = {"test-model": ModelConfig((RouteConfig("p", "upstream-1"),))}
         async with gateway(tmp_path, providers=providers, models=models) as running:
-            with anthropic.Anthropic(api_key=KEY, base_url=running.url, **{"max_retries": 0, **options}) as client:
+            with anthropic.Anthropic(base_url=running.url, **{"api_key": KEY, "max_retries": 0, **options}) as client:
                 yield Setup(client, provider, running.url)
 
 
@@ -150,24 +154,25 @@ async def test_anothers_thinking_never_reaches_anthropic(tmp_path: Path) -> None
         message, _ = await claw.stream("reasoning well now; say hello")
     async with setup(tmp_path, "anthropic") as claw:
         await claw.create(messages=[*PROMPT, {"role": "assistant", "content": message.content}, *PROMPT])
-        assert claw.sent["messages"][1] == {"role": "assistant", "content": [{"type": "text", "text": "hello", "citations": None}]}
+        assert claw.sent["messages"][1] == {"role": "assistant", "content": "hello"}
 
 
 async def test_what_only_this_format_knows_goes_there_and_back(tmp_path: Path) -> None:
     """Unknown fields, betas, versions, unknown events and blocks: byte for byte."""
-    events = (
-        'event: message_start\ndata: {"type": "message_start", "message": {"id": "msg_9", "type": "message", "role": "assistant", '
-        '"model": "claude-x", "content": [], "usage": {"input_tokens": 3, "output_tokens": 1, "new_figure": 7}, "new": 1}}\n\n'
-        'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":{"type":"server_tool_use",'
-        '"id":"srvtoolu_1","name":"web_search","input":{}}}\n\n'
-        'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n'
-        'event: ping\ndata: {"type": "ping"}\n\n'
-        'event: new_event\ndata: {"type": "new_event", "what": []}\n\n'
-        'event: content_block_start\ndata: {"type":"content_block_start","index":1,"content_block":{"type":"text","text":""}}\n\n'
-        'event: content_block_delta\ndata: {"type":"content_block_delta","index":1,"delta":{"type":"text_delta","text":"hi"}}\n\n'
-        'event: content_block_stop\ndata: {"type":"content_block_stop","index":1}\n\n'
-        'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"pause_turn"},"usage":{"output_tokens":5}}\n\n'
-        'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    start = {"id": "msg_9", "type": "message", "role": "assistant", "model": "claude-x", "content": [], "new": 1}
+    events = "".join(
+        [
+            event("message_start", message={**start, "usage": {"input_tokens": 3, "output_tokens": 1, "new_figure": 7}}),
+            event("content_block_start", index=0, content_block={"type": "server_tool_use", "id": "s", "name": "w", "input": {}}),
+            event("content_block_stop", index=0),
+            event("ping"),
+            event("new_event", what=[]),
+            event("content_block_start", index=1, content_block={"type": "text", "text": "", "new": None}),
+            event("content_block_delta", index=1, delta={"type": "text_delta", "text": "hi"}),
+            event("content_block_stop", index=1),
+            event("message_delta", delta={"stop_reason": "pause_turn", "new": {}}, usage={"output_tokens": 5}),
+            event("message_stop"),
+        ]
     )
     asked = {
         "model": "test-model",
@@ -269,9 +274,8 @@ async def test_an_error_after_the_first_words(tmp_path: Path, dialect: str) -> N
     ("changes", "kind", "word"),
     [
         ({"model": "other"}, anthropic.NotFoundError, "not_found_error"),
-        ({"max_tokens": "x"}, anthropic.BadRequestError, "invalid_request_error"),
+        ({"extra_body": {"max_tokens": "x"}}, anthropic.BadRequestError, "invalid_request_error"),
         ({"extra_body": {"temperature": 0.5}}, anthropic.BadRequestError, "invalid_request_error"),
-        ({"extra_headers": {"x-api-key": "wrong"}}, anthropic.AuthenticationError, "authentication_error"),
     ],
 )
 async def test_what_the_gateway_refuses(tmp_path: Path, changes: dict[str, Any], kind: type[Exception], word: str) -> None:
@@ -281,6 +285,13 @@ async def test_what_the_gateway_refuses(tmp_path: Path, changes: dict[str, Any],
         assert isinstance(caught.value, anthropic.APIStatusError)
         assert caught.value.type == word
         assert not claw.provider.log.requests
+
+
+async def test_a_wrong_key(tmp_path: Path) -> None:
+    async with setup(tmp_path, "anthropic", api_key="wrong") as claw:
+        with pytest.raises(anthropic.AuthenticationError) as caught:
+            await claw.create()
+        assert (caught.value.type, caught.value.error_code) == ("authentication_error", "auth.invalid")
 
 
 async def test_the_sdk_tries_again(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
 """Messages answers for a client, as a stream of events.
 
-Rule 1: a batch that still has its provider's bytes in this format goes out as those bytes, until one comes that has none (a
-        policy changed it, or the provider speaks another format). From then on everything is written from events: what a policy
-        took out may have held the end of one block and the beginning of the next, so later bytes no longer fit.
+Rule 1: a provider's own bytes in this format go out as they are. Where a policy changed a batch it is written from its events,
+        and the bytes after it go on where they fit: `_follow` keeps to the blocks the client was told of, and renumbers.
 Rule 2: blocks stand one after another. Text and thinking end where something else begins; a tool call stays open until text or
         thinking begins or the answer ends, since other formats send the pieces of several calls mixed.
-Rule 3: `message_delta` and `message_stop` are written at the end, once, whatever passed before; an answer ends once.
-Rule 4: thinking of another vendor is a thinking block with an empty signature: SDKs want the field, and clients show the text.
+Rule 3: the end of a block that came last in a batch waits for the next one: a policy may still hold some of its text.
+Rule 4: `message_delta` and `message_stop` are written once, whatever passed before; an answer ends once.
+Rule 5: thinking of another vendor is a thinking block with an empty signature: SDKs want the field, and clients show the text.
         When it comes back it is known by that, and never reaches Anthropic (`client_blocks`, Rule 4). A signature goes out only
         where Anthropic made it.
-Rule 5: `message_start` says the input's tokens where they are known by then, else 0; `message_delta` states all figures.
+Rule 6: `message_start` says the input's tokens where they are known by then, else 0; `message_delta` states all figures.
 """
 
 from __future__ import annotations
@@ -93,21 +93,26 @@ class StreamEncoder(Identity):
         super().__init__(exchange, request)
         self.begun = self.told = self.over = False
         self.made = False
-        """Something was written from events: see Rule 1."""
+        """Something was written from events."""
         self.dialect = ""
-        self.kind = ""
-        """Of the open block that is not a tool call: text, thinking, or none."""
         self.index = -1
         """Of the block begun last."""
+        self.kind = ""
+        """Of that block, while it is open."""
+        self.open: list[int] = []
+        self.ended: int | None = None
+        """The open block whose end waits (Rule 3), `end` the event."""
+        self.end = b""
+        self.theirs: dict[int, int] = {}
+        """The provider's index of a block -> the client's."""
         self.calls: dict[int, int] = {}
         """Tool call -> block."""
-        self.open: list[int] = []
 
     def encode(self, batch: Batch) -> bytes:
         if self.over:
             return b""
         self.dialect = batch.dialect or self.dialect
-        if batch.raw is not None and batch.dialect == NAME and not self.made:
+        if batch.raw is not None and batch.dialect == NAME:
             return self._passed(batch.raw, batch.events)
         return b"".join([self._event(event) for event in batch.events])
 
@@ -118,36 +123,68 @@ class StreamEncoder(Identity):
             kind = type(event)
             if kind is Text:
                 continue
-            if kind is Begin:
+            if kind is Begin and not self.begun:
                 self.adopt(event)  # type: ignore[arg-type]
-                self.begun = True
             elif kind is Finish:
-                self.finished, self.told = event, True  # type: ignore[assignment]
+                self.finished = event  # type: ignore[assignment]
             elif kind is UsageReport:
                 self.usage = event.usage  # type: ignore[union-attr]
-            elif kind is End:
-                self.over = True
-        if b"event: content_block_st" in raw:  # twice a block
-            self._follow(raw)
-        return raw
+        if not self.made and self.ended is None and b"event: content_block_st" not in raw and b"event: message_" not in raw:
+            return raw  # nearly all
+        return b"".join([self._follow(piece) for piece in raw.split(b"\n\n") if piece])
 
-    def _follow(self, raw: bytes) -> None:
-        """Keep count of the blocks, so that events can take over. These bytes were decoded before (`provider_answer`)."""
-        for piece in raw.split(b"\n\n"):
-            name, _, data = piece.partition(b"\n")
-            if name == b"event: content_block_stop":
-                index = msgspec.json.decode(data[6:]).get("index", 0)
-                self.open = [each for each in self.open if each != index]
-                self.kind = ""
-            elif name == b"event: content_block_start":
-                start = msgspec.json.decode(data[6:])
-                self.index = start.get("index", 0)
-                kind = start["content_block"]["type"]
-                if kind == "tool_use":
-                    self.calls[len(self.calls)] = self.index
-                    self.called = True
-                self.kind = kind if kind in ("text", "thinking") else ""
-                self.open.append(self.index)
+    def _follow(self, piece: bytes) -> bytes:
+        """One event of the provider's: as it is, or renumbered. `provider_answer` wrote it: `event: NAME`, `data: JSON`."""
+        whole = piece + b"\n\n"
+        name = piece[7 : piece.index(b"\n")]
+        if not name.startswith(b"content_block_"):
+            if name == b"message_start":
+                whole, self.begun = b"" if self.begun else whole, True
+            elif name == b"message_delta":
+                self.told = True
+                whole = self._close() + whole
+            elif name == b"message_stop":
+                if not self.told:
+                    return b""  # its message_delta was taken by a policy: `finish` writes both
+                self.over = True
+            return self._end() + whole
+        fields = msgspec.json.decode(piece[len(name) + 14 :])
+        theirs = fields.get("index", 0)
+        if name == b"content_block_stop":
+            ours = self.theirs.pop(theirs, None if theirs in self.theirs or not self.open else self.open[-1])
+            before = self._end()
+            if ours is not None and ours in self.open:
+                self.ended, self.end = ours, whole if ours == theirs else _stop(ours)
+            return before
+        if name == b"content_block_start":
+            before = self._close()
+            ours = self.theirs[theirs] = self._opened(fields["content_block"]["type"])
+            if self.kind == "tool_use":
+                self.called = True
+                self.calls[len(self.calls)] = ours
+        else:
+            before = self._end()
+            known, started = self._meant(theirs, fields["delta"]["type"])
+            if known is None:
+                return before
+            before, ours = before + started, known
+        if ours == theirs:
+            return before + whole
+        return before + encode_event(jsonio.encode({**fields, "index": ours}), name)
+
+    def _meant(self, theirs: int, kind: str) -> tuple[int | None, bytes]:
+        """`(the block, what begins it)` that a delta of theirs belongs to, where a policy may have taken in its beginning."""
+        ours = self.theirs.get(theirs)
+        if ours is not None and ours in self.open:
+            return ours, b""
+        needs = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "thinking"}.get(kind)
+        started = b""
+        if needs is not None:
+            started = self._block(needs)
+        elif not self.open or self.kind == "thinking":
+            return None, b""
+        self.theirs[theirs] = self.open[-1]
+        return self.open[-1], started
 
     # --- from events -------------------------------------------------------------------------------------------------------
 
@@ -161,40 +198,39 @@ class StreamEncoder(Identity):
             return self._reasoning(event)
         if isinstance(event, ToolCallDelta):
             return self._call(event)
+        if isinstance(event, Opaque):
+            return self._opaque(event)
         if isinstance(event, Begin):
             if self.dialect == NAME and not self.begun:
                 self.adopt(event)
-            return b""
-        if isinstance(event, Finish):
+        elif isinstance(event, Finish):
             self.finished = event  # written at the end, with the figures
-            return b""
-        if isinstance(event, UsageReport):
+        elif isinstance(event, UsageReport):
             self.usage = event.usage
-            return b""
-        if isinstance(event, End | Failed | KeepAlive | Opaque | Embedding):
-            return b""
-        assert_never(event)
+        elif isinstance(event, End | Failed | KeepAlive | Embedding):
+            pass
+        else:
+            assert_never(event)
+        return b""
 
     def _text(self, text: str) -> bytes:
         if not text:
             return b""
-        start = self._block("text", {"type": "text", "text": ""})
-        return start + self._delta(self.index, b'{"type":"text_delta","text":%b}' % jsonio.encode(text))
+        return self._block("text") + self._delta(self.index, b'{"type":"text_delta","text":%b}' % jsonio.encode(text))
 
     def _reasoning(self, event: Reasoning) -> bytes:
         own = self.dialect == NAME
         if event.data is not None:
-            if not own:
-                return b""
-            start = self._block("redacted", {"type": "redacted_thinking", "data": event.data})
-            return start + self._close()
-        written = b""
-        if event.text or (event.signature is not None and own):
-            written = self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+            block = {"type": "redacted_thinking", "data": event.data}
+            return self._close() + self._start(block) + self._close() if own else b""
+        signature = event.signature if own else None
+        if not event.text and signature is None:
+            return b""
+        written = self._block("thinking")
         if event.text:
             written += self._delta(self.index, b'{"type":"thinking_delta","thinking":%b}' % jsonio.encode(event.text))
-        if event.signature is not None and own:
-            delta = b'{"type":"signature_delta","signature":%b}' % jsonio.encode(event.signature)
+        if signature is not None:
+            delta = b'{"type":"signature_delta","signature":%b}' % jsonio.encode(signature)
             written += self._delta(self.index, delta) + self._close()  # it ends its block; another one may follow
         return written
 
@@ -202,7 +238,7 @@ class StreamEncoder(Identity):
         written = b""
         block = self.calls.get(event.index)
         if block is None:
-            if self.kind:
+            if self.kind != "tool_use":
                 written = self._close()
             self.called = True
             ident = event.call_id or f"toolu_{self.exchange.request_id.replace('-', '')}_{event.index}"
@@ -213,29 +249,56 @@ class StreamEncoder(Identity):
             written += self._delta(block, delta)
         return written
 
-    def _block(self, kind: str, block: dict[str, Any]) -> bytes:
+    def _opaque(self, event: Opaque) -> bytes:
+        """What only this format knows, in a batch whose bytes can not be used."""
+        if event.data is None or self.dialect != NAME:
+            return b""
+        fields = msgspec.json.decode(event.data)
+        begun = b"" if self.begun else self._begin()
+        name = str(fields.get("type", "")).encode()
+        self.made = True
+        return begun + self._follow(b"event: %b\ndata: %b" % (name, event.data))
+
+    # --- blocks ------------------------------------------------------------------------------------------------------------
+
+    def _block(self, kind: str) -> bytes:
         """The end of what is open and the beginning of a block, unless one of this kind is open."""
         if self.kind == kind:
             return b""
-        return self._close() + self._start(block, kind)
+        empty = {"type": "text", "text": ""} if kind == "text" else {"type": "thinking", "thinking": "", "signature": ""}
+        return self._close() + self._start(empty)
 
-    def _start(self, block: dict[str, Any], kind: str = "") -> bytes:
+    def _start(self, block: dict[str, Any]) -> bytes:
         written = b"" if self.begun else self._begin()
         self.made = True
+        event = {"type": "content_block_start", "index": self._opened(block["type"]), "content_block": block}
+        return written + encode_event(jsonio.encode(event), b"content_block_start")
+
+    def _opened(self, kind: str) -> int:
         self.index += 1
         self.open.append(self.index)
         self.kind = kind
-        event = {"type": "content_block_start", "index": self.index, "content_block": block}
-        return written + encode_event(jsonio.encode(event), b"content_block_start")
+        return self.index
 
     def _delta(self, index: int, delta: bytes) -> bytes:
         self.made = True
         return b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":%b}\n\n' % (index, delta)
 
+    def _end(self) -> bytes:
+        """The end that waited."""
+        ended, self.ended = self.ended, None
+        if ended is None or ended not in self.open:
+            return b""
+        self.open.remove(ended)
+        if ended == self.index:
+            self.kind = ""
+        return self.end
+
     def _close(self) -> bytes:
-        stops = [b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % each for each in self.open]
+        """The end of all that is open."""
+        stops = [self.end if each == self.ended else _stop(each) for each in self.open]
         self.open.clear()
-        self.kind = ""
+        self.kind, self.ended = "", None
         return b"".join(stops)
 
     def _begin(self) -> bytes:
@@ -268,3 +331,7 @@ class StreamEncoder(Identity):
 
     def keepalive(self) -> bytes:
         return b"" if self.over else PING
+
+
+def _stop(index: int) -> bytes:
+    return b'event: content_block_stop\ndata: {"type":"content_block_stop","index":%d}\n\n' % index

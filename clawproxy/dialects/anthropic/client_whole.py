@@ -11,7 +11,7 @@ from clawproxy.dialects import jsonio
 from clawproxy.dialects.anthropic.client_answer import Identity
 from clawproxy.dialects.anthropic.words import NAME, usage_object
 from clawproxy.errors import ClawError, ProviderFault
-from clawproxy.events import Batch, Begin, Event, Finish, Outcome, Reasoning, Refused, Text, ToolCallDelta, UsageReport
+from clawproxy.events import Batch, Begin, Event, Finish, Opaque, Outcome, Reasoning, Refused, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import ChatRequest, Usage
 
 
@@ -104,6 +104,8 @@ class _Content:
                     block["signature"] = event.signature
         elif isinstance(event, ToolCallDelta):
             self._call(event)
+        elif isinstance(event, Opaque) and own and event.data is not None:
+            self.blocks.append(msgspec.json.decode(event.data))
 
     def _last(self, kind: str, empty: dict[str, Any]) -> dict[str, Any]:
         """The block that goes on, or a new one."""

@@ -63,6 +63,9 @@ class StreamDecoder:
         if data[:6] == b"[DONE]":  # a habit of compatible hosts: it says nothing here
             return b""
         kind = ""
+        lines = b"\n" in data
+        if lines:
+            data = data.replace(b"\n", b" ")  # a line end stands between JSON's tokens only
         try:
             if not wire.isascii():
                 wire.decode()  # msgspec does not look into fields it skips; a client would
@@ -85,10 +88,10 @@ class StreamDecoder:
         except _BROKEN:
             events.append(self._fail(ProviderFault("provider_error.malformed")))
             return b""
-        shown = name or kind.encode()
-        if wire.startswith(b"event: %b\ndata: " % shown):
+        if name and not lines and wire.startswith(b"event: %b\ndata: " % name):
             return wire
-        return encode_event(data, shown) if shown and b"\n" not in shown and b"\r" not in shown else wire
+        shown = name or (kind.encode() if kind.isprintable() else b"")
+        return encode_event(data, shown) if shown else b""
 
     def _fail(self, error: ClawError) -> Failed:
         self._failed = True

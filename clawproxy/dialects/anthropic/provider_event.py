@@ -117,10 +117,10 @@ class Reader:
         """Append what one event of a stream says; False where nobody knows its type. Raises msgspec.DecodeError."""
         if kind == "content_block_delta":
             part = _delta(data)
-            self._piece(part.delta, part.index, events)
+            self._piece(part.delta, part.index, data, events)
         elif kind == "content_block_start":
             opened = _start(data)
-            self._begin(opened.content_block, opened.index, events)
+            self._begin(opened.content_block, opened.index, data, events)
         elif kind == "content_block_stop":
             self._open.pop(_stop(data).index, None)
         elif kind == "message_start":
@@ -139,10 +139,10 @@ class Reader:
     def blocks(self, said: Any, events: list[Event]) -> None:
         """Append what the content of a whole message says. Raises msgspec.DecodeError."""
         for place, block in enumerate(_decode_block(said, list[dict[str, Any]])):
-            self._begin(_decode_block(block, Block), place, events)
+            self._begin(_decode_block(block, Block), place, msgspec.json.encode(block), events)
             self._open.clear()
 
-    def _begin(self, block: Block, index: int, events: list[Event]) -> None:
+    def _begin(self, block: Block, index: int, data: bytes, events: list[Event]) -> None:
         call = None
         kind = block.type
         if kind == "tool_use" and self._calls < MAX_CALLS:
@@ -158,10 +158,10 @@ class Reader:
         elif kind == "redacted_thinking":
             events.append(Reasoning("", None, block.data or ""))
         else:
-            events.append(Opaque(kind[:64]))
+            events.append(Opaque(kind[:64], data))
         self._open[index] = call
 
-    def _piece(self, delta: Block, index: int, events: list[Event]) -> None:
+    def _piece(self, delta: Block, index: int, data: bytes, events: list[Event]) -> None:
         kind = delta.type
         if kind == "text_delta":
             if delta.text:
@@ -176,7 +176,7 @@ class Reader:
             if delta.partial_json:
                 events.append(ToolCallDelta(call, arguments=delta.partial_json))
         else:
-            events.append(Opaque(kind[:64]))
+            events.append(Opaque(kind[:64], data))
 
 
 def begin(head: Head) -> Begin:

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from clawproxy.dialects.cohere.client_messages import NAME
 from clawproxy.dialects.cohere.provider_faults import from_end
-from clawproxy.dialects.openai_chat.provider_answer import _count, _part_of, _storable
+from clawproxy.dialects.figures import count, part_of, storable
 from clawproxy.dialects.sse import ServerEvent, SSEDecoder, TooLarge
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import (
@@ -286,11 +286,11 @@ def read_usage(said: Any) -> Usage | None:
     if not billed and not tokens and said.get("cached_tokens") is None:
         return None
     spent = [
-        _count(_whole(billed[name] if billed.get(name) is not None else tokens.get(name)))
+        count(_whole(billed[name] if billed.get(name) is not None else tokens.get(name)))
         for name in ("input_tokens", "output_tokens")
     ]
-    cached = _part_of(spent[0], _count(_whole(said.get("cached_tokens"))))
-    return Usage(spent[0], spent[1], cached, raw=_storable(said))
+    cached = part_of(spent[0], count(_whole(said.get("cached_tokens"))))
+    return Usage(spent[0], spent[1], cached, raw=storable(said))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

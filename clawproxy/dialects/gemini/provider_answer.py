@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from clawproxy.dialects.figures import count, part_of, storable
 from clawproxy.dialects.gemini.names import FINISH, call_id
-from clawproxy.dialects.openai_chat.provider_answer import _count, _part_of, _storable
 from clawproxy.events import Begin, Event, Finish, Opaque, Reasoning, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import ChatRequest, Usage
 
@@ -160,10 +160,10 @@ def read_usage(said: Any) -> Usage | None:
     return Usage(
         total_in,
         total_out,
-        _part_of(total_in, _count(said.get("cachedContentTokenCount"))),
+        part_of(total_in, count(said.get("cachedContentTokenCount"))),
         None,
-        _part_of(total_out, _count(said.get("thoughtsTokenCount"))),
-        raw=_storable(said),
+        part_of(total_out, count(said.get("thoughtsTokenCount"))),
+        raw=storable(said),
     )
 
 
@@ -172,8 +172,8 @@ def _sum(said: dict[str, Any], *names: str) -> int | None:
     total: int | None = None
     for name in names:
         if name in said:
-            figure = _count(said[name])
+            figure = count(said[name])
             if figure is None:
                 return None
             total = figure if total is None else total + figure
-    return _count(total)
+    return count(total)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import msgspec
 
+from clawproxy.dialects.figures import count, part_of, storable
 from clawproxy.dialects.gemini.client_stream import BREAK
 from clawproxy.dialects.gemini.names import NAME
 from clawproxy.dialects.gemini.provider_answer import Document, Reader, decode, read_usage
 from clawproxy.dialects.gemini.provider_faults import classify, error_of
-from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY, _count, _part_of, _storable
+from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY
 from clawproxy.dialects.sse import ServerEvent, SSEDecoder, TooLarge
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, Embedding, End, Event, Failed, KeepAlive, UsageReport
@@ -173,11 +174,11 @@ class CountDecoder(_WholeDecoder):
 
     def _events(self, body: bytes) -> list[Event]:
         document = self._document(body)
-        total = _count(document.total_tokens)
+        total = count(document.total_tokens)
         if total is None:
             raise ProviderFault("provider_error.malformed")
-        cached = _part_of(total, _count(document.cached_content_token_count))
-        return [UsageReport(Usage(total, None, cached, raw=_storable(msgspec.json.decode(body))))]
+        cached = part_of(total, count(document.cached_content_token_count))
+        return [UsageReport(Usage(total, None, cached, raw=storable(msgspec.json.decode(body))))]
 
 
 class _Vector(msgspec.Struct, gc=False):

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from clawproxy.dialects.figures import count, storable
 from clawproxy.dialects.ndjson import NDJSONDecoder, TooLarge
 from clawproxy.dialects.ollama.provider_request import NAME
-from clawproxy.dialects.openai_chat.provider_answer import _count, _storable
 from clawproxy.dialects.openai_chat.provider_faults import classify
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import (
@@ -131,7 +131,7 @@ class _Reader:
 
 def _usage(raw: dict[str, Any]) -> Usage:
     """A prompt that was evaluated before may be reported without a count; that is not zero."""
-    return Usage(_count(raw.get("prompt_eval_count")), _count(raw.get("eval_count")), raw=_storable(raw))
+    return Usage(count(raw.get("prompt_eval_count")), count(raw.get("eval_count")), raw=storable(raw))
 
 
 def _name(value: Any) -> str | None:

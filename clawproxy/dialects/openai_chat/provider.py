@@ -10,7 +10,7 @@ from clawproxy.dialects.openai_chat import provider_faults
 from clawproxy.dialects.openai_chat.client_answer import NAME
 from clawproxy.dialects.openai_chat.provider_answer import StreamDecoder, WholeDecoder
 from clawproxy.dialects.openai_chat.provider_request import encode_body
-from clawproxy.errors import ProviderFault
+from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.messages import ChatRequest, Route
 
 _STREAM = (("content-type", "application/json"), ("accept", "text/event-stream"))
@@ -27,6 +27,8 @@ class OpenAIChatProvider:
         return self
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
+        if request.operation == "count_tokens":
+            raise ClawError("unsupported_parameter", "This provider's format has no way to count tokens.")
         headers = _STREAM if request.stream else _WHOLE
         return OutboundRequest("/chat/completions", encode_body(request, route), headers, "POST", request.stream)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY, _count, _mapping, _part_of, _storable
+from clawproxy.dialects.figures import count, mapping, part_of, storable
+from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY
 from clawproxy.dialects.openai_chat.provider_chunk import _name
 from clawproxy.dialects.openai_chat.provider_faults import classify
 from clawproxy.dialects.openai_responses.provider_event import (
@@ -173,7 +174,7 @@ class StreamDecoder:
             events.append(ToolCallDelta(self._call(said), None, None, delta))
 
     def _added(self, index: Any, item: Any, events: list[Event]) -> None:
-        fields = _mapping(item)
+        fields = mapping(item)
         kind = fields.get("type")
         if kind in ("function_call", "custom_tool_call"):
             said = self._item(index)
@@ -185,14 +186,14 @@ class StreamDecoder:
             events.append(Opaque(kind[:64]))
 
     def _item_done(self, index: Any, item: Any, events: list[Event]) -> None:
-        fields = _mapping(item)
+        fields = mapping(item)
         said = self._item(index)
         number = self._call(said) if fields.get("type") in ("function_call", "custom_tool_call") else 0
         events.extend(item_events(fields, number, said))
 
     def _end(self, kind: str, response: Any, events: list[Event]) -> bool:
         self._begin(response, events)
-        fields = _mapping(response)
+        fields = mapping(response)
         failure = end_events(kind.removeprefix("response."), fields, self._calls > 0, events)
         if failure is not None:
             events.append(self._fail(failure))
@@ -230,7 +231,7 @@ def end_events(status: Any, response: Mapping[str, Any], calls: bool, events: li
     if status in ("failed", "cancelled"):
         return classify(response.get("error") or {})
     if status == "incomplete":
-        reason = _mapping(response.get("incomplete_details")).get("reason")
+        reason = mapping(response.get("incomplete_details")).get("reason")
         word = reason if isinstance(reason, str) else None
         events.append(Finish(INCOMPLETE.get(word or "", "other"), word and word[:64]))
     elif status == "completed":
@@ -278,7 +279,7 @@ class WholeDecoder:
         events: list[Event] = [Begin(_name(answer.get("model")), _name(answer.get("id")))]
         calls = 0
         for item in output if isinstance(output, list) else ():
-            fields = _mapping(item)
+            fields = mapping(item)
             events.extend(item_events(fields, calls, Said()))
             if fields.get("type") in ("function_call", "custom_tool_call"):
                 calls += 1
@@ -299,13 +300,13 @@ def read_usage(said: Any) -> Usage | None:
     """The figures of a `usage` object; None where it has none. Parts of a whole are held to the whole."""
     if not isinstance(said, dict) or not said:
         return None
-    spent, made = _mapping(said.get("input_tokens_details")), _mapping(said.get("output_tokens_details"))
-    total_in, total_out = _count(said.get("input_tokens")), _count(said.get("output_tokens"))
+    spent, made = mapping(said.get("input_tokens_details")), mapping(said.get("output_tokens_details"))
+    total_in, total_out = count(said.get("input_tokens")), count(said.get("output_tokens"))
     return Usage(
         total_in,
         total_out,
-        _part_of(total_in, _count(spent.get("cached_tokens"))),
-        _part_of(total_in, _count(spent.get("cache_write_tokens"))),
-        _part_of(total_out, _count(made.get("reasoning_tokens"))),
-        raw=_storable(said),
+        part_of(total_in, count(spent.get("cached_tokens"))),
+        part_of(total_in, count(spent.get("cache_write_tokens"))),
+        part_of(total_out, count(made.get("reasoning_tokens"))),
+        raw=storable(said),
     )
