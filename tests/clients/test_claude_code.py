@@ -59,7 +59,7 @@ async def test_a_turn_with_a_tool(tmp_path: Path) -> None:
     assert (result["is_error"], result["num_turns"], result["result"]) == (False, 2, "The shell said forty-two.")
     assert "claw-42" in json.dumps(on.asked()[1])
     called, answered = on.rows
-    check_row(called, "anthropic", MODEL, finish="tool_use")
+    check_row(called, "anthropic", MODEL, finish="tool_calls")
     check_row(answered, "anthropic", MODEL)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
 
