@@ -44,6 +44,7 @@ class Surfaces:
         models: whether `/v1/models` is served.
         check: Host and Origin policy, run first.
         plain_body: the most bytes of a plain route's body.
+        websockets: GET path -> the surface that upgrades there, beside those of `websocket_paths`.
     """
 
     http: Mapping[str, ClientDialect] = MappingProxyType({})
@@ -55,12 +56,19 @@ class Surfaces:
     models: bool = True
     check: Callable[[Head, Config, bool], ClawError | None] = check_origin
     plain_body: int = 1024 * 1024
+    websockets: Mapping[str, WebSocketSurface] = MappingProxyType({})
 
     def by_pattern(self, path: str) -> ClientDialect | None:
         for pattern, dialect in self.http_patterns:
             if pattern.fullmatch(path) is not None:
                 return dialect
         return None
+
+    def upgrade_at(self, path: str) -> WebSocketSurface | None:
+        """The WebSocket surface at this path."""
+        if self.websocket is not None and path in self.websocket_paths:
+            return self.websocket
+        return self.websockets.get(path)
 
     def allowed(self, path: str) -> list[str]:
         """The methods that would be served at this path: empty where it is unknown."""
@@ -69,7 +77,7 @@ class Surfaces:
             methods.add("POST")
         if self.models and model_of(path) is not None:
             methods.add("GET")
-        if self.websocket is not None and path in self.websocket_paths:
+        if self.upgrade_at(path) is not None:
             methods.add("GET")
         if "GET" in methods:
             methods.add("HEAD")
