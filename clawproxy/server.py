@@ -45,6 +45,7 @@ from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
+from clawproxy.transport.responses_ws import serve_responses
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 from clawproxy.upstream.providers import Providers
@@ -165,6 +166,10 @@ class Server:
                     http={path: CLIENT[name] for path, name in PATHS.items()},
                     http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
+                    websockets=dict.fromkeys(
+                        ("/v1/responses", "/openai/v1/responses"),
+                        partial(serve_responses, connections=self.websockets, secure=tls is not None),
+                    ),
                 )
                 for each in bound:
                     connections.start_soon(self._accept, each, tls, surfaces, connections)
