@@ -46,6 +46,7 @@ from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
+from clawproxy.transport.responses_ws import serve_responses
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 from clawproxy.upstream.providers import Providers
@@ -169,6 +170,10 @@ class Server:
                     speakers=[(knows, CLIENT[name]) for knows, name in SPEAKERS],
                     http_prefixes={prefix: CLIENT[name] for prefix, name in PREFIXES.items()},
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
+                    websockets=dict.fromkeys(
+                        ("/v1/responses", "/openai/v1/responses"),
+                        partial(serve_responses, connections=self.websockets, secure=tls is not None),
+                    ),
                 )
                 for each in bound:
                     connections.start_soon(self._accept, each, tls, surfaces, connections)

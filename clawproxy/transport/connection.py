@@ -220,8 +220,8 @@ class Connection:
                 return await self._exchange(head, dialect, None)
         self._dialect = surfaces.speaker(head)
         try:
-            if head.method == "GET" and surfaces.websocket is not None and head.path in surfaces.websocket_paths:
-                return await self._upgrade(head, surfaces.websocket)
+            if head.method == "GET" and (websocket := surfaces.upgrade_at(head.path)) is not None:
+                return await self._upgrade(head, websocket)
             return await self._plain(head, surfaces.handler(head, self._service))
         except ClawError as error:
             return await self._refuse(error, head)

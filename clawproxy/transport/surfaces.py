@@ -54,6 +54,7 @@ class Surfaces:
         http_prefixes: prefix of a path -> the dialect in whose words an error below it is told, where nothing is served there.
         check: Host and Origin policy, run first.
         plain_body: the most bytes of a plain route's body.
+        websockets: GET path -> the surface that upgrades there, beside those of `websocket_paths`.
     """
 
     http: Mapping[str, ClientDialect] = MappingProxyType({})
@@ -67,6 +68,7 @@ class Surfaces:
     check: Callable[[Head, Config, bool], ClawError | None] = check_origin
     plain_body: int = 1024 * 1024
     http_prefixes: Mapping[str, ClientDialect] = MappingProxyType({})
+    websockets: Mapping[str, WebSocketSurface] = MappingProxyType({})
 
     def by_pattern(self, path: str) -> ClientDialect | None:
         for pattern, dialect in self.http_patterns:
@@ -84,6 +86,12 @@ class Surfaces:
                 return dialect
         return self.http.get(head.path)
 
+    def upgrade_at(self, path: str) -> WebSocketSurface | None:
+        """The WebSocket surface at this path."""
+        if self.websocket is not None and path in self.websocket_paths:
+            return self.websocket
+        return self.websockets.get(path)
+
     def allowed(self, path: str) -> list[str]:
         """The methods that would be served at this path: empty where it is unknown."""
         methods = {method for method, plain in self.plain if plain == path}
@@ -93,7 +101,7 @@ class Surfaces:
             methods.add("GET")
         if self.models and path in ollama_pages.METHODS:
             methods.add(ollama_pages.METHODS[path])
-        if self.websocket is not None and path in self.websocket_paths:
+        if self.upgrade_at(path) is not None:
             methods.add("GET")
         if "GET" in methods:
             methods.add("HEAD")

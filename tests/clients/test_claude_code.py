@@ -16,11 +16,11 @@ SWITCHES = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 """No telemetry, no error reports, no updates."""
 
 
-def claude(on: Stage, prompt: str, credential: str = "ANTHROPIC_AUTH_TOKEN") -> tuple[list[str], dict[str, str]]:
+def claude(on: Stage, prompt: str, credential: str = "ANTHROPIC_AUTH_TOKEN", **switches: str) -> tuple[list[str], dict[str, str]]:
     """One prompt, its events printed as they come."""
     output = ["--output-format", "stream-json", "--include-partial-messages", "--verbose"]
     command = [program("claude_code", "claude"), "-p", prompt, "--model", MODEL, "--allowed-tools", "Bash", *output]
-    return command, {"ANTHROPIC_BASE_URL": on.url, credential: KEY, **SWITCHES}
+    return command, {"ANTHROPIC_BASE_URL": on.url, credential: KEY, **SWITCHES, **switches}
 
 
 def deltas(events: list[Any]) -> list[str]:
@@ -48,12 +48,17 @@ async def test_a_streamed_turn(tmp_path: Path, credential: str) -> None:
     assert not on.outside.asked
 
 
-async def test_a_turn_with_a_tool(tmp_path: Path) -> None:
-    """The model calls Claude Code's shell, reads what it printed, and answers."""
+PROVIDERS = [("anthropic", ""), ("openai_chat", "/v1"), ("openai_responses", "/v1"), ("gemini", "/v1beta"), ("ollama", "")]
+
+
+@pytest.mark.parametrize(("dialect", "path"), PROVIDERS, ids=[dialect for dialect, _ in PROVIDERS])
+async def test_a_turn_with_a_tool(tmp_path: Path, dialect: str, path: str) -> None:
+    """The model calls Claude Code's shell, reads what it printed, and answers; whatever the provider speaks."""
     call = {"command": "echo claw-$((6 * 7))", "description": "Six times seven"}
-    async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
+    switches = {} if dialect == "anthropic" else {"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1"}
+    async with stage(tmp_path, dialect=dialect, model=MODEL, path=path) as on:
         on.provider.will(f"tool Bash {json.dumps(call)}; usage 900 30", "say The shell said forty-two.; usage 1000 6")
-        ran = await on.run(*claude(on, "Ask the shell for six times seven."))
+        ran = await on.run(*claude(on, "Ask the shell for six times seven.", **switches))
     assert ran.code == 0, ran.stdout
     result = ran.documents()[-1]
     assert (result["is_error"], result["num_turns"], result["result"]) == (False, 2, "The shell said forty-two.")
@@ -62,6 +67,7 @@ async def test_a_turn_with_a_tool(tmp_path: Path) -> None:
     check_row(called, "anthropic", MODEL, finish="tool_calls")
     check_row(answered, "anthropic", MODEL)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
+    assert not on.outside.asked
 
 
 async def test_a_killed_client_stops_the_provider(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from clawproxy.scripted import Stall
-from tests.clients.kit import KEY, Stage, check_hung_up, check_row, documented, program, stage
+from tests.clients.kit import KEY, Ran, Stage, check_hung_up, check_row, documented, program, stage
 
 MODEL = "gpt"
+PROMPT = "Ask the shell for six times seven."
+SCRIPT = ('tool exec_command {"cmd": "echo claw-$((6 * 7))"}; usage 900 30', "say The shell said forty-two.; usage 1000 6")
 SWITCHES = {
     "check_for_update_on_startup": "false",
     "analytics.enabled": "false",
@@ -20,27 +22,20 @@ SWITCHES = {
 }
 
 
-def codex(on: Stage, prompt: str, *, websockets: bool) -> tuple[list[str], dict[str, str]]:
+def codex(on: Stage, prompt: str, *, websockets: bool, **others: str) -> tuple[list[str], dict[str, str]]:
     """One prompt, its items printed as they come; with the configuration that docs/clients.md gives."""
     folder = on.home / ".codex"
     folder.mkdir()
     [config] = documented("toml", on.url)
     (folder / "config.toml").write_text(config)
-    switches = {**SWITCHES, "model_providers.claw.supports_websockets": json.dumps(websockets)}
+    switches = {**SWITCHES, **others, "model_providers.claw.supports_websockets": json.dumps(websockets)}
     options = [word for name, value in switches.items() for word in ("-c", f"{name}={value}")]
     options += ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
     return [program("codex", "codex"), "exec", *options, prompt], {"CLAW_KEY": KEY}
 
 
-@pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
-async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
-    """The model calls Codex's shell, reads what it printed, and answers."""
-    async with stage(tmp_path, dialect="openai_responses", model=MODEL) as on:
-        on.provider.will(
-            'tool exec_command {"cmd": "echo claw-$((6 * 7))"}; usage 900 30', "say The shell said forty-two.; usage 1000 6"
-        )
-        ran = await on.run(*codex(on, "Ask the shell for six times seven.", websockets=websockets))
-        assert await on.metric("clawproxy_websocket_connections_total") == int(websockets)
+def check_turn(on: Stage, ran: Ran) -> None:
+    """The model called Codex's shell, read what it printed, and answered."""
     assert ran.code == 0, ran.stdout
     events = ran.documents()
     assert not [event for event in events if event["type"] in {"error", "turn.failed"}]
@@ -56,6 +51,27 @@ async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
     check_row(answered, "openai_responses", MODEL)
     assert (answered["usage"]["input_tokens"], answered["usage"]["output_tokens"]) == (1000, 6)
     assert not on.outside.asked
+
+
+@pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
+async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
+    async with stage(tmp_path, dialect="openai_responses", model=MODEL) as on:
+        on.provider.will(*SCRIPT)
+        ran = await on.run(*codex(on, PROMPT, websockets=websockets))
+        assert await on.metric("clawproxy_websocket_connections_total") == int(websockets)
+    check_turn(on, ran)
+
+
+PROVIDERS = [("openai_chat", "/v1"), ("anthropic", ""), ("gemini", "/v1beta"), ("ollama", "")]
+
+
+@pytest.mark.parametrize(("dialect", "path"), PROVIDERS, ids=[dialect for dialect, _ in PROVIDERS])
+async def test_a_turn_by_another_format(tmp_path: Path, dialect: str, path: str) -> None:
+    """What docs/clients.md says to switch off there is all that has to be."""
+    async with stage(tmp_path, dialect=dialect, model=MODEL, path=path) as on:
+        on.provider.will(*SCRIPT)
+        ran = await on.run(*codex(on, PROMPT, websockets=False, **{"web_search": "disabled", "features.multi_agent": "false"}))
+    check_turn(on, ran)
 
 
 @pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
