@@ -1,4 +1,4 @@
-"""The contract of OpenClaw's ClawRouter client: what it finds, what it is told of prices and usage, and what it says of itself."""
+"""The contract of OpenClaw's ClawRouter client: what it finds, what it is told, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import attrs
 import pytest
 import trio
 
-from clawproxy.config import Config, KeyConfig, ModelConfig, PriceConfig, ProviderConfig, RouteConfig, SecretRef
+from clawproxy.config import Config, KeyConfig, ModelConfig, Price, PriceConfig, ProviderConfig, RouteConfig, SecretRef
 from clawproxy.transport.catalog import catalog
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, fetch
 
 OTHER = "sk-other-0123456789abcdefghijklmnop"
-PRICE = PriceConfig(150_000, 600_000, 75_000)
+PRICE = PriceConfig(Price(150_000), Price(600_000), Price(75_000))
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 PAGES = ("/v1/catalog", "/v1/usage", "/v1/me", "/v1/key/inspect")
 
@@ -215,5 +215,3 @@ async def test_attribution_is_written_down_and_goes_no_further(tmp_path: Path) -
         "client": "openclaw", "agent_id": "main", "session_id": "agent:main:7 x", "project_id": None,
     }  # fmt: skip
     assert line["client_request_id"] == "run-1:model:3"
-
-
