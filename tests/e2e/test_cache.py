@@ -329,7 +329,7 @@ async def test_deterministic_only(tmp_path: Path) -> None:
         assert [result(await ask(running, temperature=0)) for _ in range(2)] == ["miss", "hit"]
 
 
-# --- policies and books -----------------------------------------------------------------------------------------------------------
+# --- policies and books ------------------------------------------------------------------------------------------------------
 
 
 async def test_policies_see_an_answer_each_time_it_is_played(tmp_path: Path) -> None:

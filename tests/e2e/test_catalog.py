@@ -44,10 +44,10 @@ async def get(running: Running, path: str, key: str | None = KEY, **headers: str
             return await fetch(connection, "GET", path, headers={**fields, **headers})
 
 
-async def ask(running: Running, model: str, key: str = KEY, **headers: str) -> Reply:
+async def ask(running: Running, model: str, key: str = KEY, prompt: str = "hello", **headers: str) -> Reply:
     with trio.fail_after(5):
         async with await running.connect() as connection:
-            return await chat(connection, "hello", key=key, model=model, headers=headers)
+            return await chat(connection, prompt, key=key, model=model, headers=headers)
 
 
 # --- what there is -----------------------------------------------------------------------------------------------------------
@@ -176,6 +176,9 @@ async def test_usage_is_counted_by_key_and_priced(tmp_path: Path) -> None:
         [row, _] = await running.server.gateway.app.store.usage("key", since=time.time() - 60)  # other, test
         assert row.cost_nano is None, "no price, no cost"
         assert summary["actualCostMicros"] == (nano + 500) // 1000
+        assert (await ask(running, "openai/mock-1", prompt="x\nscript: status 429")).status == 429
+        after = (await get(running, "/v1/usage")).json()["usage"]["summary"]
+        assert after == {**summary, "requestCount": 3}, "who is turned away pays nothing, which is known"
         other = (await get(running, "/v1/usage", OTHER)).json()
         assert other["usage"]["summary"]["requestCount"] == 1
         assert "actualCostMicros" not in other["usage"]["summary"], "not known is not zero"
