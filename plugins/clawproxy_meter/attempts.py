@@ -225,7 +225,7 @@ class Metered:
                 spent.cached_tokens,
                 spent.reasoning_tokens,
                 source,
-                self.cost,
+                self.cost if usage is not None else 0,  # free, whatever the price
             )
         )
 

@@ -6,7 +6,7 @@ Used as `async with gateway(tmp_path) as running:`; leaving drains it.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,21 @@ def make_config(tmp_path: Path, base_url: str, **changes: Any) -> Config:
         keys={"test": KeyConfig(SecretRef("", KEY))},
         limits=LimitsConfig(),
     )
+    changes["plugins"] = changes.pop("config_plugins", {})
     return attrs.evolve(config, **changes)
 
 
 @asynccontextmanager
-async def gateway(tmp_path: Path, *, plugins: dict[str, object] | None = None, **changes: Any) -> AsyncIterator[Running]:
-    """Args: changes: fields of `Config` to replace."""
+async def gateway(
+    tmp_path: Path,
+    *,
+    plugins: dict[str, object] | None = None,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    **changes: Any,
+) -> AsyncIterator[Running]:
+    """Args: plugins: objects, by name; sections: `[plugins.NAME]`; changes: fields of `Config` to replace."""
+    if sections is not None:
+        changes["config_plugins"] = sections
     provider = ScriptedProvider()
     async with trio.open_nursery() as nursery:
         url = await nursery.start(provider.serve, "127.0.0.1", 0)

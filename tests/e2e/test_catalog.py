@@ -1,4 +1,4 @@
-"""The contract of OpenClaw's ClawRouter client: what it finds, what it is told of prices and usage, and what it says of itself."""
+"""The contract of OpenClaw's ClawRouter client: what it finds, what it is told, and what it says of itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import attrs
 import pytest
 import trio
 
-from clawproxy.config import Config, KeyConfig, ModelConfig, PriceConfig, ProviderConfig, RouteConfig, SecretRef
+from clawproxy.config import Config, KeyConfig, ModelConfig, Price, PriceConfig, ProviderConfig, RouteConfig, SecretRef
 from clawproxy.transport.catalog import catalog
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, fetch
 
 OTHER = "sk-other-0123456789abcdefghijklmnop"
-PRICE = PriceConfig(150_000, 600_000, 75_000)
+PRICE = PriceConfig(Price(150_000), Price(600_000), Price(75_000))
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 PAGES = ("/v1/catalog", "/v1/usage", "/v1/me", "/v1/key/inspect")
 
@@ -44,10 +44,10 @@ async def get(running: Running, path: str, key: str | None = KEY, **headers: str
             return await fetch(connection, "GET", path, headers={**fields, **headers})
 
 
-async def ask(running: Running, model: str, key: str = KEY, **headers: str) -> Reply:
+async def ask(running: Running, model: str, key: str = KEY, prompt: str = "hello", **headers: str) -> Reply:
     with trio.fail_after(5):
         async with await running.connect() as connection:
-            return await chat(connection, "hello", key=key, model=model, headers=headers)
+            return await chat(connection, prompt, key=key, model=model, headers=headers)
 
 
 # --- what there is -----------------------------------------------------------------------------------------------------------
@@ -176,6 +176,9 @@ async def test_usage_is_counted_by_key_and_priced(tmp_path: Path) -> None:
         [row, _] = await running.server.gateway.app.store.usage("key", since=time.time() - 60)  # other, test
         assert row.cost_nano is None, "no price, no cost"
         assert summary["actualCostMicros"] == (nano + 500) // 1000
+        assert (await ask(running, "openai/mock-1", prompt="x\nscript: status 429")).status == 429
+        after = (await get(running, "/v1/usage")).json()["usage"]["summary"]
+        assert after == {**summary, "requestCount": 3}, "who is turned away pays nothing, which is known"
         other = (await get(running, "/v1/usage", OTHER)).json()
         assert other["usage"]["summary"]["requestCount"] == 1
         assert "actualCostMicros" not in other["usage"]["summary"], "not known is not zero"
@@ -215,5 +218,3 @@ async def test_attribution_is_written_down_and_goes_no_further(tmp_path: Path) -
         "client": "openclaw", "agent_id": "main", "session_id": "agent:main:7 x", "project_id": None,
     }  # fmt: skip
     assert line["client_request_id"] == "run-1:model:3"
-
-
