@@ -146,7 +146,8 @@ class Conversation:
         if content is None:
             return []
         if isinstance(content, str):
-            return [{"type": "text", "text": content}] if content or not (message.tool_calls or message.thinking) else []
+            empty = not content and (message.tool_calls or message.thinking or ORDER in message.extra)
+            return [] if empty else [{"type": "text", "text": content}]
         return [self._part(part, f"{where}.content[{place}]") for place, part in enumerate(content)]
 
     def _result(self, message: Message, where: str) -> dict[str, Any]:
