@@ -104,18 +104,19 @@ class EmbeddingEncoder(_Whole):
 
     def _document(self, outcome: Outcome, usage: Usage | None) -> dict[str, Any]:
         vectors: dict[int, dict[str, Any]] = {}
+        said: Usage | None = None
         for batch in self.batches:
             for event in batch.events:
                 if isinstance(event, Embedding):
                     vectors[event.index] = {"values": _numbers(event.values)}
                 elif isinstance(event, UsageReport):
-                    usage = usage or event.usage
+                    said = event.usage
         if not vectors:
             raise ClawError("provider_error.malformed")
         made: dict[str, Any] = (
             {"embeddings": [vectors[index] for index in sorted(vectors)]} if self.passes else {"embedding": vectors[min(vectors)]}
         )
-        metadata = usage_metadata(usage) if usage is not None else None
+        metadata = usage_metadata(said) if said is not None else None
         return made if metadata is None else {**made, "usageMetadata": metadata}
 
 
