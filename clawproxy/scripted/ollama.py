@@ -14,7 +14,7 @@ from attrs import frozen
 
 from clawproxy.scripted.cohere import vector
 from clawproxy.scripted.formats import Answer, Asked, BadRequest, Encoder, Figures
-from clawproxy.scripted.openai_chat import _dump
+from clawproxy.scripted.openai_chat import _dump as _utf8
 
 _WORDS: Mapping[int, str] = {
     400: "invalid request",
@@ -180,6 +180,11 @@ class _Encoder:
             **_SPENT,
             **counts,
         }
+
+
+def _dump(value: Any) -> bytes:
+    """As Go writes it: these two are escaped, so that no reader takes them for the end of a line."""
+    return _utf8(value).replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
 
 
 def _call(name: str, text: str) -> dict[str, Any]:

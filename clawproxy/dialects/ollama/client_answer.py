@@ -46,8 +46,18 @@ FINISH: Mapping[FinishReason, str] = {"length": "length", "budget": "length"}
 """All others are `stop`: this format has no word for a call of tools."""
 
 
+def one_line(data: bytes) -> bytes:
+    """JSON that no reader takes for two lines: httpx, and so the official client, also splits at U+0085, U+2028 and U+2029, as
+    `str.splitlines` does. Go escapes the latter two. The bytes can only stand in strings."""
+    if b"\xc2\x85" in data:
+        data = data.replace(b"\xc2\x85", b"\\u0085")
+    if b"\xe2\x80\xa8" in data or b"\xe2\x80\xa9" in data:
+        data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    return data
+
+
 def error_line(error: ClawError) -> bytes:
-    return jsonio.encode({"error": error.message})
+    return one_line(jsonio.encode({"error": error.message}))
 
 
 class _Encoder:
@@ -137,7 +147,7 @@ class StreamEncoder(_Encoder):
     def __init__(self, exchange: Exchange, request: ChatRequest, *, generate: bool = False) -> None:
         super().__init__(exchange, request, generate=generate)
         self.over = False
-        head = jsonio.encode(self.head())[:-1]
+        head = one_line(jsonio.encode(self.head()))[:-1]
         self.before = head + (b',"response":' if generate else b',"message":{"role":"assistant","content":')
         self.after = b',"done":false}\n' if generate else b'},"done":false}\n'
 
@@ -157,11 +167,11 @@ class StreamEncoder(_Encoder):
 
     def _event(self, event: Event) -> bytes:
         if isinstance(event, Text | Refused):
-            return self._flush() + b"".join((self.before, jsonio.encode(event.text), self.after))
+            return self._flush() + b"".join((self.before, one_line(jsonio.encode(event.text)), self.after))
         if isinstance(event, Reasoning):
             if not event.text:
                 return b""
-            return self._flush() + b"".join((self.before, b'"","thinking":', jsonio.encode(event.text), self.after))
+            return self._flush() + b"".join((self.before, b'"","thinking":', one_line(jsonio.encode(event.text)), self.after))
         if isinstance(event, ToolCallDelta):
             self.call(event)
             return b""
@@ -179,7 +189,7 @@ class StreamEncoder(_Encoder):
         calls = self.take_calls() if self.calls else []
         if not calls:
             return b""
-        return jsonio.encode({**self.head(), **self.said("", "", calls), "done": False}) + b"\n"
+        return one_line(jsonio.encode({**self.head(), **self.said("", "", calls), "done": False})) + b"\n"
 
     def finish(self, outcome: Outcome, usage: Usage | None) -> bytes:
         """The last line, where it has not gone out yet. Raises ClawError("provider_error.malformed"), as Rule 3 says."""
@@ -187,7 +197,7 @@ class StreamEncoder(_Encoder):
             return b""
         held = self._flush()
         self.over = True
-        return held + jsonio.encode({**self.head(), **self.said(""), **self.end(outcome, usage)}) + b"\n"
+        return held + one_line(jsonio.encode({**self.head(), **self.said(""), **self.end(outcome, usage)})) + b"\n"
 
     def fail(self, error: ClawError) -> bytes:
         if self.over:
