@@ -180,9 +180,11 @@ class Stage:
 
     async def metric(self, name: str) -> float:
         """What the gateway's metric of this name says now, whatever its labels."""
-        host, _, port = self.gateway.ready["admin"].removeprefix("http://").rpartition(":")
+        authority = self.gateway.ready["admin"].removeprefix("http://")
+        host, _, port = authority.rpartition(":")
         async with await trio.open_tcp_stream(host, int(port)) as stream:
-            page = await fetch(stream, "GET", "/metrics")
+            page = await fetch(stream, "GET", "/metrics", headers={"host": authority})
+        assert page.status == 200
         lines = [line.split() for line in page.body.decode().splitlines()]
         return sum(float(value) for series, value, *_ in lines if series.partition("{")[0] == name)
 
