@@ -147,6 +147,8 @@ class Exchange:
     user: str | None = None
     """The principal's user, or the client's own word where its key `may_assert`."""
     app: str | None = None
+    operation: str = "chat"
+    """As in `messages.ChatRequest`."""
 
     def notice(self, code: str, message: str, **details: Any) -> None:
         """Tell the client something about its request; sent before the next content."""

@@ -32,6 +32,15 @@ class OutboundRequest:
     """What could not be said in this format and changes nothing that matters (`parameter_dropped`)."""
 
 
+def check_operation(dialect: ProviderDialect, request: ChatRequest, provider: str) -> None:
+    """Raises ClawError("unsupported_parameter") where the provider can not do what is asked. A dialect that does more than `chat`
+    says so in an attribute `operations`."""
+    if request.operation != "chat" and request.operation not in getattr(dialect, "operations", ()):
+        asked = request.operation.replace("_", " ")
+        words = f"The provider `{provider}` ({dialect.name}) has no {asked}; ask for a model of one that has."
+        raise ClawError("unsupported_parameter", words, param="model")
+
+
 # --- client side -----------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +106,9 @@ class ProviderDialect(Protocol):
     """`authorization` (as `Bearer KEY`), `x-api-key`, `x-goog-api-key`, `api-key`: where the provider's key goes."""
 
     def configured(self, provider: ProviderConfig) -> ProviderDialect:
-        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose."""
+        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose.
+
+        Raises ConfigError, its problems as `KEY: sentence`."""
         ...
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:

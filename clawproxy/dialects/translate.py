@@ -32,6 +32,8 @@ HARMLESS: dict[str, frozenset[str]] = {
     ),
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
+DONE_HERE: dict[str, frozenset[str]] = {"openai_chat": frozenset({"encoding_format"})}
+"""By dialect: the names that its client side itself does what they ask for, so that no provider needs to know them."""
 EVERYWHERE = frozenset({"cache_control"})
 """The same, wherever they stand: in a request, a message, a part or a tool."""
 
@@ -52,9 +54,12 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
     """
     if request.dialect == dialect:
         return ()
+    if not _has_extra(request):
+        return ()
     harmless = HARMLESS.get(request.dialect, frozenset()) | EVERYWHERE
     dropped: dict[str, None] = {}
-    _sort(request.extra, "", harmless, words, dropped)
+    done_here = DONE_HERE.get(request.dialect, frozenset())
+    _sort({name: value for name, value in request.extra.items() if name not in done_here}, "", harmless, words, dropped)
     for number, message in enumerate(request.messages):
         if message.extra:
             _sort(message.extra, f"messages[{number}].", harmless, words, dropped)
@@ -66,6 +71,16 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
         if tool.extra:
             _sort(tool.extra, f"tools[{number}].", harmless, words, dropped)
     return tuple([dropped_notice(name) for name in dropped])
+
+
+def _has_extra(request: ChatRequest) -> bool:
+    """Nearly no request has any."""
+    if request.extra:
+        return True
+    for message in request.messages:
+        if message.extra or (type(message.content) is tuple and any(part.extra for part in message.content)):
+            return True
+    return any(tool.extra for tool in request.tools) if request.tools else False
 
 
 def dropped_notice(name: str) -> Notice:

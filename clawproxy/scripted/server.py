@@ -31,6 +31,7 @@ from clawproxy.scripted.cursor import ScriptError
 from clawproxy.scripted.formats import Asked, BadRequest, Format
 from clawproxy.scripted.log import ConnectionEntry, Entry, ProviderLog, State
 from clawproxy.scripted.openai_chat import OpenAIChat
+from clawproxy.scripted.openai_embeddings import OpenAIEmbeddings
 from clawproxy.scripted.player import BrokenOff, Player
 from clawproxy.scripted.reader import Malformed, Request
 from clawproxy.scripted.script import Script, as_script, find_script, parse
@@ -39,7 +40,7 @@ from clawproxy.secrets import Secret
 
 DEFAULT_SCRIPT = "reply"
 DEMO_SCRIPT = "pause 120ms; pace 25ms; reply"
-FORMATS: Sequence[Format] = (OpenAIChat(),)
+FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIEmbeddings())
 
 _log = logging.getLogger("clawproxy.scripted")
 

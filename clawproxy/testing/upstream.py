@@ -78,6 +78,7 @@ class ScriptedUpstream:
 class _NoDialect:
     name = "scripted"
     auth_header = "authorization"
+    operations = frozenset({"embeddings", "count_tokens"})
 
     def configured(self, provider: ProviderConfig) -> _NoDialect:
         return self
