@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -150,7 +151,10 @@ def converted(values: tuple[float, ...] | str, form: type) -> tuple[float, ...] 
     try:
         if isinstance(values, str):
             data = base64.b64decode(values, validate=True)
-            return struct.unpack(f"<{len(data) // 4}f", data)
+            floats = struct.unpack(f"<{len(data) // 4}f", data)
+            if not all(map(math.isfinite, floats)):
+                raise ValueError("JSON has no such number")
+            return floats
         return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
     except (binascii.Error, struct.error, OverflowError, ValueError):
         raise ProviderFault("provider_error.malformed") from None
