@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from clawproxy.context import Attempt, Exchange
-from clawproxy.dialects.base import OutboundRequest, check_operation
+from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import CONTENT, Batch, End, Event, Failed, Finish, FinishReason, UsageReport
 from clawproxy.exchange_clock import ExchangeClock
@@ -78,8 +78,6 @@ class AttemptRun:
         upstream, pipeline = self.generation.upstream, self.generation.pipeline
         relay = pipeline.relay(self.exchange, attempt)
         dialect = upstream.dialect(attempt.route.provider)
-        if request.operation != "chat":
-            check_operation(dialect, request, attempt.route.provider)
         outbound = dialect.encode_request(request, attempt.route)
         # The id the ledger knows this attempt by, so that the provider's records can be held against it.
         headers = (*outbound.headers, ("x-request-id", attempt.id))

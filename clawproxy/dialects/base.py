@@ -32,15 +32,6 @@ class OutboundRequest:
     """What could not be said in this format and changes nothing that matters (`parameter_dropped`)."""
 
 
-def check_operation(dialect: ProviderDialect, request: ChatRequest, provider: str) -> None:
-    """Raises ClawError("unsupported_parameter") where the provider can not do what is asked. A dialect that does more than `chat`
-    says so in an attribute `operations`."""
-    if request.operation != "chat" and request.operation not in getattr(dialect, "operations", ()):
-        asked = request.operation.replace("_", " ")
-        words = f"The provider `{provider}` ({dialect.name}) has no {asked}; ask for a model of one that has."
-        raise ClawError("unsupported_parameter", words, param="model")
-
-
 # --- client side -----------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +103,8 @@ class ProviderDialect(Protocol):
         ...
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
-        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost."""
+        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost, and
+        for an `operation` that it has not (`translate.refuse_operation`)."""
         ...
 
     def decoder(self, request: ChatRequest) -> ProviderDecoder: ...

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from clawproxy.errors import ClawError
 from clawproxy.events import Notice
-from clawproxy.messages import ChatRequest
+from clawproxy.messages import ChatRequest, Route
 
 HARMLESS: dict[str, frozenset[str]] = {
     "claw": frozenset(),
@@ -41,6 +41,13 @@ EVERYWHERE = frozenset({"cache_control"})
 def refuse(param: str, words: str) -> NoReturn:
     """`words`: what can not be said and where, as in "has no counterpart in the Gemini format"."""
     raise ClawError("unsupported_parameter", f"`{param}` {words}.", param=param)
+
+
+def refuse_operation(request: ChatRequest, route: Route, dialect: str) -> NoReturn:
+    """What is asked is nothing this provider does; nothing is sent to it."""
+    what = {"count_tokens": "way to count tokens"}.get(request.operation, request.operation)
+    words = f"The provider `{route.provider}` ({dialect}) has no {what}; ask for a model of one that has."
+    raise ClawError("unsupported_parameter", words, param="model")
 
 
 def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, ...]:

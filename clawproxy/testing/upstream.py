@@ -78,7 +78,6 @@ class ScriptedUpstream:
 class _NoDialect:
     name = "scripted"
     auth_header = "authorization"
-    operations = frozenset({"embeddings", "count_tokens"})
 
     def configured(self, provider: ProviderConfig) -> _NoDialect:
         return self

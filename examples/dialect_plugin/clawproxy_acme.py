@@ -22,7 +22,7 @@ from typing import Any
 from clawproxy.config import ProviderConfig
 from clawproxy.context import Registry
 from clawproxy.dialects.base import OutboundRequest
-from clawproxy.dialects.translate import leftovers, refuse
+from clawproxy.dialects.translate import leftovers, refuse, refuse_operation
 from clawproxy.errors import ProviderFault
 from clawproxy.events import Batch, Begin, End, Event, Failed, Finish, Text, UsageReport
 from clawproxy.hookspecs import hookimpl
@@ -48,7 +48,19 @@ class Acme:
         return self
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
-        for name in ("tools", "response_format", "temperature", "top_p", "top_k", "stop", "seed"):
+        if request.operation != "chat":
+            refuse_operation(request, route, self.name)
+        for name in (
+            "tools",
+            "response_format",
+            "temperature",
+            "top_p",
+            "top_k",
+            "frequency_penalty",
+            "presence_penalty",
+            "stop",
+            "seed",
+        ):
             if getattr(request, name) not in (None, ()):
                 refuse(name, NO_PLACE)
         notices = leftovers(request, self.name, NO_PLACE)

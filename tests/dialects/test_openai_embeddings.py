@@ -15,7 +15,7 @@ from clawproxy.dialects import CLIENT, PATHS, PROVIDER
 from clawproxy.dialects.openai_chat.client_embeddings import converted
 from clawproxy.dialects.openai_chat.provider_embeddings import EmbeddingsDecoder
 from clawproxy.errors import ClawError
-from clawproxy.events import Batch, Begin, Embedding, End, Event, Failed, Outcome, UsageReport
+from clawproxy.events import Batch, Begin, Embedding, End, Event, Failed, Outcome, Text, UsageReport
 from clawproxy.messages import ChatRequest, Message, Usage
 from clawproxy.testing.factories import make_exchange, make_head, make_request, make_route
 
@@ -248,6 +248,19 @@ def test_other_dialects_vectors_are_written_in_order() -> None:
     made = json.loads(written(*batches, usage=Usage(3, 0)))
     assert [each["embedding"] for each in made["data"]] == [[1.0], [2.0]]
     assert made["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+def test_an_answer_without_vectors_is_none() -> None:
+    """A dialect that took the request for a chat."""
+    with pytest.raises(ClawError) as caught:
+        written(Batch([Text("Hello"), End()]))
+    assert caught.value.slug == "provider_error.malformed"
+
+
+def test_what_this_format_can_not_do_is_refused() -> None:
+    with pytest.raises(ClawError, match=r"`test` \(openai_chat\) has no way to count tokens") as caught:
+        PROVIDER_SIDE.encode_request(make_request(operation="count_tokens"), ROUTE)
+    assert (caught.value.slug, caught.value.details.param) == ("unsupported_parameter", "model")
 
 
 def test_missing_usage_is_not_zero() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,8 @@ EXAMPLE = ROOT / "examples" / "dialect_plugin"
 def run(*command: str | Path, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = None
     if path is not None:
-        environment = {"PYTHONPATH": f"{path}", "PATH": str(Path(sys.executable).parent), "ACME_KEY": "k" * 30}
+        here = os.pathsep.join(map(str, (path, ROOT, ROOT / "plugins")))
+        environment = {"PYTHONPATH": here, "PATH": str(Path(sys.executable).parent), "ACME_KEY": "k" * 30}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=environment)
 
 

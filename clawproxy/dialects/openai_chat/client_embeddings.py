@@ -111,9 +111,11 @@ class EmbeddingsEncoder:
         return b""
 
     def finish(self, outcome: Outcome, usage: Usage | None) -> bytes:
-        """Raises ProviderFault("provider_error.malformed") for base64 that is none."""
+        """Raises ProviderFault("provider_error.malformed") for base64 that is none, and where there is no vector at all."""
         events = [event for batch in self.batches for event in batch.events]
         vectors = sorted([event for event in events if isinstance(event, Embedding)], key=lambda vector: vector.index)
+        if not vectors:
+            raise ProviderFault("provider_error.malformed")
         raws = [batch.raw for batch in self.batches if batch.dialect == NAME and batch.raw]
         if len(raws) == len(self.batches) == 1 and all(type(vector.values) is self.asked for vector in vectors):
             return raws[0]  # the provider's own document, untouched

@@ -13,8 +13,9 @@ from clawproxy.dialects.openai_chat.provider_answer import StreamDecoder, WholeD
 from clawproxy.dialects.openai_chat.provider_embeddings import EmbeddingsDecoder, encode_embeddings
 from clawproxy.dialects.openai_chat.provider_request import encode_body
 from clawproxy.dialects.profiles import DEFAULT, Profile, profile_for
+from clawproxy.dialects.translate import refuse_operation
 from clawproxy.errors import ProviderFault
-from clawproxy.messages import ChatRequest, Operation, Route
+from clawproxy.messages import ChatRequest, Route
 
 _STREAM = (("content-type", "application/json"), ("accept", "text/event-stream"))
 _WHOLE = (("content-type", "application/json"), ("accept", "application/json"))
@@ -35,7 +36,6 @@ class OpenAIChatProvider:
     def __init__(self, profile: Profile = DEFAULT, *, deployments: str | None = None, before: str = "", query: str = "") -> None:
         self.profile = profile
         self.auth_header = profile.auth_header
-        self.operations: frozenset[Operation] = frozenset({"embeddings"} if profile.embeddings else ())
         self._deployments = deployments
         self._query = query
         self._chat = f"{before}/chat/completions{query}"
@@ -54,7 +54,9 @@ class OpenAIChatProvider:
         return OpenAIChatProvider(profile, before="" if given.endswith("/openai/v1") else f"{root}/v1")
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
-        if request.operation == "embeddings":
+        if request.operation != "chat":
+            if request.operation != "embeddings" or not self.profile.embeddings:
+                refuse_operation(request, route, self.name)
             body, notices = encode_embeddings(request, route, self.profile)
             path = self._vectors if self._deployments is None else self._deployed(route, "embeddings")
             return OutboundRequest(path, body, _WHOLE, "POST", False, notices)
