@@ -165,6 +165,8 @@ class Exchange:
     cache_control: str | None = None
     """The client's `Cache-Control`, unread."""
     answer_headers: tuple[tuple[str, str], ...] = ()
+    operation: str = "chat"
+    """As in `messages.ChatRequest`."""
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the

@@ -99,6 +99,8 @@ class Generation:
         """The request is decoded: note what it asks for. `asked`: the client's own, shorter `total`."""
         exchange.requested_model = request.model
         exchange.stream = request.stream
+        if request.operation != "chat":
+            exchange.operation = request.operation
         own = self._model_deadlines.get(request.model)
         if own is not None:
             exchange.deadlines = own.shortened(asked)

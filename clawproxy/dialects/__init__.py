@@ -16,8 +16,9 @@ from clawproxy.dialects.gemini import PATTERN as GEMINI_PATTERN
 from clawproxy.dialects.gemini import GeminiClient, GeminiProvider
 from clawproxy.dialects.gemini.models import asks_gemini
 from clawproxy.dialects.ollama import OllamaChat, OllamaEmbed, OllamaGenerate, OllamaProvider
-from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider
+from clawproxy.dialects.openai_chat import OpenAIChatClient, OpenAIChatProvider, OpenAIEmbeddingsClient
 from clawproxy.dialects.openai_responses import OpenAIResponsesClient, OpenAIResponsesProvider
+from clawproxy.dialects.profiles import PROFILES
 from clawproxy.http1.head import Head
 
 _openai_chat = OpenAIChatProvider()
@@ -33,6 +34,7 @@ CLIENT: dict[str, ClientDialect] = {
     "ollama_generate": OllamaGenerate(),
     "ollama_embed": OllamaEmbed(),
     "ollama_embeddings": OllamaEmbed(old=True),
+    "openai_embeddings": OpenAIEmbeddingsClient(),
 }
 PROVIDER: dict[str, ProviderDialect] = {
     "openai_chat": _openai_chat,
@@ -42,6 +44,7 @@ PROVIDER: dict[str, ProviderDialect] = {
     "cohere": CohereProvider(),
     "ollama": OllamaProvider(),
     "scripted": _openai_chat,  # the scripted provider answers as OpenAI does
+    "azure": OpenAIChatProvider(PROFILES["azure"]),
 }
 PATHS: dict[str, str] = {
     "/v1/chat/completions": "openai_chat",
@@ -56,6 +59,8 @@ PATHS: dict[str, str] = {
     "/api/generate": "ollama_generate",
     "/v2/chat": "cohere",
     "/v2/embed": "cohere_embed",
+    "/v1/embeddings": "openai_embeddings",
+    "/openai/v1/embeddings": "openai_embeddings",
 }
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = ((GEMINI_PATTERN, "gemini"),)
 PREFIXES: dict[str, str] = {

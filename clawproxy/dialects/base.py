@@ -100,11 +100,14 @@ class ProviderDialect(Protocol):
     """`authorization` (as `Bearer KEY`), `x-api-key`, `x-goog-api-key`, `api-key`: where the provider's key goes."""
 
     def configured(self, provider: ProviderConfig) -> ProviderDialect:
-        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose."""
+        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose.
+
+        Raises ConfigError, its problems as `KEY: sentence`."""
         ...
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
-        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost."""
+        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost, and
+        for an `operation` that it has not (`translate.refuse_operation`)."""
         ...
 
     def decoder(self, request: ChatRequest) -> ProviderDecoder: ...

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from clawproxy.errors import ClawError
 from clawproxy.events import Notice
-from clawproxy.messages import ChatRequest
+from clawproxy.messages import ChatRequest, Route
 
 HARMLESS: dict[str, frozenset[str]] = {
     "claw": frozenset(),
@@ -93,6 +93,7 @@ HARMLESS: dict[str, frozenset[str]] = {
 }
 """By dialect: the names in a request's `extra` that change nothing an answer says."""
 SILENT: dict[str, frozenset[str]] = {
+    "openai_chat": frozenset({"encoding_format"}),  # its client side does it itself
     "openai_responses": frozenset(
         {"annotations", "id", "instructions", "logprobs", "namespace", "phase", "status", "tool_calls", "type"}
     ),
@@ -124,6 +125,13 @@ def refuse(param: str, words: str) -> NoReturn:
     raise ClawError("unsupported_parameter", f"`{param}` {words}.", param=param)
 
 
+def refuse_operation(request: ChatRequest, route: Route, dialect: str) -> NoReturn:
+    """What is asked is nothing this provider does; nothing is sent to it."""
+    what = {"count_tokens": "way to count tokens"}.get(request.operation, request.operation)
+    words = f"The provider `{route.provider}` ({dialect}) has no {what}; ask for a model of one that has."
+    raise ClawError("unsupported_parameter", words, param="model")
+
+
 def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, ...]:
     """What must be left out of `request` for a provider of `dialect`.
 
@@ -134,6 +142,8 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
         ClawError: unsupported_parameter, for what would change the answer.
     """
     if request.dialect == dialect:
+        return ()
+    if not _has_extra(request):
         return ()
     harmless = HARMLESS.get(request.dialect, frozenset()) | EVERYWHERE
     dropped: dict[str, None] = dict.fromkeys(SILENT.get(request.dialect, ()))
@@ -150,6 +160,16 @@ def leftovers(request: ChatRequest, dialect: str, words: str) -> tuple[Notice, .
         if tool.extra:
             _sort(tool.extra, f"tools[{number}].", harmless, words, dropped)
     return tuple([dropped_notice(name) for name in dropped if name not in SILENT.get(request.dialect, ())])
+
+
+def _has_extra(request: ChatRequest) -> bool:
+    """Nearly no request has any."""
+    if request.extra:
+        return True
+    for message in request.messages:
+        if message.extra or (type(message.content) is tuple and any(part.extra for part in message.content)):
+            return True
+    return any(tool.extra for tool in request.tools) if request.tools else False
 
 
 def dropped_notice(name: str) -> Notice:

@@ -82,7 +82,7 @@ def _embed(model: str, body: dict[str, Any]) -> EmbedAsked:
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise BadRequest(400, "invalid request: texts must be at least 1 item long.")
     words = sum(len(text.split()) for text in texts)
-    return EmbedAsked(model, False, "", words, True, False, texts, body.get("embedding_types") or ("float",))
+    return EmbedAsked(model, False, "", words, True, texts=texts, kinds=body.get("embedding_types") or ("float",))
 
 
 def vector(text: str) -> list[float]:

@@ -72,7 +72,8 @@ class Gemini:
                 prompt = text
         stream = method == "streamGenerateContent"
         sse = parse_qs(query).get("alt") == ["sse"]
-        return GeminiAsked(unquote(match["model"]), stream, prompt, words, True, False, method, len(contents), sse)
+        model, inputs = unquote(match["model"]), len(contents)
+        return GeminiAsked(model, stream, prompt, words, True, method=method, inputs=inputs, sse=sse)
 
     def encoder(self, asked: Asked, serial: int) -> Encoder:
         assert isinstance(asked, GeminiAsked)

@@ -52,7 +52,7 @@ class Ollama:
             texts = [texts] if isinstance(texts, str) else texts
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise BadRequest(400, "invalid input type")
-            return EmbedAsked(model, False, "", sum(len(text.split()) for text in texts), True, False, texts)
+            return EmbedAsked(model, False, "", sum(len(text.split()) for text in texts), True, texts=texts)
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages:
             raise BadRequest(400, "messages is required")

@@ -35,6 +35,7 @@ from clawproxy.scripted.gemini import Gemini
 from clawproxy.scripted.log import ConnectionEntry, Entry, ProviderLog, State
 from clawproxy.scripted.ollama import Ollama
 from clawproxy.scripted.openai_chat import OpenAIChat
+from clawproxy.scripted.openai_embeddings import OpenAIEmbeddings
 from clawproxy.scripted.openai_responses import OpenAIResponses
 from clawproxy.scripted.player import BrokenOff, Player
 from clawproxy.scripted.reader import Malformed, Request
@@ -44,7 +45,15 @@ from clawproxy.secrets import Secret
 
 DEFAULT_SCRIPT = "reply"
 DEMO_SCRIPT = "pause 120ms; pace 25ms; reply"
-FORMATS: Sequence[Format] = (OpenAIChat(), OpenAIResponses(), Anthropic(), Gemini(), Cohere(), Ollama())
+FORMATS: Sequence[Format] = (
+    OpenAIChat(),
+    OpenAIEmbeddings(),
+    OpenAIResponses(),
+    Anthropic(),
+    Gemini(),
+    Cohere(),
+    Ollama(),
+)
 
 _log = logging.getLogger("clawproxy.scripted")
 

@@ -85,6 +85,7 @@ class Row(msgspec.Struct, gc=False):
     cost_nano: int | None
     timing_ms: dict[str, float]
     notices: list[str]
+    operation: str
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -115,6 +116,7 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
         exchange.cost_nano,
         exchange.timing.milliseconds(),
         [notice.code for notice in exchange.notices[:MAX_NOTICES]] if exchange.notices else [],
+        exchange.operation,
     )
     return to_line(row)
 

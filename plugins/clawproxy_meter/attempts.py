@@ -139,6 +139,8 @@ class Metered:
         else:
             self._reserved = figures.prompt_bound(request)
             self._reserved_output = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
+        if request.operation != "chat":
+            self._reserved_output = 0  # vectors and counts are no tokens
         self._books = books_of(exchange)
         self._flagged = False
         self._size = 0

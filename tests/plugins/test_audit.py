@@ -95,6 +95,7 @@ async def test_a_row_says_who_what_and_how_it_ended(tmp_path: Path) -> None:
         "outcome": "timeout.stall", "finish": None, "error": "timeout.stall",
         "usage": {"input_tokens": 3, "output_tokens": 4, "cached_tokens": 1, "reasoning_tokens": None, "source": "estimated"},
         "cost_nano": 12, "timing_ms": {"upstream": 400.0, "gateway": 100.0, "total": 500.0}, "notices": ["prompt_truncated"],
+        "operation": "chat",
     }  # fmt: skip
 
 

@@ -97,8 +97,10 @@ class StreamDecoder:
             events.append(self._fail(classify(chunk.error or msgspec.json.decode(data))))
             return False
         if not self._begun:
-            self._begun = True
-            events.append(begin(chunk))
+            begun = begin(chunk)
+            if chunk.choices or begun.id is not None:  # Azure's first chunk names nothing
+                self._begun = True
+                events.append(begun)
         if chunk.choices:
             for choice in chunk.choices:
                 if choice.delta is not None:
