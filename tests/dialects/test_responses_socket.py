@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponsesServerEvent
 from pydantic import TypeAdapter
 
+from clawproxy.dialects import PROVIDER
 from clawproxy.dialects.openai_responses import socket
 from clawproxy.dialects.openai_responses.socket import Create, History, Kept, SocketAnswer, error_event, read_create
 from clawproxy.errors import KINDS, ClawError
@@ -49,8 +50,10 @@ def test_errors_are_the_sdks(slug: str, lane: str | None) -> None:
 @pytest.mark.parametrize("passing", [True, False])
 def test_events_carry_their_lane(lane: str | None, passing: bool) -> None:
     answer = SocketAnswer(make_exchange(), make_request(dialect="openai_responses", stream=True), create(stream_id=lane))
-    raw = sse(*FULL)
-    batch = Batch([Text("hi")], raw=raw, dialect="openai_responses") if passing else Batch([Text("hi")])
+    batch: Batch | None = Batch([Text("hi")])
+    if passing:
+        batch = PROVIDER["openai_responses"].decoder(make_request(stream=True)).feed(sse(*FULL))
+    assert batch is not None
     payloads = [*answer.content(batch), *answer.finish(Outcome("complete"), None)]
     events = [json.loads(payload) for payload in payloads]
     assert {event.get("stream_id") for event in events} == {lane}
