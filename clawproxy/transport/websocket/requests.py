@@ -119,7 +119,7 @@ async def run(
             decode=partial(decode, service.config.limits.messages),
             lifetime=client.lifetime,
             peer=credentials.peer,
-            client_request_id=client.id if client.id.isascii() else None,
+            client_request_id=client.id if client.id.isascii() and client.id != client.request_id else None,
             deadline=deadline,
         )
         client.settle(await service.handle(call, client))
