@@ -56,7 +56,17 @@ HARMLESS: dict[str, frozenset[str]] = {
             "output_schema",
         }
     ),
-    "anthropic": frozenset({"thinking", "context_management", "service_tier", "speed", "diagnostics", "eager_input_streaming"}),
+    "anthropic": frozenset(  # what Claude Code sends as a matter of course, and hints
+        {
+            "context_management",
+            "defer_loading",
+            "diagnostics",
+            "eager_input_streaming",
+            "service_tier",
+            "speed",
+            "thinking",
+        }
+    ),
     "gemini": frozenset(
         {
             "generationConfig.enableEnhancedCivicAnswers",

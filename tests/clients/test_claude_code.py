@@ -48,14 +48,25 @@ async def test_a_streamed_turn(tmp_path: Path, credential: str) -> None:
     assert not on.outside.asked
 
 
-PROVIDERS = [("anthropic", ""), ("openai_chat", "/v1"), ("openai_responses", "/v1"), ("gemini", "/v1beta"), ("ollama", "")]
+PROVIDERS = [
+    ("anthropic", "", False),
+    ("openai_chat", "/v1", False),
+    ("openai_chat", "/v1", True),
+    ("openai_responses", "/v1", False),
+    ("gemini", "/v1beta", False),
+    ("ollama", "", True),
+]
 
 
-@pytest.mark.parametrize(("dialect", "path"), PROVIDERS, ids=[dialect for dialect, _ in PROVIDERS])
-async def test_a_turn_with_a_tool(tmp_path: Path, dialect: str, path: str) -> None:
-    """The model calls Claude Code's shell, reads what it printed, and answers; whatever the provider speaks."""
+@pytest.mark.parametrize(("dialect", "path", "plain"), PROVIDERS)
+async def test_a_turn_with_a_tool(tmp_path: Path, dialect: str, path: str, plain: bool) -> None:
+    """The model calls Claude Code's shell, reads what it printed, and answers; whatever the provider speaks.
+
+    Args:
+        plain: without what only Anthropic has.
+    """
     call = {"command": "echo claw-$((6 * 7))", "description": "Six times seven"}
-    switches = {} if dialect == "anthropic" else {"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1"}
+    switches = {"CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1"} if plain else {}
     async with stage(tmp_path, dialect=dialect, model=MODEL, path=path) as on:
         on.provider.will(f"tool Bash {json.dumps(call)}; usage 900 30", "say The shell said forty-two.; usage 1000 6")
         ran = await on.run(*claude(on, "Ask the shell for six times seven.", **switches))

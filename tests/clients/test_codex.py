@@ -22,7 +22,9 @@ SWITCHES = {
 }
 
 
-def codex(on: Stage, prompt: str, *, websockets: bool, **others: str) -> tuple[list[str], dict[str, str]]:
+def codex(
+    on: Stage, prompt: str, *, websockets: bool, access: str = "danger-full-access", **others: str
+) -> tuple[list[str], dict[str, str]]:
     """One prompt, its items printed as they come; with the configuration that docs/clients.md gives."""
     folder = on.home / ".codex"
     folder.mkdir()
@@ -30,7 +32,7 @@ def codex(on: Stage, prompt: str, *, websockets: bool, **others: str) -> tuple[l
     (folder / "config.toml").write_text(config)
     switches = {**SWITCHES, **others, "model_providers.claw.supports_websockets": json.dumps(websockets)}
     options = [word for name, value in switches.items() for word in ("-c", f"{name}={value}")]
-    options += ["--json", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    options += ["--json", "--skip-git-repo-check", "--sandbox", access]
     return [program("codex", "codex"), "exec", *options, prompt], {"CLAW_KEY": KEY}
 
 
@@ -67,11 +69,25 @@ PROVIDERS = [("openai_chat", "/v1"), ("anthropic", ""), ("gemini", "/v1beta"), (
 
 @pytest.mark.parametrize(("dialect", "path"), PROVIDERS, ids=[dialect for dialect, _ in PROVIDERS])
 async def test_a_turn_by_another_format(tmp_path: Path, dialect: str, path: str) -> None:
-    """What docs/clients.md says to switch off there is all that has to be."""
     async with stage(tmp_path, dialect=dialect, model=MODEL, path=path) as on:
         on.provider.will(*SCRIPT)
-        ran = await on.run(*codex(on, PROMPT, websockets=False, **{"web_search": "disabled", "features.multi_agent": "false"}))
+        ran = await on.run(*codex(on, PROMPT, websockets=False, web_search="disabled"))
     check_turn(on, ran)
+
+
+@pytest.mark.parametrize(("access", "complete"), [("read-only", True), ("danger-full-access", False)])
+async def test_a_search_that_the_provider_does_not_have(tmp_path: Path, access: str, complete: bool) -> None:
+    """Codex asks for a cached one by itself, and for a live one where it may do everything."""
+    async with stage(tmp_path, model=MODEL) as on:
+        on.provider.always("Hello.")
+        ran = await on.run(*codex(on, "Say hello.", websockets=False, access=access))
+    [row] = on.rows
+    assert (ran.code == 0, row["outcome"] == "complete") == (complete, complete)
+    if complete:
+        assert "parameter_dropped" in row["notices"]
+    else:
+        assert row["error"] == "unsupported_parameter"
+        assert "tools[8]" in ran.stdout
 
 
 @pytest.mark.parametrize("websockets", [False, True], ids=["http", "websocket"])
