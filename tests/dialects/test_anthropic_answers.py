@@ -303,7 +303,7 @@ def told(message: dict[str, Any]) -> list[Any]:
     return out
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, len(LONG)), max_size=25), st.lists(st.booleans(), min_size=1, max_size=12))
 def test_whatever_batches_a_policy_rewrote_the_answer_is_the_same(places: list[int], rewritten: list[bool]) -> None:
     batches = batches_of(LONG, places)
