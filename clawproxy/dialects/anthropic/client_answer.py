@@ -93,7 +93,7 @@ class StreamEncoder(Identity):
         super().__init__(exchange, request)
         self.begun = self.told = self.over = False
         self.made = False
-        """Something was written from events."""
+        """A batch was written from its events."""
         self.dialect = ""
         self.index = -1
         """Of the block begun last."""
@@ -114,6 +114,7 @@ class StreamEncoder(Identity):
         self.dialect = batch.dialect or self.dialect
         if batch.raw is not None and batch.dialect == NAME:
             return self._passed(batch.raw, batch.events)
+        self.made = True  # even where it says nothing: its bytes may have begun a block
         return b"".join([self._event(event) for event in batch.events])
 
     # --- the provider's bytes ----------------------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ class StreamEncoder(Identity):
                 self.finished = event  # type: ignore[assignment]
             elif kind is UsageReport:
                 self.usage = event.usage  # type: ignore[union-attr]
-        if not self.made and self.ended is None and b"event: content_block_st" not in raw and b"event: message_" not in raw:
+        plain = self.begun and not self.made and self.ended is None
+        if plain and b"event: content_block_st" not in raw and b"event: message_" not in raw:
             return raw  # nearly all
         return b"".join([self._follow(piece) for piece in raw.split(b"\n\n") if piece])
 
@@ -137,6 +139,8 @@ class StreamEncoder(Identity):
         """One event of the provider's: as it is, or renumbered. `provider_answer` wrote it: `event: NAME`, `data: JSON`."""
         whole = piece + b"\n\n"
         name = piece[7 : piece.index(b"\n")]
+        if not self.begun and name != b"message_start" and name.startswith((b"content_", b"message_")):
+            return self._begin() + self._follow(piece)
         if not name.startswith(b"content_block_"):
             if name == b"message_start":
                 whole, self.begun = b"" if self.begun else whole, True
@@ -256,7 +260,6 @@ class StreamEncoder(Identity):
         fields = msgspec.json.decode(event.data)
         begun = b"" if self.begun else self._begin()
         name = str(fields.get("type", "")).encode()
-        self.made = True
         return begun + self._follow(b"event: %b\ndata: %b" % (name, event.data))
 
     # --- blocks ------------------------------------------------------------------------------------------------------------
@@ -270,7 +273,6 @@ class StreamEncoder(Identity):
 
     def _start(self, block: dict[str, Any]) -> bytes:
         written = b"" if self.begun else self._begin()
-        self.made = True
         event = {"type": "content_block_start", "index": self._opened(block["type"]), "content_block": block}
         return written + encode_event(jsonio.encode(event), b"content_block_start")
 
@@ -281,7 +283,6 @@ class StreamEncoder(Identity):
         return self.index
 
     def _delta(self, index: int, delta: bytes) -> bytes:
-        self.made = True
         return b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,"delta":%b}\n\n' % (index, delta)
 
     def _end(self) -> bytes:
