@@ -6,7 +6,9 @@ ASYNC_RULES := ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC106,AS
 # tests may poll what they watch, and start what need not be up yet
 ASYNC_RULES_TESTS := ASYNC100,ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC107,ASYNC108,ASYNC112,ASYNC115,ASYNC118,ASYNC121,ASYNC122,ASYNC300,ASYNC900
 
-.PHONY: demo test check bench bench-peers bench-micro fuzz docs clean
+CLIENTS := node codex claude_code openclaw
+
+.PHONY: demo test test-clients check bench bench-peers bench-micro fuzz docs clean
 
 demo: $(VENV)/.runtime        ## start the gateway with the scripted provider and ask it something (ONCE=1: then exit)
 	@$(BIN)/clawproxy demo $(if $(ONCE),--once)
@@ -20,6 +22,16 @@ check: $(VENV)/.dev           ## style, types, async rules
 	$(BIN)/mypy
 	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py')
 	$(BIN)/flake8-async --enable=$(ASYNC_RULES_TESTS) $$(git ls-files 'tests/*.py')
+
+test-clients: $(VENV)/.dev $(CLIENTS:%=build/clients/%/.installed)   ## OpenClaw, Claude Code and Codex, which it installs, run a turn each
+	$(BIN)/python -m pytest -q tests/clients $(ARGS)
+
+build/clients/%/.installed: tests/clients/%/package.json
+	@mkdir -p $(@D) && cp $< $(@D)/
+	cd $(@D) && PATH="$(CURDIR)/build/clients/node/node_modules/.bin:$$PATH" npm install --no-audit --no-fund --no-package-lock --loglevel=error
+	@touch $@
+
+build/clients/openclaw/.installed: build/clients/node/.installed
 
 fuzz: $(VENV)/.dev            ## a hundred thousand generated bad inputs against a running gateway, new ones each time
 	SEED=$${SEED:-$$$$} $(BIN)/python -m pytest -q -s tests/e2e/test_bad_inputs.py --bad-inputs=100000

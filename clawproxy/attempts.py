@@ -20,12 +20,14 @@ from clawproxy.exchange_clock import ExchangeClock
 from clawproxy.lifetime import is_cancellation
 from clawproxy.messages import ChatRequest
 from clawproxy.pipeline.compile import AttemptContexts
+from clawproxy.upstream.recorded import Recorded
 
 if TYPE_CHECKING:
     from clawproxy.gateway import Generation
     from clawproxy.lifetime import Lifetime
     from clawproxy.pipeline import Relay
     from clawproxy.service import Client
+    from clawproxy.upstream.base import Opening
 
 UNDELIVERED = frozenset({"client_gone", "timeout.write"})
 """What the client's side of an answer comes to; a provider that had ended by then had its say all the same."""
@@ -75,20 +77,12 @@ class AttemptRun:
             self.generation.pipeline.attempt_finished(self.exchange, attempt)
 
     async def _relay(self, attempt: Attempt, request: ChatRequest) -> None:
-        upstream, pipeline = self.generation.upstream, self.generation.pipeline
-        relay = pipeline.relay(self.exchange, attempt)
-        dialect = upstream.dialect(attempt.route.provider)
-        outbound = dialect.encode_request(request, attempt.route)
-        # The id the ledger knows this attempt by, so that the provider's records can be held against it.
-        headers = (*outbound.headers, ("x-request-id", attempt.id))
-        if outbound.notices:
-            known = self.exchange.notices
-            known.extend([notice for notice in outbound.notices if notice not in known])
-        outbound = OutboundRequest(outbound.path, outbound.body, headers, outbound.method, outbound.stream)
+        relay = self.generation.pipeline.relay(self.exchange, attempt)
+        opening = self._open(attempt, request)
         held: list[Batch] = []
         good = False
         try:
-            async with upstream.open(attempt.route, request, outbound, self.clock, self.exchange.principal.key) as stream:
+            async with opening as stream:
                 attempt.status = stream.status
                 while (batch := await stream.receive()) is not None:
                     failure, got_content = self._look(attempt, batch)
@@ -118,6 +112,21 @@ class AttemptRun:
         if held:
             attempt.content = True
             await self.client.send(joined(held))
+
+    def _open(self, attempt: Attempt, request: ChatRequest) -> Opening:
+        """What entering calls the provider, or plays the answer that the route brings with it."""
+        if attempt.route.recorded is not None:
+            return Recorded(attempt.route.recorded)
+        upstream = self.generation.upstream
+        dialect = upstream.dialect(attempt.route.provider)
+        outbound = dialect.encode_request(request, attempt.route)
+        # The id the ledger knows this attempt by, so that the provider's records can be held against it.
+        headers = (*outbound.headers, ("x-request-id", attempt.id))
+        if outbound.notices:
+            known = self.exchange.notices
+            known.extend([notice for notice in outbound.notices if notice not in known])
+        outbound = OutboundRequest(outbound.path, outbound.body, headers, outbound.method, outbound.stream)
+        return upstream.open(attempt.route, request, outbound, self.clock, self.exchange.principal.key)
 
     def _abandon(self, relay: Relay) -> None:
         try:

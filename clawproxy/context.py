@@ -6,6 +6,7 @@ Rule: plugins read these freely and write only through methods, and through `exc
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from clawproxy.clocks import Deadlines
 from clawproxy.errors import ClawError
 from clawproxy.events import Notice
 from clawproxy.messages import EMPTY, Principal, Route, Usage
+from clawproxy.values import value
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from clawproxy.stores.base import Store
 
 
+_HEADER = re.compile(r"[a-z][a-z0-9-]{0,63}")
 _IDS_AT_ONCE = 64
 _HEX = 20
 """Hex digits of randomness an id takes."""
@@ -89,6 +92,17 @@ class Timing:
         return out
 
 
+@value
+class Attribution:
+    """Who asks within a key, in the client's own words (`X-ClawRouter-*`): for the log and the audit, never for policy, never
+    sent on. Each at most 256 printable ASCII characters."""
+
+    client: str | None = None
+    agent_id: str | None = None
+    session_id: str | None = None
+    project_id: str | None = None
+
+
 @define(slots=True, eq=False)
 class Attempt:
     """One call of one provider."""
@@ -147,6 +161,19 @@ class Exchange:
     user: str | None = None
     """The principal's user, or the client's own word where its key `may_assert`."""
     app: str | None = None
+    attribution: Attribution | None = None
+    cache_control: str | None = None
+    """The client's `Cache-Control`, unread."""
+    answer_headers: tuple[tuple[str, str], ...] = ()
+    operation: str = "chat"
+    """As in `messages.ChatRequest`."""
+
+    def answer_header(self, name: str, value: str) -> None:
+        """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the
+        plugin's, in lower case; of `value`, what is not plain is percent-encoded."""
+        if _HEADER.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is no name for a header")
+        self.answer_headers = (*self.answer_headers, (name, value))
 
     def notice(self, code: str, message: str, **details: Any) -> None:
         """Tell the client something about its request; sent before the next content."""

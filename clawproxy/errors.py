@@ -77,6 +77,21 @@ def _rows() -> list[Kind]:  # one row a line, however long: it is a table
         Kind("duplicate_id", 409, "client", "refused.request", "This id is still open on this connection."),
         Kind("unknown_id", 404, "client", "refused.request", "No open request has this id."),
         Kind("session.expired", 410, "client", "refused.session", "The session is gone."),
+        Kind(
+            "previous_response_not_found",
+            400,
+            "client",
+            "refused.request",
+            "No response with this id is kept on this connection.",
+        ),
+        Kind(
+            "websocket_connection_limit_reached",
+            400,
+            "client",
+            "refused.request",
+            "This connection has reached its 60 minutes. Open a new one.",
+            retryable=True,
+        ),
     ]
     access = [
         Kind(

@@ -72,6 +72,8 @@ class Opaque:
     dialect only, in the provider's own bytes."""
 
     kind: str
+    data: bytes | None = None
+    """The JSON it came in, for an encoder of the same format that can not use the batch's bytes."""
 
 
 @final

@@ -31,6 +31,7 @@ from clawproxy.ops.logs import log_event, log_exception
 from clawproxy.ops.metrics import Metrics
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
 from clawproxy.service import Call, Client
+from clawproxy.stores.base import UsageRow
 from clawproxy.upstream.base import Upstream
 
 CREDENTIAL_CACHE = 5.0
@@ -88,6 +89,8 @@ class Generation:
             peer=call.peer,
             client_request_id=call.client_request_id,
             session_id=call.session_id,
+            attribution=call.attribution,
+            cache_control=call.cache_control,
             user=call.principal.user,
             app=call.principal.app,
         )
@@ -96,6 +99,8 @@ class Generation:
         """The request is decoded: note what it asks for. `asked`: the client's own, shorter `total`."""
         exchange.requested_model = request.model
         exchange.stream = request.stream
+        if request.operation != "chat":
+            exchange.operation = request.operation
         own = self._model_deadlines.get(request.model)
         if own is not None:
             exchange.deadlines = own.shortened(asked)
@@ -239,6 +244,17 @@ class Gateway:
         else:
             pairs = [(f"{name}/{model}", name) for name, provider in config.providers.items() for model in provider.models]
         return [(model, provider) for model, provider in pairs if principal.may_use(model)]
+
+    async def usage(self, principal: Principal, since: float) -> UsageRow:
+        """What this principal's key has used since a Unix time. Raises ClawError("store_unavailable")."""
+        try:
+            [row] = await self.app.store.usage(since=since, key=principal.key)
+        except ClawError:
+            raise
+        except Exception as error:
+            log_exception("usage.failed", error, key=principal.key)
+            raise ClawError("store_unavailable") from error
+        return row
 
     def count(self, name: str, **labels: str) -> None:
         self.metrics.count(name, **labels)

@@ -8,13 +8,16 @@ Rule 3: None is "not said". It never stands for zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen
 
 from clawproxy.values import value
+
+if TYPE_CHECKING:
+    from clawproxy.events import Batch
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -169,6 +172,9 @@ class ChatRequest:
     """Tokens the model may think; 0: not at all. Beside or instead of `reasoning_effort`."""
     headers: tuple[tuple[str, str], ...] = ()
     """The client's headers that its dialect has checked, and sends on to a provider of the same (`anthropic-beta`)."""
+    form: str = ""
+    """How its dialect is to write the answer, where the client chose between forms (Gemini's `sse`, else an array). Nobody
+    else's concern."""
 
     def texts(self) -> Iterator[str]:
         """Every text a model would read, message by message."""
@@ -185,7 +191,8 @@ class Usage:
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
-    source: Literal["measured", "estimated"] = "measured"
+    source: Literal["measured", "estimated", "cache"] = "measured"
+    """`cache`: what the answer took when a provider gave it; played again, it took nothing."""
     raw: Mapping[str, Any] = EMPTY
     """What the provider said, unclamped."""
 
@@ -242,3 +249,6 @@ class Route:
     context_tokens: int | None = None
     """The context window, where the operator stated it."""
     max_output_tokens: int | None = None
+    recorded: Sequence[Batch] | None = None
+    """A whole answer to play instead of asking anybody: nothing is sent, so nothing is billed. `provider` names where it is
+    from; it need not be configured."""

@@ -27,7 +27,7 @@ from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PROVIDER
+from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PREFIXES, PROVIDER, SPEAKERS, is_served
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway, Generation
 from clawproxy.http1.head import Head
@@ -41,10 +41,12 @@ from clawproxy.pipeline.compile import lifespans
 from clawproxy.scripted import ScriptedProvider
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
+from clawproxy.transport.catalog import catalog_pages
 from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
+from clawproxy.transport.responses_ws import serve_responses
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 from clawproxy.upstream.providers import Providers
@@ -164,7 +166,14 @@ class Server:
                 surfaces = Surfaces(
                     http={path: CLIENT[name] for path, name in PATHS.items()},
                     http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
+                    plain=catalog_pages(gateway, is_served),
+                    speakers=[(knows, CLIENT[name]) for knows, name in SPEAKERS],
+                    http_prefixes={prefix: CLIENT[name] for prefix, name in PREFIXES.items()},
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
+                    websockets=dict.fromkeys(
+                        ("/v1/responses", "/openai/v1/responses"),
+                        partial(serve_responses, connections=self.websockets, secure=tls is not None),
+                    ),
                 )
                 for each in bound:
                     connections.start_soon(self._accept, each, tls, surfaces, connections)

@@ -13,7 +13,7 @@ from attrs import define
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
-from clawproxy.context import Exchange
+from clawproxy.context import Attribution, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.lifetime import Lifetime
@@ -37,6 +37,8 @@ class Call:
     deadline: float | None = None
     """Seconds, where the client shortened `total`."""
     session_id: str | None = None
+    attribution: Attribution | None = None
+    cache_control: str | None = None
 
 
 class Client(Protocol):

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
@@ -27,12 +28,10 @@ from clawproxy.config.units import render_duration, shown
 
 STRATEGIES = ("priority",)
 LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
-DIALECTS = ("openai_chat", "scripted")
-LATER_DIALECTS = ("openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure")
+DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure", "scripted")
+LATER_DIALECTS: tuple[str, ...] = ()
 OPENAI_COMPATIBLE = {
-    "anthropic": "https://api.anthropic.com/v1",
     "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
-    "ollama": "http://127.0.0.1:11434/v1",
 }
 PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
 """The clocks of one attempt, so that a provider can have its own."""
@@ -111,6 +110,7 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
         if provider.script is not None:
             found.wrong((*path, "script"), 'is only for dialect = "scripted"; remove it')
         check_base_url(provider, path, found)
+    check_dialect_options(provider, path, provider.dialect in (*DIALECTS, *LATER_DIALECTS), found)
     check_headers(provider.headers, (*path, "headers"), found)
     if provider.ca_file is not None:
         check_file(provider.ca_file, (*path, "ca_file"), "a PEM file", found)

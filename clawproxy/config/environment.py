@@ -71,7 +71,7 @@ def find_config(option: Path | None, environ: Mapping[str, str], folder: Path) -
 
 
 def ollama_base(host: str) -> str | None:
-    """The base URL of Ollama's OpenAI-compatible API for what OLLAMA_HOST may hold, or None where it makes no sense.
+    """The base URL of an Ollama server for what OLLAMA_HOST may hold, or None where it makes no sense.
 
     As Ollama itself reads it: without a scheme the port is 11434, with `http://` 80, with `https://` 443. The address a
     server listens on everywhere with (0.0.0.0) means this machine here.
@@ -87,7 +87,7 @@ def ollama_base(host: str) -> str | None:
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(name, name)  # noqa: S104
     name = f"[{name}]" if ":" in name else name
     port = port or (11434 if not mark else 443 if scheme == "https" else 80)
-    return f"{scheme or 'http'}://{name}:{port}{parts.path.rstrip('/')}/v1"
+    return f"{scheme or 'http'}://{name}:{port}{parts.path.rstrip('/')}"
 
 
 def providers_found(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def providers_found(environ: Mapping[str, str]) -> dict[str, Any]:
     }
     base = ollama_base(environ["OLLAMA_HOST"]) if environ.get("OLLAMA_HOST", "").strip() else None
     if base is not None:
-        found["ollama"] = {"dialect": "openai_chat", "base_url": base}
+        found["ollama"] = {"dialect": "ollama", "base_url": base}
     return found
 
 

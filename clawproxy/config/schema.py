@@ -20,6 +20,8 @@ Duration = NewType("Duration", float)
 """Seconds."""
 Size = NewType("Size", int)
 """Bytes."""
+Price = NewType("Price", int)
+"""Micro-dollars per million tokens; in the file, dollars per million tokens: `"0.15"`."""
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -101,10 +103,22 @@ class RouteConfig:
 
 
 @frozen
+class PriceConfig:
+    """What a model costs, whichever route serves it. Tokens of a kind without a price of its own cost what input does."""
+
+    input: Price
+    output: Price
+    cached_input: Price | None = None
+    cache_write: Price | None = None
+
+
+@frozen
 class ModelConfig:
     routes: tuple[RouteConfig, ...]
     strategy: str = "priority"
     deadlines: Mapping[str, Duration] = field(factory=dict)
+    price: PriceConfig | None = None
+    """None: not known, so that no cost is (which is not the same as free)."""
 
 
 @frozen

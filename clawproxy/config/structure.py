@@ -30,8 +30,8 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import Duration, KeyConfig, SecretRef, ServerConfig, Size
-from clawproxy.config.units import kind_of, parse_duration, parse_size, shown
+from clawproxy.config.schema import Duration, KeyConfig, Price, SecretRef, ServerConfig, Size
+from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_size, shown
 
 
 class Wrong(ValueError):
@@ -92,6 +92,13 @@ def _size(value: Any, _: Any = None) -> Size:
         value = int(value)
     try:
         return Size(parse_size(value))
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _price(value: Any, _: Any = None) -> Price:
+    try:
+        return Price(parse_price(value))
     except ValueError as error:
         raise Wrong(str(error)) from None
 
@@ -228,6 +235,7 @@ def make_converter(base: Path) -> Converter:
         (SecretRef, secret),
         (Duration, _duration),
         (Size, _size),
+        (Price, _price),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)

@@ -37,6 +37,7 @@ _SIZE_UNITS = {
     "GB": 1000**3,
 }
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
+_PRICE = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,6}))?")
 _LONGEST = 100 * 365 * 86400
 _LARGEST = 2**50
 _OFF = ("off", "inf")
@@ -132,6 +133,27 @@ def render_size(size: int) -> str:
         if size and size % _SIZE_UNITS[unit] == 0:
             return f"{size // _SIZE_UNITS[unit]}{unit}"
     return str(size)
+
+
+def parse_price(value: object) -> int:
+    """Micro-dollars per million tokens of `"0.15"`, dollars per million tokens.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'{kind_of(value)} is no price; write dollars per million tokens as a string, like "0.15"')
+    match = _PRICE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f'"{shown(value)}" is no price; write dollars per million tokens, like "0.15", to six decimals at most')
+    return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
+
+
+def render_price(price: int) -> str:
+    """`"0.15"` of 150000; at least two decimals."""
+    whole, rest = divmod(price, 1_000_000)
+    decimals = f"{rest:06}".rstrip("0").ljust(2, "0")
+    return f"{whole}.{decimals}"
 
 
 @frozen(slots=True)

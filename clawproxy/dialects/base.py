@@ -58,6 +58,9 @@ class AnswerEncoder(Protocol):
 
 
 class ClientDialect(Protocol):
+    """It may have a `request_id_header`: the name of the header in which its clients look for the id of their request, besides
+    `x-request-id` (Anthropic's `request-id`)."""
+
     name: str
 
     def decode_request(self, body: bytes, config_limits: Mapping[str, int], head: Head) -> ChatRequest:
@@ -97,11 +100,14 @@ class ProviderDialect(Protocol):
     """`authorization` (as `Bearer KEY`), `x-api-key`, `x-goog-api-key`, `api-key`: where the provider's key goes."""
 
     def configured(self, provider: ProviderConfig) -> ProviderDialect:
-        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose."""
+        """The dialect as this provider needs it (its `profile`, its `api_version`); itself where there is nothing to choose.
+
+        Raises ConfigError, its problems as `KEY: sentence`."""
         ...
 
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
-        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost."""
+        """Always encoded anew from what was authorised. Raises ClawError("unsupported_parameter") naming what would be lost, and
+        for an `operation` that it has not (`translate.refuse_operation`)."""
         ...
 
     def decoder(self, request: ChatRequest) -> ProviderDecoder: ...

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
-from clawproxy.context import Attempt, Exchange
+from clawproxy.context import Attempt, Attribution, Exchange
 from clawproxy.events import Outcome
 from clawproxy.ops.logs import FINE, LEVELS, LOG, MOST_ITEMS, MOST_TEXT, Log, printable
 from clawproxy.ops.metrics import FINE_SECONDS, SECONDS, Cell, Metrics
@@ -23,6 +23,7 @@ EVENT = "exchange.closed"
 _encode = msgspec.json.Encoder().encode
 _COUNTS = frozenset({int, NoneType})
 _MOST = 1 << 53
+_UNSAID = Attribution()
 
 
 def declare(metrics: Metrics) -> None:
@@ -50,9 +51,14 @@ def book(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
 def fields(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:
     """What the line says, beside the time and who writes it."""
     timing, route, error, usage = exchange.timing.milliseconds(), exchange.route, outcome.error, exchange.usage
+    said = exchange.attribution
     return {
         "request_id": exchange.request_id,
         "client_request_id": exchange.client_request_id,
+        "client": said.client if said else None,
+        "agent_id": said.agent_id if said else None,
+        "client_session_id": said.session_id if said else None,
+        "project_id": said.project_id if said else None,
         "surface": exchange.surface,
         "peer": exchange.peer,
         "key": exchange.principal.key,
@@ -95,6 +101,10 @@ class _Line(msgspec.Struct, omit_defaults=True, gc=False):
     generation: int
     request_id: str
     client_request_id: str | None = None
+    client: str | None = None
+    agent_id: str | None = None
+    client_session_id: str | None = None
+    project_id: str | None = None
     surface: str | None = None
     peer: str | None = None
     key: str | None = None
@@ -135,10 +145,12 @@ def short_line(exchange: Exchange, outcome: Outcome, log: Log) -> bytes | None:
         if not (-_MOST < (given or 0) < _MOST and -_MOST < (taken or 0) < _MOST and -_MOST < (cached or 0) < _MOST):
             return None
     notices = [notice.code for notice in exchange.notices] if exchange.notices else None
+    said = exchange.attribution or _UNSAID
     spent = exchange.timing.milliseconds().get
     row = _Line(
         log.now(), "info", EVENT, log.instance, log.generation,
-        exchange.request_id, exchange.client_request_id, exchange.surface, exchange.peer,
+        exchange.request_id, exchange.client_request_id,
+        said.client, said.agent_id, said.session_id, said.project_id, exchange.surface, exchange.peer,
         principal.key, exchange.user, principal.team, exchange.app, exchange.requested_model,
         route.provider if route is not None else None,
         route.model if route is not None else None,
@@ -237,7 +249,7 @@ def count_in_full(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> Non
     for attempt in exchange.attempts:
         metrics.count("clawproxy_attempts_total", provider=attempt.route.provider, outcome=attempt.outcome or "internal")
         metrics.count("clawproxy_routes_total", provider=attempt.route.provider, reason=attempt.reason)
-    if usage is not None:
+    if usage is not None and usage.source != "cache":  # no provider gave those
         metrics.count("clawproxy_tokens_total", usage.input_tokens or 0, direction="input")
         metrics.count("clawproxy_tokens_total", usage.output_tokens or 0, direction="output")
         metrics.count("clawproxy_tokens_total", usage.cached_tokens or 0, direction="cached")

@@ -30,7 +30,8 @@ from clawproxy.errors import ClawError
 from clawproxy.ops.sink import EVERY, Sink
 
 _FIELD_NAMES = """
-request_id client_request_id session_id surface key user team app peer model provider provider_model strategy reason route
+request_id client_request_id client agent_id client_session_id project_id session_id surface key user team app peer
+model provider provider_model strategy reason route
 attempt attempts outcome error fault status provider_status clock limit_ms setting param policy plugin hook finish
 input_tokens output_tokens cached_tokens reasoning_tokens usage_source cost_nano budget action
 queue_ms policy_ms connect_ms first_token_ms upstream_ms gateway_ms total_ms duration_ms lag_ms budget_ms

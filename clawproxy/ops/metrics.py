@@ -36,7 +36,10 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 FINE_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 CLOSED: Mapping[str, frozenset[str]] = {
-    "surface": frozenset({"claw", "openai_chat", "models", "none"}),
+    "surface": frozenset(
+        {"claw", "openai_chat", "openai_embeddings", "openai_responses", "anthropic", "gemini", "cohere", "ollama"}
+        | {"models", "none"}
+    ),
     "outcome": OUTCOMES,
     "slug": frozenset(KINDS),
     "fault": frozenset({"client", "provider", "gateway", "operator"}),

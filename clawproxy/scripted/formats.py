@@ -7,7 +7,7 @@ Rule 2: nothing here comes from `clawproxy.dialects`: a test provider that share
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import define, field, frozen
@@ -36,6 +36,10 @@ class Asked:
     """Words in all messages: the input tokens this provider reports."""
     usage: bool = False
     """Whether a stream is to report usage."""
+    counts: bool = False
+    """Whether only a count of the prompt's tokens is asked for."""
+    options: Mapping[str, Any] = field(factory=dict)
+    """What else a format's encoder needs to know."""
 
 
 @frozen(slots=True)

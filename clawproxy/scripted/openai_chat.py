@@ -28,7 +28,7 @@ _WORDS: Mapping[int, tuple[str, str, str | None]] = {
 class OpenAIChat:
     name = "openai_chat"
     answers: Sequence[str] = ("/v1/chat/completions", "/chat/completions")
-    pattern: re.Pattern[str] | None = None
+    pattern: re.Pattern[str] | None = re.compile(r"(?:/[^/]+)*/chat/completions")  # hosts have it below prefixes of their own
     lists: Sequence[str] = ("/v1/models", "/models")
 
     def read(self, body: Any, target: str) -> Asked:
@@ -52,7 +52,7 @@ class OpenAIChat:
         return Asked(model, body.get("stream") is True, prompt, words, wants_usage)
 
     def encoder(self, asked: Asked, serial: int) -> Encoder:
-        return _Encoder(asked, serial)
+        return ChatEncoder(asked, serial)
 
     def error_body(self, status: int, message: str | None = None, param: str | None = None, code: str | None = None) -> bytes:
         words, kind, usual = _WORDS.get(status) or _WORDS[500 if status >= 500 else 400]
@@ -63,7 +63,7 @@ class OpenAIChat:
         return _dump({"object": "list", "data": rows})
 
 
-class _Encoder:
+class ChatEncoder:
     content_type = "text/event-stream; charset=utf-8"
     stop = "stop"
     called = "tool_calls"

@@ -24,13 +24,19 @@ from typing import Any
 import trio
 
 from clawproxy.scripted import faults as f
+from clawproxy.scripted.anthropic import Anthropic
 from clawproxy.scripted.checks import Step
+from clawproxy.scripted.cohere import Cohere
 from clawproxy.scripted.connection import Connection, PeerGone
 from clawproxy.scripted.control import control
 from clawproxy.scripted.cursor import ScriptError
 from clawproxy.scripted.formats import Asked, BadRequest, Format
+from clawproxy.scripted.gemini import Gemini
 from clawproxy.scripted.log import ConnectionEntry, Entry, ProviderLog, State
+from clawproxy.scripted.ollama import Ollama
 from clawproxy.scripted.openai_chat import OpenAIChat
+from clawproxy.scripted.openai_embeddings import OpenAIEmbeddings
+from clawproxy.scripted.openai_responses import OpenAIResponses
 from clawproxy.scripted.player import BrokenOff, Player
 from clawproxy.scripted.reader import Malformed, Request
 from clawproxy.scripted.script import Script, as_script, find_script, parse
@@ -39,7 +45,15 @@ from clawproxy.secrets import Secret
 
 DEFAULT_SCRIPT = "reply"
 DEMO_SCRIPT = "pause 120ms; pace 25ms; reply"
-FORMATS: Sequence[Format] = (OpenAIChat(),)
+FORMATS: Sequence[Format] = (
+    OpenAIChat(),
+    OpenAIEmbeddings(),
+    OpenAIResponses(),
+    Anthropic(),
+    Gemini(),
+    Cohere(),
+    Ollama(),
+)
 
 _log = logging.getLogger("clawproxy.scripted")
 
@@ -218,6 +232,7 @@ class ScriptedProvider:
         try:
             found, lists = _route(request)
             format_ = found
+            player = Player(connection, format_, entry, keep_alive=request.keep_alive)
             if entry.credential_ok is False:
                 raise BadRequest(401, "Incorrect API key provided.", code="invalid_api_key")
             if lists:

@@ -73,7 +73,8 @@ class LedgerClose(Struct, frozen=True, array_like=True, gc=False):
     output_tokens: int | None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
-    source: Literal["measured", "estimated", "none"] = "none"
+    source: Literal["measured", "estimated", "none", "cache"] = "none"
+    """`cache`: an answer that was played again; no provider was asked."""
     cost_nano: int | None = None
 
 
@@ -114,8 +115,11 @@ class Store(Protocol):
 
     def close_row(self, row: LedgerClose) -> Awaitable[None]: ...
     async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]: ...
-    async def usage(self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None) -> Sequence[UsageRow]:
-        """Sums by group; a single row with group None where `group_by` is None. Opened and orphaned attempts count."""
+    async def usage(
+        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+    ) -> Sequence[UsageRow]:
+        """Sums by group; a single row with group None where `group_by` is None. Opened and orphaned attempts count.
+        `key`: only that key's."""
         ...
 
     async def flush(self) -> None:

@@ -64,11 +64,15 @@ class MemoryStore:
             if since <= opened.opened and (until is None or opened.opened < until):
                 yield LedgerRow(opened, self._closed.get(id_))
 
-    async def usage(self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None) -> Sequence[UsageRow]:
+    async def usage(
+        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+    ) -> Sequence[UsageRow]:
         groups: dict[str | None, list[LedgerRow]] = defaultdict(list)
         if group_by is None:
             groups[None] = []
         for row in self._between(since, until):
+            if key is not None and row.opened.key != key:
+                continue
             groups[_group(row, group_by)].append(row)
         found = sorted(groups.items(), key=lambda item: (item[0] is not None, item[0] or ""))
         return [_sum(group, rows) for group, rows in found]

@@ -55,14 +55,20 @@ def _ledger_row(values: tuple[Any, ...]) -> LedgerRow:
     return LedgerRow(opened, LedgerClose(*closed))
 
 
-def usage(connection: sqlite3.Connection, group_by: GroupBy | None, since: float, until: float | None) -> list[UsageRow]:
+def usage(
+    connection: sqlite3.Connection, group_by: GroupBy | None, since: float, until: float | None, key: str | None = None
+) -> list[UsageRow]:
     """An attempt that is not closed counts with its reserved input. A sum of costs with an unknown one in it is unknown."""
     if group_by is not None and group_by not in get_args(GroupBy):
         raise ValueError(f"usage can not be grouped by {group_by!r}")
     sql = _USAGE.format(group=f'"{group_by}"' if group_by else "NULL")
+    values: list[Any] = [since, math.inf if until is None else until]
+    if key is not None:
+        sql += ' AND "key" = ?'
+        values.append(key)
     if group_by:
         sql += f' GROUP BY "{group_by}" ORDER BY "{group_by}"'
-    found = connection.execute(sql, (since, math.inf if until is None else until))
+    found = connection.execute(sql, values)
     return [UsageRow(*values) for values in found]
 
 

@@ -295,9 +295,11 @@ class SqliteStore:
         await self.flush()
         return await self._reader.run(queries.rows, since, until)
 
-    async def usage(self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None) -> Sequence[UsageRow]:
+    async def usage(
+        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+    ) -> Sequence[UsageRow]:
         await self.flush()
-        return await self._reader.run(queries.usage, group_by, since, until)
+        return await self._reader.run(queries.usage, group_by, since, until, key)
 
     async def add_key(self, record: KeyRecord) -> None:
         await self._keys.run(queries.add_key, record)

@@ -23,7 +23,7 @@ from attrs import frozen
 from clawproxy.alarms import Alarm
 from clawproxy.clocks import expired
 from clawproxy.config import Config
-from clawproxy.context import new_id
+from clawproxy.context import Attribution, new_id
 from clawproxy.dialects.base import ClientDialect
 from clawproxy.errors import ClawError
 from clawproxy.http1 import response
@@ -61,6 +61,8 @@ class Asked:
     client_request_id: str | None
     deadline: float | None
     decode_limits: Mapping[str, int]
+    attribution: Attribution | None
+    cache_control: str | None
 
 
 async def serve_connection(
@@ -216,9 +218,10 @@ class Connection:
             if dialect is not None:
                 self._dialect = dialect
                 return await self._exchange(head, dialect, None)
+        self._dialect = surfaces.speaker(head)
         try:
-            if head.method == "GET" and surfaces.websocket is not None and head.path in surfaces.websocket_paths:
-                return await self._upgrade(head, surfaces.websocket)
+            if head.method == "GET" and (websocket := surfaces.upgrade_at(head.path)) is not None:
+                return await self._upgrade(head, websocket)
             return await self._plain(head, surfaces.handler(head, self._service))
         except ClawError as error:
             return await self._refuse(error, head)
@@ -231,7 +234,17 @@ class Connection:
         deadline = access.client_deadline(head)
         config = self._service.config
         limits = access.decode_limits(config.limits)
-        asked = Asked(config, dialect, credentials, self._extra, access.client_request_id(head), deadline, limits)
+        asked = Asked(
+            config,
+            dialect,
+            credentials,
+            self._extra,
+            access.client_request_id(head),
+            deadline,
+            limits,
+            access.attribution(head),
+            access.cache_control(head),
+        )
         self._asked = asked if self._reader.remember(head) else None
         return asked
 
@@ -270,6 +283,8 @@ class Connection:
             self._peer,
             asked.client_request_id,
             asked.deadline,
+            attribution=asked.attribution,
+            cache_control=asked.cache_control,
         )
         if self._gone:
             lifetime.hang_up()
@@ -332,7 +347,7 @@ class Connection:
             if not self._reader.taken:
                 self._keep &= self._reader.drop(head)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
-        fields = [*error_fields(error, self._request_id), *self._extra]
+        fields = [*error_fields(error, self._request_id, self._dialect), *self._extra]
         return await self._answer(self._whole(error.status, fields, body, JSON))
 
     def _whole(self, status: int, fields: list[tuple[str, str]], body: bytes, content_type: str) -> bytes:
@@ -358,5 +373,6 @@ class Connection:
         self._keep = False
         self._service.count("clawproxy_http_refused_total", slug=error.slug)
         body = openai_error(error) if self._dialect is None else self._dialect.error_body(error, self._request_id)
-        text = self._whole(error.status, [*error_fields(error, self._request_id), *self._extra], body, JSON)
+        fields = [*error_fields(error, self._request_id, self._dialect), *self._extra]
+        text = self._whole(error.status, fields, body, JSON)
         return await bounded_write(self._wire, text, 1.0)

@@ -44,6 +44,12 @@ PlainHandler = Callable[[Head, bytes, str], Awaitable[PlainResponse]]
 """`await handler(head, body, peer)`. May raise ClawError."""
 
 
+def id_header(dialect: ClientDialect | None) -> str:
+    """The header in which clients of this dialect look for their request's id, besides `x-request-id`; "" for none."""
+    name: str = getattr(dialect, "request_id_header", "")
+    return name
+
+
 def openai_error(error: ClawError) -> bytes:
     """The error document of OpenAI's shape, for whatever has no dialect of its own."""
     kind = error.kind
@@ -59,9 +65,12 @@ def openai_error(error: ClawError) -> bytes:
     )
 
 
-def error_fields(error: ClawError, request_id: str) -> list[tuple[str, str]]:
+def error_fields(error: ClawError, request_id: str, dialect: ClientDialect | None = None) -> list[tuple[str, str]]:
     """The headers an error's answer carries."""
     headers = [("x-request-id", request_id)]
+    also = id_header(dialect)
+    if also:
+        headers.append((also, request_id))
     wait = error.details.retry_after_ms
     if wait is not None:
         headers.append(("retry-after", str(max(1, math.ceil(wait / 1000)))))
@@ -112,6 +121,7 @@ class HttpClient:
         "_encoder",
         "_exchange",
         "_extra",
+        "_id_line",
         "_keepalive",
         "_limit",
         "_pulse",
@@ -143,6 +153,8 @@ class HttpClient:
         self._chunked = head.version == "1.1"
         self._dialect = dialect
         self._request_id = request_id
+        also = id_header(dialect)
+        self._id_line = f"{also}: {request_id}\r\n" if also else ""
         self._extra = extra
         self._close = close
         self._close_on_error = close_on_error
@@ -221,7 +233,7 @@ class HttpClient:
             self._close |= self._close_on_error and error.status < 500
             self.status = error.status
             body = self._dialect.error_body(error, self._request_id)
-            headers = [*error_fields(error, self._request_id), *self._extra]
+            headers = [*error_fields(error, self._request_id, self._dialect), *self._extra]
             text = response.whole(error.status, headers, body, content_type=JSON, close=self._close)
         try:
             await self._wire.write(text, self._limit)
@@ -252,7 +264,7 @@ class HttpClient:
 
     def _lines(self) -> str:
         """The answer's own header lines, none of which needs a check (`response`, Rule 4)."""
-        lines = f"x-request-id: {self._request_id}\r\n"
+        lines = f"x-request-id: {self._request_id}\r\n{self._id_line}"
         exchange = self._exchange
         if exchange is not None:
             route = exchange.route
@@ -261,6 +273,8 @@ class HttpClient:
             if exchange.notices:
                 codes = dict.fromkeys(response.escaped(notice.code) for notice in exchange.notices[:_MAX_NOTICES])
                 lines += f"x-claw-notice: {', '.join(codes)}\r\n"
+            for name, value in exchange.answer_headers:
+                lines += f"{name}: {response.escaped(value)}\r\n"
             timing = server_timing(exchange.timing)
             if timing:
                 lines += f"server-timing: {timing}\r\n"

@@ -68,11 +68,11 @@ class Providers:
                 continue
             found = self._check(f"providers.{name}", settings, dialects, problems)
             if found is not None:
-                url, proxy, context = found
+                dialect, url, proxy, context = found
                 self._providers[name] = Provider(
                     name,
                     settings,
-                    dialects[settings.dialect].configured(settings),
+                    dialect,
                     url,
                     proxy,
                     context,
@@ -138,13 +138,14 @@ class Providers:
 
     def _check(
         self, path: str, settings: ProviderConfig, dialects: Mapping[str, ProviderDialect], problems: list[str]
-    ) -> tuple[BaseURL, Proxy | None, ssl.SSLContext | None] | None:
+    ) -> tuple[ProviderDialect, BaseURL, Proxy | None, ssl.SSLContext | None] | None:
         before = len(problems)
-        dialect = dialects.get(settings.dialect)
-        if dialect is None:
-            known = ", ".join(sorted(dialects))
-            problems.append(f"{path}.dialect: `{settings.dialect}` is not a dialect this gateway knows ({known}).")
-        elif settings.api_key is not None and any(name.lower() == dialect.auth_header for name in settings.headers):
+        dialect = self._dialect(path, settings, dialects, problems)
+        if (
+            dialect is not None
+            and settings.api_key is not None
+            and any(name.lower() == dialect.auth_header for name in settings.headers)
+        ):
             problems.append(f"{path}.headers: `{dialect.auth_header}` is set from api_key; remove one of the two.")
         for name, value in settings.headers.items():
             problem = header_problem(name, value)
@@ -161,7 +162,21 @@ class Providers:
                 problems.append(f"{path}.base_url: its proxy can not be used: {error}.")
             if url.scheme == "https":
                 context = self._context(path, settings, problems)
-        return (url, proxy, context) if url is not None and len(problems) == before else None
+        return (dialect, url, proxy, context) if dialect and url and len(problems) == before else None
+
+    def _dialect(
+        self, path: str, settings: ProviderConfig, dialects: Mapping[str, ProviderDialect], problems: list[str]
+    ) -> ProviderDialect | None:
+        dialect = dialects.get(settings.dialect)
+        if dialect is None:
+            known = ", ".join(sorted(dialects))
+            problems.append(f"{path}.dialect: `{settings.dialect}` is not a dialect this gateway knows ({known}).")
+            return None
+        try:
+            return dialect.configured(settings)
+        except ConfigError as error:
+            problems += [f"{path}.{problem}" for problem in error.problems]
+            return None
 
     def _url(self, path: str, settings: ProviderConfig, problems: list[str]) -> BaseURL | None:
         if settings.base_url is None:

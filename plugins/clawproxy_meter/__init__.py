@@ -4,22 +4,26 @@ Rule 1: no byte goes to a provider before the row that will bill it is kept (`St
         attempt is refused.
 Rule 2: what a provider measured is billed as measured, an explicit zero included. What is missing is estimated and says so; a
         cut answer is never free. An attempt that was never sent is.
-Rule 3: figures are clamped to sane bounds before they reach the books (`figures`).
+Rule 3: a price makes a cost, in whole nano-dollars, of the figures that are billed. Without a price, or without figures, the cost
+        is not known, which is None and never zero.
+Rule 4: figures are clamped to sane bounds before they reach the books (`figures`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
 from attrs import field, frozen, validators
 
+from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange, Registry
 from clawproxy.hookspecs import AttemptContext, Observe, hookimpl
 from clawproxy.messages import ChatRequest, Route
 from clawproxy_meter.attempts import Metered, metered_of
 from clawproxy_meter.service import Service, service_of
 
-__all__ = ["MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
+__all__ = ["Meter", "MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
 
 
 @frozen
@@ -30,14 +34,24 @@ class MeterSettings:
     """How many bytes of UTF-8 text count as one token, where a provider measured nothing."""
 
 
+@frozen(slots=True)
+class Meter:
+    """One generation of the plugin."""
+
+    settings: MeterSettings
+    prices: Mapping[str, PriceConfig]
+    """By the model's name; only those that have one."""
+
+
 @hookimpl
 def register(registry: Registry) -> None:
     registry.add_settings("meter", MeterSettings)
 
 
 @hookimpl
-def configure(config: MeterSettings | None) -> MeterSettings:
-    return config or MeterSettings()
+def configure(config: MeterSettings | None, app: App) -> Meter:
+    prices = {name: model.price for name, model in app.config.models.items() if model.price is not None}
+    return Meter(config or MeterSettings(), prices)
 
 
 @hookimpl
@@ -47,9 +61,10 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:
 
 @hookimpl
 def open_attempt(
-    exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: MeterSettings
+    exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Meter
 ) -> AttemptContext:
-    return Metered(service_of(exchange), exchange, request, route, attempt, state.estimate_bytes_per_token)
+    price = state.prices.get(request.model) if state.prices else None
+    return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
 
 
 @hookimpl

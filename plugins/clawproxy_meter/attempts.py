@@ -9,9 +9,11 @@ import logging
 import time
 from collections.abc import Awaitable
 from types import TracebackType
+from typing import Literal
 
 from attrs import evolve
 
+from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, End, Finish, Reasoning, Refused, Text, ToolCallDelta, UsageReport
@@ -22,6 +24,8 @@ from clawproxy_meter import figures
 log = logging.getLogger("clawproxy.meter")
 
 _NOTHING = Usage()
+_FREE = Usage(0, 0)
+Source = Literal["measured", "estimated", "none", "cache"]
 
 
 class Books:
@@ -33,15 +37,27 @@ class Books:
         self.attempts: list[Metered] = []
 
     def settle(self, exchange: Exchange) -> None:
-        """Set `exchange.usage` to the sum of what is known by now."""
+        """Set `exchange.usage` and `exchange.cost_nano` to the sums of what is known by now."""
         if len(self.attempts) == 1:  # nearly always
             only = self.attempts[0]
             exchange.usage = only.billed if only.closed else only.reckon()
+            exchange.cost_nano = only.cost
             return
         for metered in self.attempts:
             if not metered.closed:
                 metered.reckon()
         exchange.usage = _sum([metered.billed for metered in self.attempts if metered.billed is not None])
+        exchange.cost_nano = self._cost()
+
+    def _cost(self) -> int | None:
+        """A sum with an unknown cost in it is not known."""
+        total = None
+        for metered in self.attempts:
+            if metered.billed is not None:
+                if metered.cost is None:
+                    return None
+                total = metered.cost if total is None else total + metered.cost
+        return total
 
 
 def books_of(exchange: Exchange) -> Books:
@@ -93,6 +109,7 @@ class Metered:
         "_exchange",
         "_final",
         "_flagged",
+        "_price",
         "_reported",
         "_request",
         "_reserved",
@@ -101,19 +118,34 @@ class Metered:
         "attempt",
         "billed",
         "closed",
+        "cost",
         "route",
     )
 
     def __init__(
-        self, app: App, exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, bytes_per_token: float
+        self,
+        app: App,
+        exchange: Exchange,
+        request: ChatRequest,
+        route: Route,
+        attempt: Attempt,
+        bytes_per_token: float,
+        price: PriceConfig | None = None,
     ) -> None:
         self._app = app
         self._exchange = exchange
         self._request = request
         self.attempt = attempt
         self._bytes_per_token = bytes_per_token
-        self._reserved = figures.prompt_bound(request)
-        self._reserved_output = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
+        self._price = price
+        self._reserved_output: int | None
+        if route.recorded is not None:
+            self._reserved, self._reserved_output = 0, 0
+        else:
+            self._reserved = figures.prompt_bound(request)
+            self._reserved_output = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
+        if request.operation != "chat":
+            self._reserved_output = 0  # vectors and counts are no tokens
         self._books = books_of(exchange)
         self._flagged = False
         self._size = 0
@@ -127,6 +159,8 @@ class Metered:
         self.route = route
         self.billed: Usage | None = None
         """What it comes to; None where it is free: never sent, or turned away unserved."""
+        self.cost: int | None = None
+        """Nano-dollars of `billed`; None where there is no price for it."""
         self.closed = False
 
     # --- what the tap sees ---------------------------------------------------------------------------------------------------
@@ -184,7 +218,8 @@ class Metered:
         usage = self.reckon(outcome)
         self.closed = True
         self._books.settle(self._exchange)
-        source = usage.source if usage is not None else "none"
+        source: Source = usage.source if usage is not None else "none"
+        spent = _FREE if usage is None or source == "cache" else usage
         self._app.count("clawproxy_ledger_rows_total", source=source, outcome=outcome)
         return self._app.store.close_row(
             LedgerClose(
@@ -192,11 +227,12 @@ class Metered:
                 time.time() if attempt.closed_at is None else attempt.closed_at,
                 outcome,
                 attempt.sent,
-                usage.input_tokens if usage is not None else 0,
-                usage.output_tokens if usage is not None else 0,
-                usage.cached_tokens if usage is not None else None,
-                usage.reasoning_tokens if usage is not None else None,
+                spent.input_tokens,
+                spent.output_tokens,
+                spent.cached_tokens,
+                spent.reasoning_tokens,
                 source,
+                self.cost if usage is not None else 0,  # free, whatever the price
             )
         )
 
@@ -204,10 +240,14 @@ class Metered:
 
     def reckon(self, outcome: str | None = None) -> Usage | None:
         """What the attempt comes to by now: `billed`. By the end it is known better than when it was reckoned before."""
-        if not self.attempt.sent or self._turned_away():
-            self.billed = None
+        if self.route.recorded is not None:
+            self.billed, self.cost = evolve(self._reported or _NOTHING, source="cache"), 0
+        elif not self.attempt.sent or self._turned_away():
+            self.billed = self.cost = None
         else:
             self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))
+            if self._price is not None:
+                self.cost = figures.cost_nano(self.billed, self._price)
         return self.billed
 
     def _turned_away(self) -> bool:

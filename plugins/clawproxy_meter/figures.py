@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from attrs import evolve, frozen
 
+from clawproxy.config import PriceConfig
 from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Route, TextPart, Usage
 
 MESSAGE_OVERHEAD = 8
@@ -91,6 +92,22 @@ def _message_bound(message: Message) -> int:
 def estimate(size: float, bytes_per_token: float) -> int:
     """Tokens of that many bytes; something is at least one."""
     return max(1, math.ceil(size / bytes_per_token)) if size > 0 else 0
+
+
+def cost_nano(usage: Usage, price: PriceConfig) -> int | None:
+    """Nano-dollars, rounded once; None where a figure is missing. Cached and cache-writing tokens are part of the input."""
+    given, taken = usage.input_tokens, usage.output_tokens
+    if given is None or taken is None:
+        return None
+    cached = min(usage.cached_tokens or 0, given)
+    written = min(usage.cache_write_tokens or 0, given - cached)
+    micros_per_million = (
+        (given - cached - written) * price.input
+        + cached * (price.input if price.cached_input is None else price.cached_input)
+        + written * (price.input if price.cache_write is None else price.cache_write)
+        + taken * price.output
+    )
+    return (micros_per_million + 500) // 1000  # a micro-dollar per million tokens is a thousandth of a nano-dollar per token
 
 
 @frozen(slots=True)

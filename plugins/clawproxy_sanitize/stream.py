@@ -46,7 +46,9 @@ class Answer:
         out: list[Event] = []
         for event in events:
             kind = type(event)
-            if kind is Text or kind is Reasoning or kind is Refused:
+            if isinstance(event, Reasoning) and not (event.signature is event.data is None):
+                self._signed(event, out)
+            elif kind is Text or kind is Reasoning or kind is Refused:
                 if kind is not self._key:
                     self._turn(kind, out)
                 pieces = self._current.feed(event.text)  # type: ignore[union-attr]
@@ -86,6 +88,19 @@ class Answer:
         if len(self._counts) > self._told_of:
             self._told(self._counts)
         return out
+
+    def _signed(self, event: Reasoning, out: list[Event]) -> None:
+        """The end of a block of reasoning: what is held goes before its signature, which goes on as it is."""
+        if self._key is not Reasoning:
+            self._turn(Reasoning, out)
+        pieces = self._current.feed(event.text)
+        if pieces is None:
+            out.append(event)
+            return
+        out += map(self._event, pieces)
+        if self._current.held:
+            out += map(self._event, self._current.interrupt())
+        out.append(evolve(event, text=""))
 
     def _tool(self, event: ToolCallDelta, out: list[Event]) -> None:
         if not event.arguments:

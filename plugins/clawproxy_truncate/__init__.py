@@ -38,6 +38,8 @@ def configure(config: TruncateSettings, app: App) -> TruncateSettings:
 @hookimpl
 async def prepare_request(exchange: Exchange, request: ChatRequest, state: TruncateSettings) -> ChatRequest | None:
     """Raises ClawError("context_length_exceeded")."""
+    if request.operation != "chat":
+        return None  # inputs to embed are no conversation, each has a window of its own; and what is counted is counted whole
     if state.max_output_tokens is None:
         for route in exchange.candidates:
             if route.context_tokens is not None or route.max_output_tokens is not None:

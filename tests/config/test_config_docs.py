@@ -29,6 +29,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[providers.NAME.pool]`": schema.PoolConfig,
     "## `[models.NAME]`": schema.ModelConfig,
     "Each route:": schema.RouteConfig,
+    '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,
     "## `[keys.NAME]`": schema.KeyConfig,
     "## `[pipeline]`": schema.PipelineConfig,
     "## `[deadlines]`": Deadlines,

@@ -34,10 +34,11 @@ def test_no_config_at_all_is_valid() -> None:
     assert result.config.server.listen == ("127.0.0.1:8642",)
     assert {name: provider.base_url for name, provider in result.config.providers.items()} == {
         "openai": "https://api.openai.com/v1",
-        "ollama": "http://box:1234/v1",
+        "ollama": "http://box:1234",
     }
     assert result.config.providers["openai"].api_key == SecretRef("env", "OPENAI_API_KEY")
     assert result.config.providers["ollama"].api_key is None
+    assert result.config.providers["ollama"].dialect == "ollama"
     assert result.warnings == []
 
 
@@ -56,12 +57,12 @@ def test_every_variable_gives_a_provider() -> None:
 @pytest.mark.parametrize(
     ("host", "base"),
     [
-        ("127.0.0.1:11434", "http://127.0.0.1:11434/v1"),
-        ("0.0.0.0", "http://127.0.0.1:11434/v1"),
-        ("http://box", "http://box:80/v1"),
-        ("https://box/api/", "https://box:443/api/v1"),
-        ("[::]:5", "http://[::1]:5/v1"),
-        (":5", "http://127.0.0.1:5/v1"),
+        ("127.0.0.1:11434", "http://127.0.0.1:11434"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("http://box", "http://box:80"),
+        ("https://box/api/", "https://box:443/api"),
+        ("[::]:5", "http://[::1]:5"),
+        (":5", "http://127.0.0.1:5"),
         ("box:port", None),
         ("ssh://box", None),
     ],

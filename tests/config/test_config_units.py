@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from clawproxy.config.units import (
     parse_address,
     parse_duration,
+    parse_price,
     parse_size,
     render_duration,
+    render_price,
     render_size,
     shown,
 )
@@ -186,3 +188,24 @@ def test_reach_of_addresses() -> None:
 @given(st.text())
 def test_shown_text_is_one_printable_line(text: str) -> None:
     assert shown(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "micros"),
+    [("0.15", 150_000), ("0", 0), ("15", 15_000_000), (" 2.50 ", 2_500_000), ("0.000001", 1), ("999999.999999", 999_999_999_999)],
+)
+def test_prices(text: str, micros: int) -> None:
+    assert parse_price(text) == micros
+
+
+@pytest.mark.parametrize(
+    "value", [0.15, 1, True, None, {}, "", "-1", "+1", "1e3", "$1", ".5", "5.", "1,5", "0.0000001", "1000000", "٥", "nan"]
+)
+def test_prices_refused(value: object) -> None:
+    with pytest.raises(ValueError, match="dollars per million tokens"):
+        parse_price(value)
+
+
+@given(st.integers(0, 10**12 - 1))
+def test_prices_come_back(price: int) -> None:
+    assert parse_price(render_price(price)) == price

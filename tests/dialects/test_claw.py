@@ -75,6 +75,8 @@ def test_all_parameters() -> None:
     assert request.response_format.schema == {"name": "n", "schema": {}, "strict": False}
     assert (request.reasoning_effort, request.parallel_tool_calls, request.stream) == ("high", False, False)
     assert decode(parameters={"stop": "x"}).stop == ("x",)
+    sampled = decode(parameters={"top_k": 40, "frequency_penalty": -2, "presence_penalty": 0.5})
+    assert (sampled.top_k, sampled.frequency_penalty, sampled.presence_penalty) == (40, -2, 0.5)
     assert decode(parameters={"tool_choice": "none"}).tool_choice == ToolChoice("none")
 
 
@@ -84,6 +86,9 @@ def test_all_parameters() -> None:
         ("max_tokens", [-1, 0, 10**18, 1.5, 5.0, True, "5", None]),  # J-03
         ("temperature", [-0.1, 2.1, True, "1", None, float("inf"), float("nan"), 10**400]),
         ("top_p", [-1, 1.1, False, []]),
+        ("top_k", [-1, 0, 1.0, True, 2**31, "5", None]),
+        ("frequency_penalty", [-2.1, 2.1, True, "1", None, float("nan")]),
+        ("presence_penalty", [-2.1, 2.1, True, "1", None]),
         ("seed", [1.0, True, 2**63, "1"]),
         ("stream", [1, 0, "true", None]),
         ("tool_choice", ["any", {"type": "function"}, 1, None, {"type": "x"}]),

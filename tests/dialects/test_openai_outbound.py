@@ -48,8 +48,6 @@ EXTRA: dict[str, Any] = {
     "logprobs": True,
     "top_logprobs": 3,
     "logit_bias": {"50256": -100},
-    "frequency_penalty": 0.5,
-    "presence_penalty": -0.5,
     "prompt_cache_key": "k",
     "service_tier": "flex",
     "verbosity": "low",
@@ -61,7 +59,7 @@ EXTRA: dict[str, Any] = {
     "functions": [{"name": "f"}],
     "function_call": "auto",
     "safety_identifier": "s",
-    "top_k": 40,
+    "top_k": -1,
     "a_parameter_from_next_year": {"deep": [1, None, "x"]},
 }
 
@@ -71,7 +69,27 @@ def test_other_parameters_pass_in_the_same_dialect_only(name: str) -> None:
     request = decode(**{name: EXTRA[name]})
     assert request.extra == {name: EXTRA[name]}
     assert sent(request)[name] == EXTRA[name]
-    assert name not in sent(evolve(request, dialect="claw"))
+    with pytest.raises(ClawError) as caught:
+        sent(evolve(request, dialect="claw"))
+    assert (caught.value.slug, caught.value.details.param) == ("unsupported_parameter", name)
+
+
+SAMPLING: dict[str, Any] = {"top_k": 40, "frequency_penalty": 0.5, "presence_penalty": -0.5, "temperature": 0.25, "top_p": 0.5}
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+def test_sampling_is_vocabulary(name: str) -> None:
+    request = decode(**{name: SAMPLING[name]})
+    assert request == make_request(model="m", messages=(Message("user", "hi"),), **{name: SAMPLING[name]})
+    assert sent(request) == {"model": "upstream-model", "messages": [USER], name: SAMPLING[name]}
+    assert decode(**{name: None}) == decode() if name != "top_k" else decode(top_k=None).top_k is None
+    elsewhere = evolve(request, dialect="claw")
+    if name != "top_k":
+        assert sent(elsewhere)[name] == SAMPLING[name]
+        return
+    with pytest.raises(ClawError) as caught:
+        sent(elsewhere)
+    assert (caught.value.slug, caught.value.details.param) == ("unsupported_parameter", "top_k")
 
 
 def test_j04_what_is_sent_is_what_was_decoded() -> None:
@@ -86,7 +104,7 @@ def test_the_limit_keeps_its_name_and_follows_the_field(name: str) -> None:
     body = sent(request)
     assert body[name] == 50
     assert sum(key.startswith("max_") for key in body) == 1
-    assert sent(evolve(request, dialect="claw"))["max_tokens"] == 50
+    assert sent(evolve(request, dialect="claw", extra={}))["max_tokens"] == 50
 
 
 def test_streams_always_ask_for_usage() -> None:
@@ -207,6 +225,9 @@ REQUEST = st.builds(
     top_p=st.none() | st.floats(0, 1),
     stop=st.lists(TEXT, max_size=4).map(tuple),
     seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+    top_k=st.none() | st.integers(1, 2**31 - 1),
+    frequency_penalty=st.none() | st.floats(-2, 2),
+    presence_penalty=st.none() | st.floats(-2, 2),
     tools=st.lists(st.builds(Tool, WORD, st.none() | TEXT, st.none() | SCHEMA, st.none() | st.booleans()), max_size=3).map(tuple),
     tool_choice=st.none()
     | st.sampled_from(["auto", "none", "required"]).map(lambda mode: ToolChoice(mode))  # type: ignore[arg-type]
@@ -218,7 +239,7 @@ REQUEST = st.builds(
     user=st.none() | WORD,
     metadata=st.dictionaries(WORD, WORD, max_size=3),
     dialect=st.just("openai_chat"),
-    extra=st.dictionaries(st.sampled_from(["top_k", "min_p", "later"]), SCHEMA, max_size=3),
+    extra=st.dictionaries(st.sampled_from(["top_a", "min_p", "later"]), SCHEMA, max_size=3),
 )
 
 

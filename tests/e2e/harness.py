@@ -71,17 +71,27 @@ def make_config(tmp_path: Path, base_url: str, **changes: Any) -> Config:
         keys={"test": KeyConfig(SecretRef("", KEY))},
         limits=LimitsConfig(),
     )
+    changes["plugins"] = changes.pop("config_plugins", {})
     return attrs.evolve(config, **changes)
 
 
 @asynccontextmanager
 async def gateway(
-    tmp_path: Path, *, plugins: dict[str, object] | None = None, dialects: Mapping[str, str] | None = None, **changes: Any
+    tmp_path: Path,
+    *,
+    plugins: dict[str, object] | None = None,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    dialects: Mapping[str, str] | None = None,
+    **changes: Any,
 ) -> AsyncIterator[Running]:
     """Args:
+    plugins: objects, by name.
+    sections: `[plugins.NAME]`.
     dialects: one provider for each of these, of that name, all of them the scripted one: what their `base_url` ends with.
     changes: fields of `Config` to replace.
     """
+    if sections is not None:
+        changes["config_plugins"] = sections
     provider = ScriptedProvider()
     async with trio.open_nursery() as nursery:
         url = await nursery.start(provider.serve, "127.0.0.1", 0)

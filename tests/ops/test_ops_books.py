@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clawproxy.context import Exchange, Timing
+from clawproxy.context import Attribution, Exchange, Timing
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.messages import Usage
@@ -41,7 +41,8 @@ def exchanges(draw: st.DrawFn) -> Exchange:
         request_id=draw(words), client_request_id=draw(maybe), surface=draw(words), peer=draw(words),
         principal=make_principal(key=draw(words), team=draw(maybe)), user=draw(maybe), app=draw(maybe),
         requested_model=draw(words), stream=draw(st.booleans()), route=route, usage=draw(st.none() | usages),
-        timing=draw(timings), attempts=[make_attempt(route=route)] if route else [],
+        attribution=draw(st.none() | st.builds(Attribution, maybe, maybe, maybe, maybe)), timing=draw(timings),
+        attempts=[make_attempt(route=route)] if route else [],
     )  # fmt: skip
     for code in draw(st.lists(words, max_size=3)):
         exchange.notice(code, "said")

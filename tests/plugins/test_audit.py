@@ -85,7 +85,8 @@ async def test_a_row_says_who_what_and_how_it_ended(tmp_path: Path) -> None:
     assert row.pop("time").endswith("+00:00")
     assert row == {
         "seq": 1, "prev": "0" * 64, "request_id": exchange.request_id, "instance": "test", "generation": 4, "surface": "claw",
-        "peer": "10.0.0.9", "client_request_id": None, "session_id": None, "key": "bench", "user": "u", "team": "t",
+        "peer": "10.0.0.9", "client_request_id": None, "session_id": None, "attribution": None, "key": "bench", "user": "u",
+        "team": "t",
         "app": "asserted", "model": "gpt", "stream": True, "route": {"provider": "openai", "model": "gpt-4o"},
         "attempts": [
             {"number": 1, "reason": "first", "provider": "test", "model": "test-model", "outcome": "provider_error.server",
@@ -96,6 +97,7 @@ async def test_a_row_says_who_what_and_how_it_ended(tmp_path: Path) -> None:
         "outcome": "timeout.stall", "finish": None, "error": "timeout.stall",
         "usage": {"input_tokens": 3, "output_tokens": 4, "cached_tokens": 1, "reasoning_tokens": None, "source": "estimated"},
         "cost_nano": 12, "timing_ms": {"upstream": 400.0, "gateway": 100.0, "total": 500.0}, "notices": ["prompt_truncated"],
+        "operation": "chat",
     }  # fmt: skip
 
 

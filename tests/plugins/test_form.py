@@ -13,7 +13,7 @@ import pytest
 
 from clawproxy import hookspecs
 
-PLUGINS = ["clawproxy_auth", "clawproxy_sanitize", "clawproxy_truncate", "clawproxy_router"]
+PLUGINS = ["clawproxy_auth", "clawproxy_sanitize", "clawproxy_truncate", "clawproxy_router", "clawproxy_cache"]
 PUBLIC = {
     "clawproxy.config",
     "clawproxy.config.schema",

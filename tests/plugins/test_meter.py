@@ -28,6 +28,7 @@ from clawproxy.testing.factories import make_attempt, make_exchange, make_princi
 from clawproxy_meter import figures
 from clawproxy_meter.figures import prompt_bound
 
+SETTINGS = meter.Meter(meter.MeterSettings(), {})
 PROMPT = "Say hello."  # 10 bytes and a message's 8: 18 reserved, an estimate of 5 tokens
 
 
@@ -37,7 +38,7 @@ class Gateway:
     def __init__(self, app: App) -> None:
         self.app = app
         self.counts: Counter[tuple[str, ...]] = Counter()
-        self.settings = meter.configure(None)
+        self.settings = meter.configure(None, app)
 
         def count(name: str, **labels: str) -> None:
             self.counts[(name, *labels.values())] += 1
@@ -132,7 +133,7 @@ async def test_nothing_is_sent_without_a_row(tmp_path: Path) -> None:
     entered = False
     async with meter.lifespan(App(Config(), store, "test", tmp_path)):
         attempt = make_attempt()
-        context = meter.open_attempt(make_exchange(), make_request(), attempt.route, attempt, meter.configure(None))
+        context = meter.open_attempt(make_exchange(), make_request(), attempt.route, attempt, SETTINGS)
         with pytest.raises(ClawError, match="store_unavailable"):
             async with context:
                 entered = True
@@ -309,11 +310,11 @@ async def test_two_gateways_in_one_process_do_not_meet() -> None:
     async with meter.lifespan(apps[0]), meter.lifespan(apps[1]):
         attempt = make_attempt()
         exchange = make_exchange(instance="two")
-        async with meter.open_attempt(exchange, make_request(), attempt.route, attempt, meter.configure(None)):
+        async with meter.open_attempt(exchange, make_request(), attempt.route, attempt, SETTINGS):
             pass
     assert [len(await app.store.rows()) for app in apps] == [0, 1]
     with pytest.raises(RuntimeError, match="lifespan"):
-        meter.open_attempt(exchange, make_request(), attempt.route, attempt, meter.configure(None))
+        meter.open_attempt(exchange, make_request(), attempt.route, attempt, SETTINGS)
 
 
 def test_settings_are_checked() -> None:

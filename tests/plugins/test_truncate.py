@@ -66,6 +66,15 @@ async def test_the_largest_candidate_counts() -> None:
     assert await clawproxy_truncate.prepare_request(windows(10, 104), request, TruncateSettings()) is None
 
 
+@pytest.mark.parametrize("operation", ["embeddings", "count_tokens"])
+async def test_what_is_no_conversation_stays_whole(operation: str) -> None:
+    request = make_request(messages=(say("user", "a" * 400), say("user", "b" * 400)), operation=operation)
+    settings = TruncateSettings(http="truncate", max_output_tokens=5)
+    exchange = windows(50)
+    assert await clawproxy_truncate.prepare_request(exchange, request, settings) is None
+    assert exchange.notices == []
+
+
 CHAT = (
     say("system", "S" * 40),
     say("user", "1" * 40),

@@ -57,6 +57,8 @@ async def agree(done: list[tuple[str, Any]], state_dir: Path) -> None:
     for group_by in (None, *get_args(GroupBy)):
         assert await kept.usage(group_by) == await memory.usage(group_by)
         assert await kept.usage(group_by, 2.0, 7.0) == await memory.usage(group_by, 2.0, 7.0)
+        for key in ("k1", "k2", "nobody"):
+            assert await kept.usage(group_by, 2.0, None, key) == await memory.usage(group_by, 2.0, None, key)
     await kept.aclose()
 
 

@@ -10,6 +10,7 @@ from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.messages import Credentials, Principal
 from clawproxy.service import Call, Client
+from clawproxy.transport.websocket.client import ClawClient
 
 from .kit import FakeService, connect, gateway, message, request, until
 
@@ -55,7 +56,9 @@ async def test_a_request_that_is_cancelled_while_it_is_authenticated(answered: b
             principal = await FakeService.authenticate(self, credentials)
             if answered and self.gate is not None:
                 sessions = list(gw.connections._open)
-                sessions[0].streams["a"].cancel_by_client()  # in the very turn in which the answer is there
+                client = sessions[0].streams["a"]
+                assert isinstance(client, ClawClient)
+                client.cancel_by_client()  # in the very turn in which the answer is there
             return principal
 
     service = Slow()

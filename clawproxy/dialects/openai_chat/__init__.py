@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from clawproxy.dialects.openai_chat.client import OpenAIChatClient
+from clawproxy.dialects.openai_chat.client_embeddings import OpenAIEmbeddingsClient
 from clawproxy.dialects.openai_chat.provider import OpenAIChatProvider
 
-__all__ = ["OpenAIChatClient", "OpenAIChatProvider"]
+__all__ = ["OpenAIChatClient", "OpenAIChatProvider", "OpenAIEmbeddingsClient"]

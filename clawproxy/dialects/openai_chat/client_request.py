@@ -84,6 +84,8 @@ _KNOWN = frozenset(
         "reasoning_effort",
         "user",
         "metadata",
+        "frequency_penalty",
+        "presence_penalty",
     }
 )
 _TOOL = frozenset({"type", "function"})
@@ -93,8 +95,6 @@ _EFFORT = re.compile(r"[a-z_]{1,32}")
 
 _ALSO: Mapping[str, Callable[[Any, str], object]] = {
     "n": lambda value, name: check.integer(value, name, 1, 128),
-    "frequency_penalty": lambda value, name: check.number(value, name, -2, 2),
-    "presence_penalty": lambda value, name: check.number(value, name, -2, 2),
     "logprobs": check.flag,
     "top_logprobs": lambda value, name: check.integer(value, name, 0, 20),
     "logit_bias": check.mapping,
@@ -155,12 +155,24 @@ def decode_any(body: bytes, limits: Mapping[str, int]) -> ChatRequest:
         metadata=_metadata(said.get("metadata")),
         include_usage=_stream_options(said.get("stream_options"), stream, extra),
         dialect="openai_chat",
+        top_k=_top_k(extra),
+        frequency_penalty=_number(said, "frequency_penalty", -2, 2),
+        presence_penalty=_number(said, "presence_penalty", -2, 2),
         extra=extra or EMPTY,
     )
 
 
 def _number(said: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
     return check.number(said[name], name, low, high) if name in said else None
+
+
+def _top_k(extra: dict[str, Any]) -> int | None:
+    """No parameter of OpenAI's, but of many that speak like it. Their own words for "all" (-1, 0, null) stay in `extra`."""
+    value = extra.get("top_k")
+    if type(value) is not int or not 0 < value < 2**31:
+        return None
+    del extra["top_k"]
+    return value
 
 
 def _flag(said: Mapping[str, Any], name: str) -> bool | None:

@@ -10,11 +10,11 @@ Rule 4: a figure that can not be is None, and stays readable in `Usage.raw` (B-0
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from clawproxy.dialects.figures import count, mapping, part_of, storable
 from clawproxy.dialects.openai_chat.client_answer import DONE, NAME
 from clawproxy.dialects.openai_chat.provider_alike import Alike
 from clawproxy.dialects.openai_chat.provider_chunk import begin, content_events, decode, decode_first, finish
@@ -24,8 +24,6 @@ from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, End, Event, Failed, KeepAlive, Text, UsageReport
 from clawproxy.messages import ChatRequest, Usage
 
-MAX_COUNT = 2**31 - 1
-"""More tokens than any answer has."""
 MAX_BODY = 64 * 1024 * 1024
 
 
@@ -99,8 +97,10 @@ class StreamDecoder:
             events.append(self._fail(classify(chunk.error or msgspec.json.decode(data))))
             return False
         if not self._begun:
-            self._begun = True
-            events.append(begin(chunk))
+            begun = begin(chunk)
+            if chunk.choices or begun.id is not None:  # Azure's first chunk names nothing
+                self._begun = True
+                events.append(begun)
         if chunk.choices:
             for choice in chunk.choices:
                 if choice.delta is not None:
@@ -203,43 +203,15 @@ def read_usage(said: Any) -> Usage | None:
     """The figures of a `usage` object; None where it has none. Parts of a whole are held to the whole."""
     if not isinstance(said, dict) or not said:
         return None
-    prompt = _mapping(said.get("prompt_tokens_details"))
-    completion = _mapping(said.get("completion_tokens_details"))
+    prompt = mapping(said.get("prompt_tokens_details"))
+    completion = mapping(said.get("completion_tokens_details"))
     cached = prompt.get("cached_tokens", said.get("prompt_cache_hit_tokens"))  # the latter is DeepSeek's
-    total_in, total_out = _count(said.get("prompt_tokens")), _count(said.get("completion_tokens"))
+    total_in, total_out = count(said.get("prompt_tokens")), count(said.get("completion_tokens"))
     return Usage(
         total_in,
         total_out,
-        None if cached is None else _part_of(total_in, _count(cached)),
-        _part_of(total_in, _count(prompt.get("cache_write_tokens"))) if prompt else None,
-        _part_of(total_out, _count(completion.get("reasoning_tokens"))) if completion else None,
-        raw=_storable(said),
+        None if cached is None else part_of(total_in, count(cached)),
+        part_of(total_in, count(prompt.get("cache_write_tokens"))) if prompt else None,
+        part_of(total_out, count(completion.get("reasoning_tokens"))) if completion else None,
+        raw=storable(said),
     )
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value <= MAX_COUNT else None
-
-
-def _part_of(whole: int | None, part: int | None) -> int | None:
-    return part if part is None or whole is None else min(part, whole)
-
-
-def _storable(said: dict[str, Any], deep: int = 2) -> dict[str, Any]:
-    """What can be written down again: no integer beyond 64 bits, no text without end, nothing nested deeply."""
-    kept: dict[str, Any] = {}
-    for name, value in said.items() if len(said) <= 64 else list(said.items())[:64]:
-        if type(value) is int and -(2**63) < value < 2**63:
-            kept[name] = value  # nearly all
-        elif isinstance(value, dict):
-            if deep > 1:
-                kept[name] = _storable(value, deep - 1)
-        elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
-            kept[name] = value
-        else:
-            kept[name] = "integer beyond 64 bits" if isinstance(value, int) else str(value)[:64]
-    return kept

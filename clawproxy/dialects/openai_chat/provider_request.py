@@ -1,10 +1,13 @@
 """A `ChatRequest` as a Chat Completions body for a provider.
 
 Rule 1: always written anew from what was authorised; the route names the model.
-Rule 2: `extra`, at every level, is sent only if the request came in this dialect. The vocabulary's fields win over it.
-Rule 3: a stream always asks for usage: the meter needs it, and the decoder keeps it from clients that did not.
+Rule 2: `extra`, at every level, is sent only if the request came in this dialect. The vocabulary's fields win over it. What
+        another dialect brought along is refused or dropped as `translate` says; its signed reasoning is left out.
+Rule 3: a stream asks for usage wherever the host understands that: the meter needs it, and the decoder keeps it from clients
+        that did not ask.
 Rule 4: `user` and `metadata` name the client's people; they go to a provider only where the client itself wrote them in this
         dialect.
+Rule 5: what a host wants otherwise (`profiles`) is nearly all a change of the finished body (`adapt`): others pay nothing.
 """
 
 from __future__ import annotations
@@ -13,38 +16,60 @@ from typing import Any, assert_never
 
 import msgspec
 
+from clawproxy.dialects.profiles import DEFAULT, DROPPED, REFUSED, Profile
+from clawproxy.dialects.translate import dropped_notice, leftovers, refuse
 from clawproxy.errors import ClawError
+from clawproxy.events import Notice
 from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Part, Route, TextPart, Tool
 
 NAME = "openai_chat"
+NO_PLACE = "has no place in the OpenAI chat format"
+NO_HOST = "is not supported by this provider"
+EFFORTS = ((0, None), (2_048, "low"), (8_192, "medium"))
+"""Up to how many tokens of reasoning a budget is which effort; beyond all, `high`. The format has no word for "none at all" that
+every model knows, so that is left out."""
 
 
-def encode_body(request: ChatRequest, route: Route) -> bytes:
-    """Raises ClawError("unsupported_parameter") where the format has no way to say it."""
+def encode_body(request: ChatRequest, route: Route, profile: Profile = DEFAULT) -> tuple[bytes, tuple[Notice, ...]]:
+    """The body, and what the client should know. Raises ClawError("unsupported_parameter") where the format, or the host, has no
+    way to say it."""
     same = request.dialect == NAME
     body: dict[str, Any] = {}
     stream_options: dict[str, Any] = {}
     beside_format: dict[str, Any] = {}
+    notices: tuple[Notice, ...] = ()
     newer = False
-    if same and request.extra:
+    if not same:
+        notices = leftovers(request, NAME, NO_PLACE)
+    elif request.extra:
         body = dict(request.extra)
         newer = body.pop("max_completion_tokens", body) is not body
         stream_options = body.pop("stream_options", None) or {}
         beside_format = body.pop("response_format", None) or {}
     body["model"] = route.model
-    body["messages"] = [_message(message, same, number) for number, message in enumerate(request.messages)]
+    body["messages"] = [_message(message, same, number, profile) for number, message in enumerate(request.messages)]
     if request.max_tokens is not None:
-        body["max_completion_tokens" if newer else "max_tokens"] = request.max_tokens
+        body[_limit_name(profile, same, newer)] = request.max_tokens
     if request.temperature is not None:
         body["temperature"] = request.temperature
     if request.top_p is not None:
         body["top_p"] = request.top_p
+    if request.top_k is not None:
+        if not (same or profile.top_k):
+            refuse("top_k", NO_HOST)
+        body["top_k"] = request.top_k
+    if request.frequency_penalty is not None:
+        body["frequency_penalty"] = request.frequency_penalty
+    if request.presence_penalty is not None:
+        body["presence_penalty"] = request.presence_penalty
     if request.seed is not None:
         body["seed"] = request.seed
     if request.parallel_tool_calls is not None:
         body["parallel_tool_calls"] = request.parallel_tool_calls
     if request.reasoning_effort is not None:
         body["reasoning_effort"] = request.reasoning_effort
+    elif request.reasoning_budget is not None:
+        notices += (_effort(body, request.reasoning_budget),)
     if request.stop:
         body["stop"] = request.stop
     if request.tools:
@@ -56,15 +81,62 @@ def encode_body(request: ChatRequest, route: Route) -> bytes:
         mode, schema = request.response_format.mode, request.response_format.schema
         body["response_format"] = {**beside_format, "type": mode}
         if mode == "json_schema":
-            body["response_format"]["json_schema"] = schema
+            body["response_format"]["json_schema"] = schema if same else {"name": "answer", **(schema or {})}
     if same and request.user is not None:
         body["user"] = request.user
     if same and request.metadata:
         body["metadata"] = request.metadata
     if request.stream:
         body["stream"] = True
-        body["stream_options"] = {**stream_options, "include_usage": True}
-    return encode(body)
+        if profile.usage:
+            body["stream_options"] = {**stream_options, "include_usage": True}
+    if profile.picky:
+        notices += adapt(body, profile)
+    return encode(body), notices
+
+
+def _limit_name(profile: Profile, same: bool, newer: bool) -> str:
+    """The name of `max_tokens`: the client's own word where the host takes it."""
+    said = "max_completion_tokens" if newer else "max_tokens" if same else ""
+    return said if said in profile.max_tokens else profile.max_tokens[0]
+
+
+def _effort(body: dict[str, Any], budget: int) -> Notice:
+    """Say a budget of reasoning as an effort: the nearest there is."""
+    effort = next((effort for most, effort in EFFORTS if budget <= most), "high")
+    if effort is None:
+        return dropped_notice("reasoning_budget")
+    body["reasoning_effort"] = effort
+    words = f"`reasoning_budget` became `reasoning_effort: {effort}`: this provider's format counts no tokens for it."
+    return Notice("parameter_approximated", words, {"param": "reasoning_budget", "reasoning_effort": effort})
+
+
+def adapt(body: dict[str, Any], profile: Profile) -> tuple[Notice, ...]:
+    """Change `body`, in place, to what the host takes. Raises ClawError("unsupported_parameter")."""
+    dropped: dict[str, None] = {}
+    for name, fate in profile.fields.items():
+        if body.get(name) is None:
+            body.pop(name, None)
+        elif fate == REFUSED:
+            refuse(name, NO_HOST)
+        else:
+            value = body.pop(name)
+            if fate == DROPPED:
+                dropped[name] = None
+            else:
+                body[fate] = value
+    if not profile.json_schema and body.get("response_format", {}).get("type") == "json_schema":
+        refuse("response_format", NO_HOST)
+    if not profile.strict:
+        for tool in body.get("tools", ()):
+            function = tool.get("function", {})
+            if function.pop("strict", None):
+                dropped["tools.function.strict"] = None
+    if not profile.developer:
+        for message in body.get("messages", ()):
+            if message["role"] == "developer":
+                message["role"] = "system"
+    return tuple([dropped_notice(name) for name in dropped])
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -82,7 +154,7 @@ def _as_dict(value: Any) -> Any:
 _encode = msgspec.json.Encoder(enc_hook=_as_dict).encode
 
 
-def _message(message: Message, same: bool, number: int) -> dict[str, Any]:
+def _message(message: Message, same: bool, number: int, profile: Profile) -> dict[str, Any]:
     content = message.content
     if (
         type(content) is str
@@ -96,14 +168,20 @@ def _message(message: Message, same: bool, number: int) -> dict[str, Any]:
     if isinstance(content, tuple):
         fields["content"] = [_part(part, same, f"messages[{number}].content[{place}]") for place, part in enumerate(content)]
     else:
-        fields["content"] = content
+        fields["content"] = "" if content is None and not (same or message.tool_calls) else content  # reasoning alone
     if message.name is not None:
         fields["name"] = message.name
     if message.tool_call_id is not None:
         fields["tool_call_id"] = message.tool_call_id
-    if message.reasoning is not None:
-        fields["reasoning" if isinstance(extra.get("reasoning"), str) else "reasoning_content"] = message.reasoning
-    else:
+    if profile is DEFAULT:
+        if message.reasoning is not None:
+            fields["reasoning" if isinstance(extra.get("reasoning"), str) else "reasoning_content"] = message.reasoning
+    elif message.role == "assistant":
+        if isinstance(extra.get("reasoning"), str):
+            del extra["reasoning"]
+        if message.reasoning is not None and profile.reasoning is not None:
+            fields[profile.reasoning] = message.reasoning
+    if message.reasoning is None:
         extra.pop("reasoning_content", None)
     if message.tool_calls:
         raw = {item["id"]: item for item in raw_calls or ()}

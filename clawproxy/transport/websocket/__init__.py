@@ -20,7 +20,7 @@ from clawproxy.transport.websocket.connections import Connections
 from clawproxy.transport.websocket.handshake import OriginCheck, refusal, upgrade
 from clawproxy.transport.websocket.session import Session
 
-__all__ = ["Connections", "serve_websocket"]
+__all__ = ["Connections", "serve_websocket", "turn_away"]
 
 logger = logging.getLogger("clawproxy.websocket")
 LEFTOVER = 64 * 1024
@@ -60,7 +60,7 @@ async def serve_websocket(
         if len(leftover) > LEFTOVER:
             raise ClawError("bad_body", "Too much came before the upgrade was answered.")
     except ClawError as error:
-        await _refuse(stream, refusal(error, request_id), service.deadlines.write)
+        await turn_away(stream, refusal(error, request_id), service.deadlines.write)
         return
     session = Session(stream, service, peer)
     if connections is not None:
@@ -75,7 +75,7 @@ async def serve_websocket(
             connections.discard(session)
 
 
-async def _refuse(stream: trio.abc.Stream, answer: bytes, limit: float) -> None:
+async def turn_away(stream: trio.abc.Stream, answer: bytes, limit: float) -> None:
     """Send a refusal, then wait a moment for the client to read it: closing on unread bytes would reset it away."""
     try:
         with trio.move_on_after(limit):

@@ -90,9 +90,9 @@ def upgrade(head: Head, config: Config, secure: bool, request_id: str, check_ori
     return Upgrade(b"\r\n".join(lines) + b"\r\n\r\n", token)
 
 
-def refusal(failure: ClawError, request_id: str) -> bytes:
-    """The HTTP answer to an upgrade that is not accepted; the connection closes after it."""
-    body = claw.error(failure)
+def refusal(failure: ClawError, request_id: str, body: bytes | None = None) -> bytes:
+    """The HTTP answer to an upgrade that is not accepted; the connection closes after it. Without `body` it is a Claw error."""
+    body = claw.error(failure) if body is None else body
     lines = [
         f"HTTP/1.1 {failure.status} {HTTPStatus(failure.status).phrase}",
         "content-type: application/json",

@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from attrs import frozen
+
 from clawproxy._version import __version__
 from clawproxy.context import new_id
 from clawproxy.dialects import claw, claw_plain, jsonio
 from clawproxy.errors import ClawError
 from clawproxy.messages import ChatRequest, Principal
+from clawproxy.transport.websocket.client import ClawClient
 
 if TYPE_CHECKING:
     from clawproxy.transport.websocket.session import Session
@@ -26,6 +29,23 @@ SERVER: Mapping[str, str] = {"name": "clawproxy", "version": __version__, "proto
 STREAMS = 32
 """Requests open at once on one connection, at most (W-19)."""
 Frame = Mapping[str, Any]
+
+
+@frozen(slots=True)
+class Speech:
+    """What differs between the protocols a connection may speak.
+
+    Attributes:
+        name: the surface.
+        receive: decides one whole message.
+        error: the payload that tells of an error of the connection.
+        unreadable: the close code for binary messages.
+    """
+
+    name: str
+    receive: Callable[[Any, bytes], None]
+    error: Callable[[ClawError], bytes]
+    unreadable: int
 
 
 def receive(session: Session, data: bytes) -> None:
@@ -123,7 +143,7 @@ def _open(session: Session, ident: str, decode: Callable[[int], ChatRequest], de
 def _cancel(session: Session, frame: Frame) -> None:
     ident = frame.get("id")
     client = session.streams.get(ident) if isinstance(ident, str) else None
-    if client is None:
+    if not isinstance(client, ClawClient):
         session.offence()
         session.reply(claw.error(ClawError("unknown_id", param="id"), ident if claw.valid_id(ident) else None))
     else:
@@ -157,3 +177,4 @@ TYPES: Mapping[str, Callable[[Session, Frame], None]] = {
     "llm_append": _later,
     "credit": _later,
 }
+CLAW = Speech(claw.NAME, receive, claw.error, 4400)

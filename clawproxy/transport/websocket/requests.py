@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
+from clawproxy.events import Outcome
+from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest, Credentials
-from clawproxy.service import Call
-from clawproxy.transport.websocket.client import ClawClient
+from clawproxy.service import Call, Client
 
 if TYPE_CHECKING:
     from clawproxy.transport.websocket.session import Session
@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("clawproxy.websocket")
 
 
-Job = tuple[ClawClient, Callable[[int], ChatRequest], float | None, Credentials]
+class Asker(Client, Protocol):
+    """The way back of one request, as far as its connection has to know it. `client.ClawClient` tells what each is."""
+
+    id: str
+    request_id: str
+    lifetime: Lifetime
+    gate: trio.CancelScope | None
+
+    def cancel(self, cause: ClawError) -> None: ...
+    async def turn(self) -> None: ...
+    def end_with(self, error: ClawError) -> None: ...
+    def settle(self, outcome: Outcome) -> None: ...
+
+
+Job = tuple[Asker, Callable[[int], ChatRequest], float | None, Credentials]
 """The way back; what decodes the request, given how many messages it may have; the client's own `deadline`; whose it is."""
 
 
@@ -79,12 +93,12 @@ async def serve(session: Session, spare: Spare, job: Job | None) -> None:
 async def run(
     session: Session,
     scope: trio.CancelScope,
-    client: ClawClient,
+    client: Asker,
     decode: Callable[[int], ChatRequest],
     deadline: float | None,
     credentials: Credentials,
 ) -> None:
-    """Serve one `llm_request`. Raises nothing but Cancelled: a defect is the request's own `internal` error.
+    """Serve one request. Raises nothing but Cancelled: a defect is the request's own `internal` error.
 
     Args:
         scope: this task's own; cancelled only where the request is given up before the exchange has it.
@@ -100,12 +114,12 @@ async def run(
             return
         call = Call(
             request_id=client.request_id,
-            surface=claw.NAME,
+            surface=credentials.surface,
             principal=principal,
             decode=partial(decode, service.config.limits.messages),
             lifetime=client.lifetime,
             peer=credentials.peer,
-            client_request_id=client.id if client.id.isascii() else None,
+            client_request_id=client.id if client.id.isascii() and client.id != client.request_id else None,
             deadline=deadline,
         )
         client.settle(await service.handle(call, client))

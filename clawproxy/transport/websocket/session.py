@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
@@ -27,19 +27,13 @@ from clawproxy.service import Service
 from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
 from clawproxy.transport.websocket.frames import CODES, Broken, Control, Reader, close_frame, ping_frame, pong_frame, text_frame
-from clawproxy.transport.websocket.limits import REPLIES, UNAUTHENTICATED, Bucket
+from clawproxy.transport.websocket.limits import GRACE, LINGER, READ, REPLIES, UNAUTHENTICATED, Bucket
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger("clawproxy.websocket")
-
-READ: Final = 64 * 1024
-LINGER: Final = 3.0
-"""Seconds from our close frame, or the peer's, to the end of the TCP connection."""
-GRACE: Final = 0.04
-"""Seconds an answer under way has before the close frame of a protocol error."""
 
 
 class Session:
@@ -50,6 +44,7 @@ class Session:
         streams: the open requests by their ids.
     """
 
+    speech: ClassVar[messages.Speech] = messages.CLAW
     __slots__ = (
         "_assembly", "_broken", "_checking", "_close_by", "_controls", "_credentials", "_done", "_failing",
         "_heard", "_held", "_misses", "_next_ping", "_nursery", "_offences", "_opened", "_outbox", "_peer",
@@ -67,7 +62,7 @@ class Session:
         self._reader = Reader(UNAUTHENTICATED)
         self._nursery: trio.Nursery | None = None
         self._wait: trio.CancelScope | None = None
-        self.streams: dict[str, ClawClient] = {}
+        self.streams: dict[str, requests.Asker] = {}
         self._spare = requests.Spare()
         self._credentials: Credentials | None = None
         self.principal: Principal | None = None
@@ -164,7 +159,7 @@ class Session:
             if isinstance(event, bytes):
                 if self._close_by is None:
                     self.used_at = now
-                    messages.receive(self, event)
+                    self.speech.receive(self, event)
             elif isinstance(event, Control):
                 if self._close_by is None:  # after our close there is nobody to answer (W-34)
                     if not self._controls.take(now):
@@ -252,7 +247,7 @@ class Session:
         if self.principal is not None:  # a fresh credential on an open connection has the same clock
             self._opened = trio.current_time()
             self._arm(self._opened + self.service.deadlines.auth)
-        self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, claw.NAME), resuming, self._verdict)
+        self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, self.speech.name), resuming, self._verdict)
 
     async def _authenticate(self, credentials: Credentials, resuming: bool, verdict: trio.Event) -> None:
         principal = None
@@ -282,16 +277,18 @@ class Session:
     # --- requests --------------------------------------------------------------------------------------------------------------
 
     def begin(self, ident: str, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
+        self.start(ClawClient(ident, new_id(), self._outbox, self.finished), decode, deadline)
+
+    def start(self, client: requests.Asker, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
         """Start a request in a task of its own, or in one that has done with its last."""
         assert self._nursery is not None
-        client = ClawClient(ident, new_id(), self._outbox, self.finished)
-        self.streams[ident] = client
         assert self._credentials is not None
+        self.streams[client.id] = client
         job = (client, decode, deadline, self._credentials)
         if not self._spare.give(job):
             self._nursery.start_soon(requests.serve, self, self._spare, job)
 
-    def finished(self, client: ClawClient) -> None:
+    def finished(self, client: requests.Asker) -> None:
         """A request's last frame is out: its id may be used again."""
         if self.streams.get(client.id) is not client:
             return
@@ -337,7 +334,7 @@ class Session:
     def refuse(self, error: ClawError) -> None:
         """End the connection with an error frame and the error's own close code."""
         if self._close_by is None:
-            self._outbox.push(text_frame(claw.error(error)))
+            self._outbox.push(text_frame(self.speech.error(error)))
             self.close(error.kind.close or 1011, error.slug, cause=error)
 
     # --- ends ------------------------------------------------------------------------------------------------------------------
@@ -361,7 +358,8 @@ class Session:
             return
         self._reader.ended = self._broken = True
         if broken.code == 4400:
-            self._outbox.push(text_frame(claw.error(ClawError("bad_frame"))))
+            broken = Broken(self.speech.unreadable, broken.reason)
+            self._outbox.push(text_frame(self.speech.error(ClawError("bad_frame"))))
         self._failing = (trio.current_time() + GRACE, broken)
         if not self.streams:
             self._give_up()

@@ -1,0 +1,43 @@
+"""Token figures as providers write them, checked.
+
+Rule 1: a figure that can not be (negative, a float, a string, beyond `MAX_COUNT`) is None: "not said", never zero.
+Rule 2: parts of a whole are held to the whole.
+Rule 3: what the provider said stays readable in `Usage.raw`, cut to what can be written down again (`storable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MAX_COUNT = 2**31 - 1
+"""More tokens than any answer has."""
+
+
+def count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else None
+
+
+def part_of(whole: int | None, part: int | None) -> int | None:
+    return part if part is None or whole is None else min(part, whole)
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """`value` where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def storable(said: Mapping[str, Any], deep: int = 2) -> dict[str, Any]:
+    """What can be written down again: no integer beyond 64 bits, no text without end, nothing nested deeply."""
+    kept: dict[str, Any] = {}
+    for name, value in said.items() if len(said) <= 64 else list(said.items())[:64]:
+        if type(value) is int and -(2**63) < value < 2**63:
+            kept[name] = value  # nearly all
+        elif isinstance(value, dict):
+            if deep > 1:
+                kept[name] = storable(value, deep - 1)
+        elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+            kept[name] = value
+        else:
+            kept[name] = "integer beyond 64 bits" if isinstance(value, int) else str(value)[:64]
+    return kept
