@@ -10,11 +10,9 @@ from clawproxy.dialects.openai_chat import provider_faults
 from clawproxy.dialects.openai_chat.client_answer import NAME
 from clawproxy.dialects.openai_chat.provider_answer import StreamDecoder, WholeDecoder
 from clawproxy.dialects.openai_chat.provider_request import encode_body
-from clawproxy.dialects.translate import leftovers, refuse
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.messages import ChatRequest, Route
 
-WORDS = "has no counterpart in the Chat Completions format"
 _STREAM = (("content-type", "application/json"), ("accept", "text/event-stream"))
 _WHOLE = (("content-type", "application/json"), ("accept", "application/json"))
 
@@ -31,11 +29,8 @@ class OpenAIChatProvider:
     def encode_request(self, request: ChatRequest, route: Route) -> OutboundRequest:
         if request.operation == "count_tokens":
             raise ClawError("unsupported_parameter", "This provider's format has no way to count tokens.")
-        notices = leftovers(request, NAME, WORDS)
-        if request.top_k is not None:
-            refuse("top_k", WORDS)
         headers = _STREAM if request.stream else _WHOLE
-        return OutboundRequest("/chat/completions", encode_body(request, route), headers, "POST", request.stream, notices)
+        return OutboundRequest("/chat/completions", encode_body(request, route), headers, "POST", request.stream)
 
     def decoder(self, request: ChatRequest) -> ProviderDecoder:
         return StreamDecoder(request) if request.stream else WholeDecoder(request)
