@@ -20,7 +20,8 @@ from tests.e2e.http_client import Reply, fetch
 
 BOTH = pytest.mark.parametrize("model", ["google", "other"])
 """The model's provider speaks Gemini, or Chat Completions."""
-TOOL = {"name": "weather", "description": "d", "parameters_json_schema": {"type": "object", "properties": {}}}
+SCHEMA = {"type": "object", "properties": {}}
+TOOL = types.FunctionDeclaration(name="weather", description="d", parameters_json_schema=SCHEMA)
 
 
 @asynccontextmanager
@@ -37,15 +38,14 @@ async def serving(tmp_path: Path) -> AsyncIterator[tuple[Running, ScriptedProvid
             "a/b:c": ModelConfig((RouteConfig("google", "gemini-3/x"),)),
         }
         async with gateway(tmp_path, providers=providers, models=models) as running:
-            with trio.fail_after(20):
-                yield running, provider
+            yield running, provider
 
 
 async def sdk(running: Running, use: Callable[[genai.Client], Any], key: str = KEY, version: str = "v1beta") -> Any:
     """What `use` does with the real client, in a thread: its own sockets, its own reader."""
 
     def work() -> Any:
-        options = types.HttpOptions(base_url=running.url, api_version=version)
+        options = types.HttpOptions(base_url=running.url, api_version=version, timeout=20_000)
         with genai.Client(api_key=key, http_options=options) as client:
             return use(client)
 
@@ -151,7 +151,7 @@ async def test_tools_by_hand(tmp_path: Path, model: str, stream: bool) -> None:
                 (idents[0], '{"result":"sun"}'),
                 (idents[1], '{"result":"snow"}'),
             ]
-            assert body["tools"][0]["function"]["parameters"] == TOOL["parameters_json_schema"]
+            assert body["tools"][0]["function"]["parameters"] == SCHEMA
 
 
 @BOTH
@@ -220,8 +220,7 @@ async def test_an_answer_that_breaks_off(tmp_path: Path, model: str, fault: str)
         heard: list[str] = []
 
         def use(client: genai.Client) -> None:
-            for chunk in client.models.generate_content_stream(model=model, contents="x"):
-                heard.append(chunk.text or "")
+            heard.extend(chunk.text or "" for chunk in client.models.generate_content_stream(model=model, contents="x"))
 
         with pytest.raises(errors.ServerError) as caught:
             await sdk(running, use)
