@@ -42,7 +42,7 @@ def line(message: dict[str, Any] | None = None, *, end: bytes = b"\n", **fields:
     return json.dumps(document, ensure_ascii=False).encode() + end
 
 
-FIGURES = {"prompt_eval_count": 7, "eval_count": 5, "total_duration": 99}
+FIGURES: dict[str, Any] = {"prompt_eval_count": 7, "eval_count": 5, "total_duration": 99}
 REPORT = UsageReport(Usage(7, 5, raw=FIGURES))
 HI = line({"content": "h\u00e9\U0001f600"})
 SAYS = Text("h\u00e9\U0001f600")
