@@ -20,7 +20,7 @@ from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
-from clawproxy.context import App, Exchange
+from clawproxy.context import App, Exchange, Timing
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
@@ -77,8 +77,11 @@ class Generation:
     def begin(self, call: Call) -> Exchange:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
+        now = trio.current_time()
+        began = now if call.began is None else call.began
         return Exchange(
-            started=trio.current_time(),
+            started=began,
+            timing=Timing(prompt=None if call.began is None else now - began),
             request_id=call.request_id,
             surface=call.surface,
             principal=call.principal,
