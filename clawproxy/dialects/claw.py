@@ -192,6 +192,9 @@ PARAMETERS: Mapping[str, Callable[[Any, str], Any]] = {
     "max_tokens": lambda value, where: integer(value, where, 1, 2**31 - 1),
     "temperature": lambda value, where: number(value, where, 0.0, 2.0),
     "top_p": lambda value, where: number(value, where, 0.0, 1.0),
+    "top_k": lambda value, where: integer(value, where, 1, 2**31 - 1),
+    "frequency_penalty": lambda value, where: number(value, where, -2.0, 2.0),
+    "presence_penalty": lambda value, where: number(value, where, -2.0, 2.0),
     "stop": _stop,
     "seed": lambda value, where: integer(value, where, -(2**63), 2**63 - 1),
     "stream": flag,
@@ -200,9 +203,6 @@ PARAMETERS: Mapping[str, Callable[[Any, str], Any]] = {
     "response_format": _response_format,
     "reasoning_effort": _effort,
     "parallel_tool_calls": flag,
-    "top_k": lambda value, where: integer(value, where, 0, 2**31 - 1),
-    "frequency_penalty": lambda value, where: number(value, where, -2.0, 2.0),
-    "presence_penalty": lambda value, where: number(value, where, -2.0, 2.0),
     "reasoning_budget": lambda value, where: integer(value, where, 0, 2**31 - 1),
 }
 

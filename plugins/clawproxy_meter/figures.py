@@ -49,7 +49,8 @@ def prompt_bound(request: ChatRequest) -> int:
     total = 0
     for message in request.messages:
         content = message.content
-        if type(content) is str and not (message.tool_calls or message.reasoning or message.name or message.extra):
+        more = message.tool_calls or message.reasoning or message.name or message.extra or message.thinking
+        if type(content) is str and not more:
             total += MESSAGE_OVERHEAD + (len(content) if content.isascii() else text_bytes(content))
         else:
             total += _message_bound(message)
@@ -79,6 +80,8 @@ def _message_bound(message: Message) -> int:
         total += text_bytes(call.name) + text_bytes(call.arguments) + MESSAGE_OVERHEAD
     if message.reasoning:
         total += text_bytes(message.reasoning)
+    for thought in message.thinking:
+        total += text_bytes(thought.text) + len(thought.data or "") + MESSAGE_OVERHEAD
     if message.name:
         total += text_bytes(message.name)
     return total + _json_bytes(message.extra)

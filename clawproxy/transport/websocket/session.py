@@ -288,8 +288,7 @@ class Session:
         client = ClawClient(ident, new_id(), self._outbox, self.finished, self.service.config.limits.frame, prompt, self.credit)
         self.streams[ident] = client
         assert self._credentials is not None
-        job = (client, decode, deadline, self._credentials)
-        if not self._spare.give(job):
+        if not self._spare.give(job := (client, decode, deadline, self._credentials)):
             self._nursery.start_soon(requests.serve, self, self._spare, job)
 
     def finished(self, client: ClawClient) -> None:
