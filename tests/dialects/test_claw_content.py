@@ -139,7 +139,8 @@ def test_what_is_appended() -> None:
     assert claw.decode_append({"content": "in French"}) == Message("user", "in French")
     part = {"type": "image", "data": "aGk=", "media_type": "image/png"}
     assert claw.decode_append({"content": [part]}) == Message("user", (ImagePart(data="aGk=", media_type="image/png"),))
-    for bad in (None, "", [], 7, {}, [{"type": "video"}]):
+    wrong: list[Any] = [None, "", [], 7, {}, [{"type": "video"}]]
+    for bad in wrong:
         with pytest.raises(ClawError) as caught:
             claw.decode_append({"content": bad})
         assert (caught.value.details.param or "").startswith("content")

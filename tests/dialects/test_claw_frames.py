@@ -163,7 +163,8 @@ def test_a_whole_answer_is_one_batch() -> None:
 
 def test_signed_reasoning_says_whose_it_is_and_ends_its_message() -> None:
     answer = claw.Answer("a", "r")
-    events: list[Event] = [Reasoning("x"), Reasoning("y", "sig"), Reasoning("", None, "hidden", "rs_1"), Reasoning("z"), Text("t")]
+    block: list[Event] = [Reasoning("x"), Reasoning("y", "sig")]
+    events: list[Event] = [*block, Reasoning("", None, "hidden", "rs_1"), Reasoning("z"), Text("t")]
     got = [json.loads(payload) for payload in answer.content(Batch(events, dialect="anthropic"))]
     assert [(f["type"], f["content"], f.get("signature"), f.get("data")) for f in got] == [
         ("llm_reasoning", "xy", "sig", None),

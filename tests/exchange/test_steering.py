@@ -49,7 +49,7 @@ async def test_in_the_middle_of_an_answer(autojump_clock: Clock) -> None:
             ("first", "cancelled", True),
             ("steer", "complete", True),
         ]
-        assert all(row.closed and row.closed.input_tokens for row in rows), "an attempt that was steered away is not free"
+        assert all(row.closed is not None and row.closed.input_tokens for row in rows), "an attempt that was steered is not free"
         assert answer.usage is not None
         assert answer.usage.input_tokens == sum(row.closed.input_tokens for row in rows if row.closed)
         assert gateway.at_rest()

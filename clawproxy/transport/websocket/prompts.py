@@ -85,10 +85,12 @@ class StreamedPrompt:
         return min(self._heard + deadlines.body, ends)
 
     def decode(self, max_messages: int) -> ChatRequest:
-        """The request. Raises ClawError."""
+        """The request, once: nothing of it is kept here. Raises ClawError."""
+        frame, pieces = self._frame, self._pieces
+        self._frame, self._pieces = {}, Pieces(0)
         if self._failure is not None:
             raise self._failure
-        return claw.decode_request(self._frame, max_messages, self._pieces.content())
+        return claw.decode_request(frame, max_messages, pieces.content())
 
     def _fail(self, error: ClawError) -> None:
         self._failure = error

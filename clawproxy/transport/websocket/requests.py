@@ -99,7 +99,7 @@ async def run(
         await client.turn()
         principal = await service.authenticate(credentials)  # policy is applied to every message
         prompt = client.prompt
-        if prompt is not None:
+        if prompt is not None and client.lifetime.cause is None:
             await prompt.wait(prompt_clocks(service, prompt.model, deadline))
             principal = await service.authenticate(credentials)
         client.gate = None
