@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -335,3 +336,24 @@ async def test_an_append_at_any_point_is_refused_or_answered(tmp_path: Path) -> 
         assert points > 10
         await books_are_right(running, counting, seen)
         assert {way for way, _ in ways} == {"steered", "plain"}
+
+
+async def test_what_the_page_says_can_be_sent(tmp_path: Path) -> None:
+    """Every `->` line of docs/protocol.md that is whole JSON, as it stands there; the server understands each."""
+    page = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    page = page.replace(',\n    "', ',"')  # an object over more than one line
+    lines = re.findall(r"^-> (\{.*\})$", page, re.MULTILINE)
+    whole = [
+        json.loads(line.replace('"..."', f'"{KEY}"').replace("gpt-4-turbo", "test-model"))
+        for line in lines
+        if ", ...}" not in line
+    ]
+    kinds = {"auth", "llm_request", "llm_prompt_chunk", "llm_append", "credit"}
+    assert {message["type"] for message in whole} == kinds
+    async with gateway(tmp_path) as running, socket(running) as ws:
+        for message in whole:
+            await ws.say(message)
+            if message["type"] == "llm_append":  # its request was over long ago
+                assert (await ws.hear("error"))[-1]["error"] == "unknown_id"
+            elif message.get("final") or (message["type"] == "llm_request" and "prompt_stream" not in message):
+                assert (await ws.end())[-1]["outcome"] == "complete"
