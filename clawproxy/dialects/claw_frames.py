@@ -16,7 +16,7 @@ from clawproxy.messages import Principal, Usage
 _OTHERS = frozenset({Refused, Reasoning, ToolCallDelta})
 """The content besides `Text`."""
 _APART = 512
-"""Texts kept apart before they are joined: joining at each frame would take the square of their number."""
+"""Texts kept apart before they are joined to one, once: a string of its own for each token is more than its text."""
 _FINISH = {"complete": "stop", "truncated": "length", "cancelled": "cancelled"}
 
 
@@ -128,14 +128,15 @@ class Answer:
         started: `llm_response_start` was made.
     """
 
-    __slots__ = ("_base", "_calls", "_head", "_said", "seq", "started")
+    __slots__ = ("_base", "_calls", "_earlier", "_head", "_said", "seq", "started")
 
     def __init__(self, ident: str, request_id: str) -> None:
         self._head = b",".join((b'"id":' + json_text(ident), b'"request_id":' + encode(request_id), b'"seq":'))
         self.seq = 0
         self.started = False
         self._said: list[str] = []
-        """The text of `llm_token` since `said` was last called."""
+        """The text of `llm_token` since `said` was last called, behind what is in `_earlier`."""
+        self._earlier: list[str] = []
         self._calls: dict[int, str | None] | None = None
         """The ids of the calls begun since then, by the client's indexes."""
         self._base = 0
@@ -144,7 +145,8 @@ class Answer:
     def said(self) -> Said:
         """What it said since it was last asked. The calls begun are void from here on: those to come get other indexes."""
         calls = sorted(self._calls or ())
-        said = Said("".join(self._said), calls)
+        said = Said("".join([*self._earlier, *self._said]), calls)
+        self._earlier.clear()
         self._said.clear()
         self._calls = None
         if calls:
@@ -180,7 +182,8 @@ class Answer:
         said = self._said
         said.append(text)
         if len(said) > _APART:
-            self._said = ["".join(said)]
+            self._earlier.append("".join(said))
+            said.clear()
         return self._frame(b"llm_token", b'"content":' + json_text(text))
 
     def _content(self, group: Sequence[Event], dialect: str) -> bytes:

@@ -17,7 +17,7 @@ from clawproxy.messages import FilePart, ImagePart, Part, TextPart
 PIECE: Final = 64
 """Bytes that a piece counts for beyond what it holds."""
 _TEXTS: Final = 512
-"""Texts kept apart before they are joined: joining at each piece would take the square of their number."""
+"""Texts kept apart before they are joined to one, once."""
 
 
 def size_of(content: str | tuple[Part, ...]) -> int:
@@ -44,6 +44,8 @@ class Pieces:
     limit: int
     """Bytes."""
     size: int = 0
+    _earlier: list[str] = field(factory=list, init=False)
+    """Of the text that comes before `_texts`."""
     _texts: list[str] = field(factory=list, init=False)
     _parts: list[Part] = field(factory=list, init=False)
 
@@ -51,6 +53,7 @@ class Pieces:
         """Raises ClawError("frame_too_large") where it would be more than `limit`; nothing is kept then."""
         self.size += size_of(content)
         if self.size > self.limit:
+            self._earlier.clear()
             self._texts.clear()
             self._parts.clear()
             words = f"A streamed prompt may hold {self.limit} bytes (setting limits.frame)."
@@ -68,17 +71,22 @@ class Pieces:
     def content(self) -> str | tuple[Part, ...]:
         """All of it so far."""
         if not self._parts:
-            return "".join(self._texts)
+            return self._text_so_far()
         self._close_text()
         return tuple(self._parts)
 
     def _text(self, text: str) -> None:
         self._texts.append(text)
         if len(self._texts) > _TEXTS:
-            self._texts = ["".join(self._texts)]
+            self._earlier.append("".join(self._texts))
+            self._texts.clear()
+
+    def _text_so_far(self) -> str:
+        return "".join([*self._earlier, *self._texts])
 
     def _close_text(self) -> None:
-        text = "".join(self._texts)
+        text = self._text_so_far()
+        self._earlier.clear()
         self._texts.clear()
         if text:
             self._parts.append(TextPart(text))
