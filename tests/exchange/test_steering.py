@@ -315,7 +315,7 @@ async def test_a_stall_and_an_append_at_once(autojump_clock: Clock) -> None:
         gateway.upstream.will_say("a", Pause(10_000))
         client = Talker()
         nursery.start_soon(client.ask, gateway)
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         await wait_for(lambda: client.answer.text)
         await trio.testing.wait_all_tasks_blocked()
         client.lifetime.interrupt()
