@@ -62,7 +62,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         story.leave()
         if outcome is None:  # cancelled from outside: the connection is being torn down
             outcome = Outcome("client_gone", ClawError("client_gone"))
-        exchange.timing.total = trio.current_time() - exchange.started
+        exchange.timing.total = generation.alarms.now() - exchange.started
         if not story.told:
             await story.tell(outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
         await generation.closed(exchange, outcome)  # noqa: ASYNC102
@@ -104,11 +104,11 @@ class _Story:
     async def _prepare(self, request: ChatRequest) -> None:
         """The hooks going down."""
         exchange, pipeline, clock = self.exchange, self.generation.pipeline, self.clock
-        began = trio.current_time()
+        began = self.generation.alarms.now()
         self.request = await pipeline.prepare(exchange, request, clock.hook)
         self.plan = await pipeline.choose_route(exchange, self.request, clock.hook)
         clock.hooks_done()
-        exchange.timing.policy = (exchange.timing.policy or 0.0) + trio.current_time() - began
+        exchange.timing.policy = (exchange.timing.policy or 0.0) + self.generation.alarms.now() - began
 
     async def attempt_until_done(self) -> Outcome:
         """The attempt loop: another route while nothing was released, never after. What the client added comes first."""
@@ -182,7 +182,7 @@ class _Story:
         if self.steering is not None:
             self.steering.close()
         exchange = self.exchange
-        exchange.timing.total = trio.current_time() - exchange.started
+        exchange.timing.total = self.generation.alarms.now() - exchange.started
         try:
             await self.client.finish(outcome, exchange.usage)
         except ClawError as error:

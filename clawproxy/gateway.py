@@ -20,7 +20,7 @@ from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
-from clawproxy.context import App, Exchange, Timing
+from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
@@ -77,11 +77,8 @@ class Generation:
     def begin(self, call: Call) -> Exchange:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
-        now = trio.current_time()
-        began = now if call.began is None else call.began
-        return Exchange(
-            started=began,
-            timing=Timing(prompt=None if call.began is None else now - began),
+        exchange = Exchange(
+            started=self.alarms.now(),
             request_id=call.request_id,
             surface=call.surface,
             principal=call.principal,
@@ -94,6 +91,10 @@ class Generation:
             user=call.principal.user,
             app=call.principal.app,
         )
+        if call.began is not None:  # its prompt was streamed
+            exchange.timing.prompt = exchange.started - call.began
+            exchange.started = call.began
+        return exchange
 
     def describe(self, exchange: Exchange, request: ChatRequest, asked: float | None) -> None:
         """The request is decoded: note what it asks for. `asked`: the client's own, shorter `total`."""

@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager
 from attrs import field, frozen, validators
 
 from clawproxy.context import App, Attempt, Exchange, Registry
-from clawproxy.hookspecs import Observe, hookimpl
+from clawproxy.hookspecs import AttemptContext, Observe, hookimpl
 from clawproxy.messages import ChatRequest, Route
-from clawproxy_meter.attempts import Metered, newest
+from clawproxy_meter.attempts import Metered, metered_of
 from clawproxy_meter.service import Service, service_of
 
 __all__ = ["MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
@@ -48,11 +48,11 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:
 @hookimpl
 def open_attempt(
     exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: MeterSettings
-) -> AbstractAsyncContextManager[None]:
+) -> AttemptContext:
     return Metered(service_of(exchange), exchange, request, route, attempt, state.estimate_bytes_per_token)
 
 
 @hookimpl
-def tap_response(exchange: Exchange, route: Route) -> Observe | None:
-    metered = newest(exchange, route)
+def tap_response(exchange: Exchange, attempt: Attempt) -> Observe | None:
+    metered = metered_of(exchange, attempt)
     return None if metered is None else Observe(metered.see, metered.end)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import Any
 
 from attrs import evolve
 
@@ -35,6 +34,10 @@ class Books:
 
     def settle(self, exchange: Exchange) -> None:
         """Set `exchange.usage` to the sum of what is known by now."""
+        if len(self.attempts) == 1:  # nearly always
+            only = self.attempts[0]
+            exchange.usage = only.billed if only.closed else only.reckon()
+            return
         for metered in self.attempts:
             if not metered.closed:
                 metered.reckon()
@@ -48,10 +51,10 @@ def books_of(exchange: Exchange) -> Books:
     return books
 
 
-def newest(exchange: Exchange, route: Route) -> Metered | None:
-    """The newest attempt on this route: a tap is not told its attempt."""
+def metered_of(exchange: Exchange, attempt: Attempt) -> Metered | None:
+    """What stands in the books for this attempt; None where it was never opened."""
     for metered in reversed(books_of(exchange).attempts):
-        if metered.route is route or metered.route == route:
+        if metered.attempt is attempt:
             return metered
     return None
 
@@ -84,7 +87,6 @@ class Metered:
 
     __slots__ = (
         "_app",
-        "_attempt",
         "_believed_whole",
         "_books",
         "_bytes_per_token",
@@ -96,6 +98,7 @@ class Metered:
         "_reserved",
         "_reserved_output",
         "_size",
+        "attempt",
         "billed",
         "closed",
         "route",
@@ -107,7 +110,7 @@ class Metered:
         self._app = app
         self._exchange = exchange
         self._request = request
-        self._attempt = attempt
+        self.attempt = attempt
         self._bytes_per_token = bytes_per_token
         self._reserved = figures.prompt_bound(request)
         self._reserved_output = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
@@ -147,9 +150,9 @@ class Metered:
 
     # --- the row -------------------------------------------------------------------------------------------------------------
 
-    def __aenter__(self) -> Coroutine[Any, Any, None]:
+    def __aenter__(self) -> Awaitable[None]:
         """Raises ClawError("store_unavailable"): then nothing may be sent."""
-        exchange, attempt, route = self._exchange, self._attempt, self.route
+        exchange, attempt, route = self._exchange, self.attempt, self.route
         principal = exchange.principal
         self._books.attempts.append(self)  # free until something is sent
         return self._app.store.open_row(
@@ -175,8 +178,8 @@ class Metered:
 
     def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
-        attempt = self._attempt
+    ) -> Awaitable[None]:
+        attempt = self.attempt
         outcome = self._outcome(exc)
         usage = self.reckon(outcome)
         self.closed = True
@@ -201,7 +204,7 @@ class Metered:
 
     def reckon(self, outcome: str | None = None) -> Usage | None:
         """What the attempt comes to by now: `billed`. By the end it is known better than when it was reckoned before."""
-        if not self._attempt.sent or self._turned_away():
+        if not self.attempt.sent or self._turned_away():
             self.billed = None
         else:
             self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))
@@ -209,7 +212,7 @@ class Metered:
 
     def _turned_away(self) -> bool:
         """The provider answered with an error status and nothing else, or is known not to have begun: none bills for that."""
-        attempt = self._attempt
+        attempt = self.attempt
         if self._size or self._reported is not None or attempt.usage is not None:
             return False
         if isinstance(attempt.error, ProviderFault) and not attempt.error.sent:
@@ -220,7 +223,7 @@ class Metered:
         return status is not None and status >= 300
 
     def _reckon(self, whole: bool) -> Usage:
-        said = self._attempt.usage or self._reported
+        said = self.attempt.usage or self._reported
         if said is None:
             said = _NOTHING
         elif whole and (said is self._believed_whole or (said.source == "measured" and figures.is_sane(said))):
@@ -242,11 +245,11 @@ class Metered:
         if clamped and not self._flagged:
             self._flagged = True
             self._app.count("clawproxy_usage_clamped_total", provider=provider)
-            log.warning("provider %s reported absurd usage for attempt %s", provider, self._attempt.id)
+            log.warning("provider %s reported absurd usage for attempt %s", provider, self.attempt.id)
         return usage
 
     def _outcome(self, exc: BaseException | None) -> str:
-        attempt = self._attempt
+        attempt = self.attempt
         if attempt.outcome is not None:
             return attempt.outcome
         if attempt.error is not None:
