@@ -66,12 +66,15 @@ class Timing:
     upstream: float | None = None
     """Request sent to the provider's end."""
     total: float | None = None
+    prompt: float | None = None
+    """The client streaming its prompt."""
 
     def gateway(self) -> float | None:
         """What the gateway itself added: total less what was spent waiting for others."""
         if self.total is None:
             return None
-        return max(0.0, self.total - (self.queue or 0.0) - (self.connect or 0.0) - (self.upstream or 0.0))
+        others = (self.queue or 0.0) + (self.connect or 0.0) + (self.upstream or 0.0) + (self.prompt or 0.0)
+        return max(0.0, self.total - others)
 
     def milliseconds(self) -> dict[str, float]:
         """`{"queue": 0.1, ...}`, phases not reached left out."""
@@ -86,8 +89,11 @@ class Timing:
             out["first_token"] = int(first_token * 1e6 + 0.5) / 1000
         if (upstream := self.upstream) is not None:
             out["upstream"] = int(upstream * 1e6 + 0.5) / 1000
+        if (prompt := self.prompt) is not None:
+            out["prompt"] = int(prompt * 1e6 + 0.5) / 1000
         if (total := self.total) is not None:
-            out["gateway"] = int(max(0.0, total - (queue or 0.0) - (connect or 0.0) - (upstream or 0.0)) * 1e6 + 0.5) / 1000
+            others = (queue or 0.0) + (connect or 0.0) + (upstream or 0.0) + (prompt or 0.0)
+            out["gateway"] = int(max(0.0, total - others) * 1e6 + 0.5) / 1000
             out["total"] = int(total * 1e6 + 0.5) / 1000
         return out
 
@@ -110,7 +116,7 @@ class Attempt:
     id: str
     number: int
     reason: str
-    """first, retry, failover (hedge, steer and continue are to come)."""
+    """first, retry, failover, steer (hedge and continue are to come)."""
     route: Route
     started: float = 0.0
     """Unix time."""

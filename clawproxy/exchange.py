@@ -3,10 +3,11 @@
     transport       bytes -> strict head check -> parser -> gateway.handle(call, client)
     run_exchange      decode -> admit -> prepare_request* -> choose_route             going down, in the operator's order
     attempts          open -> send -> receive* -> relay(batch) -> client.send         coming up; first content commits
+    steering          prepare_request* -> choose_route -> attempts                    again, where the client says more meanwhile
     run_exchange      client.finish or client.fail, then exchange_closed, exactly once
 
 Rule 1: one cancel scope at a time (`call.lifetime`) spans the whole of it. Whoever cancels it has said why first; a clock of one
-        attempt only interrupts, and the next attempt runs in a renewed scope.
+        attempt, or a client that says more, only interrupts, and the next attempt runs in a renewed scope.
 Rule 2: every way out is an `Outcome` from the closed set; nothing but Cancelled leaves `run_exchange`.
 Rule 3: a good answer's end is written inside the scope, under the exchange's own clocks: it may be all of the answer. What
         runs after the scope (telling of an error, closing hooks) is shielded and bounded.
@@ -15,6 +16,7 @@ Rule 3: a good answer's end is written inside the scope, under the exchange's ow
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,9 +25,10 @@ from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
-from clawproxy.events import Outcome
+from clawproxy.events import Batch, Outcome
 from clawproxy.exchange_clock import ExchangeClock
-from clawproxy.messages import ChatRequest
+from clawproxy.messages import ChatRequest, Route
+from clawproxy.steering import Steering, staying
 
 if TYPE_CHECKING:
     from clawproxy.gateway import Generation
@@ -44,8 +47,8 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
     try:
         with call.lifetime.scope:
             outcome = await story.run()
-        # One attempt's clock ran out: go on with the next route.
-        while outcome is None and story.result is None and story.clock.interrupted:
+        # One attempt's clock ran out, or the client said more: go on with the next attempt.
+        while outcome is None and story.goes_on():
             with call.lifetime.renew():
                 outcome = await story.attempt_until_done()
         if outcome is None:
@@ -75,60 +78,109 @@ class _Story:
         self.call = call
         self.client = client
         self.clock = ExchangeClock(exchange, call.lifetime, generation.alarms, generation.config.pipeline.hook_budget)
+        self.steering = call.steering
         self.ticket: Ticket | None = None
+        self.asked: ChatRequest | None = None
+        """As the client began it; `request` is what the hooks made of it."""
         self.request: ChatRequest | None = None
         self.plan: Plan | None = None
+        self.leg = 0
+        """How many attempts were made before the client last said more: they are no history of what is asked now."""
         self.result: Outcome | None = None
         self.lost = False
         """A transform still held part of that good answer."""
         self.told = False
 
     async def run(self) -> Outcome:
-        exchange, pipeline, clock = self.exchange, self.generation.pipeline, self.clock
-        request = self.call.decode()
+        exchange, clock = self.exchange, self.clock
+        request = self.asked = self.call.decode()
         self.client.attach(exchange, request)
         self.generation.describe(exchange, request, self.call.deadline)
         clock.end_after(exchange.deadlines.total)
         await self._admit()
+        await self._prepare(request)
+        return await self.attempt_until_done()
+
+    async def _prepare(self, request: ChatRequest) -> None:
+        """The hooks going down."""
+        exchange, pipeline, clock = self.exchange, self.generation.pipeline, self.clock
         began = self.generation.alarms.now()
         self.request = await pipeline.prepare(exchange, request, clock.hook)
         self.plan = await pipeline.choose_route(exchange, self.request, clock.hook)
         clock.hooks_done()
-        exchange.timing.policy = self.generation.alarms.now() - began
-        return await self.attempt_until_done()
+        exchange.timing.policy = (exchange.timing.policy or 0.0) + self.generation.alarms.now() - began
 
     async def attempt_until_done(self) -> Outcome:
-        """The attempt loop: another route while nothing was released, never after."""
-        exchange, history, request, plan = self.exchange, self.exchange.attempts, self.request, self.plan
-        assert request is not None
-        assert plan is not None
-        while not (history and history[-1].content) and (route := plan.next(history)) is not None:
-            if history and self.call.lifetime.scope.cancel_called:
+        """The attempt loop: another route while nothing was released, never after. What the client added comes first."""
+        exchange, history, steering = self.exchange, self.exchange.attempts, self.steering
+        while True:
+            while steering is not None and steering.waits:
+                await self._steer(steering)
+            request, plan, leg = self.request, self.plan, history[self.leg :] if self.leg else history
+            assert request is not None
+            assert plan is not None
+            tried = len(leg)
+            if (leg and leg[-1].content) or (route := plan.next(leg)) is None:
+                raise (leg[-1].error if leg else None) or ClawError("no_route")
+            if leg and self.call.lifetime.scope.cancel_called:
                 await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
             attempt = Attempt(
                 id=f"{exchange.request_id}.{len(history) + 1}" if history else exchange.request_id,
                 number=len(history) + 1,
-                reason="first" if not history else ("retry" if history[-1].route.provider == route.provider else "failover"),
+                reason=self._reason(leg, route),
                 route=route,
                 started=time.time(),
             )
             history.append(attempt)
             exchange.route = route
-            if len(history) == 2:
+            if tried == 1:
                 exchange.notice("fallback", "The first route failed; another one answers.")
             run = AttemptRun(self.generation, exchange, self.client, self.call.lifetime, self.clock)
+            if steering is not None:
+                steering.run = run
             try:
-                await run.run(attempt, request, has_fallback=len(plan.candidates) > len(history))
+                await run.run(attempt, request, has_fallback=len(plan.candidates) > tried + 1)
             finally:
+                if steering is not None:
+                    steering.run = None
                 if run.ended and attempt.error is None:
                     self.result, self.lost = Outcome(attempt.outcome or "complete", None, run.finish), run.lost
-            if attempt.error is None:
+            if attempt.error is None and not (steering is not None and steering.waits):
                 return await self._finish(Outcome(attempt.outcome or "complete", None, run.finish))
-        raise (history[-1].error if history else None) or ClawError("no_route")
+
+    def _reason(self, leg: Sequence[Attempt], route: Route) -> str:
+        if leg:
+            return "retry" if leg[-1].route.provider == route.provider else "failover"
+        return "steer" if self.leg else "first"
+
+    def goes_on(self) -> bool:
+        """Whether it was only interrupted."""
+        if self.steering is not None and self.steering.waits:
+            return True
+        return self.result is None and self.clock.interrupted
+
+    async def _steer(self, steering: Steering) -> None:
+        """The client said more: what it asked, what it heard and what it added go through the hooks as a prompt does."""
+        await trio.lowlevel.checkpoint()  # the attempt was interrupted: what follows needs a renewed scope
+        exchange, history = self.exchange, self.exchange.attempts
+        assert self.asked is not None
+        self.result = None
+        self.leg = len(history)
+        if steering.authenticate is not None:
+            await steering.authenticate()
+        before = len(exchange.notices)
+        await self._prepare(steering.fold(self.asked))
+        assert self.plan is not None
+        self.plan = staying(self.plan, history[-1] if history else None)
+        steering.tell(exchange, before)
+        if any(attempt.content for attempt in history):
+            await self.client.send(Batch([]))  # it knows the answer has begun: the notice need not wait for more of it
 
     async def _finish(self, outcome: Outcome) -> Outcome:
         """The end of a good answer. A client that does not take it changes nothing: the provider's last word was heard."""
         self.result = outcome
+        if self.steering is not None:
+            self.steering.close()
         exchange = self.exchange
         exchange.timing.total = self.generation.alarms.now() - exchange.started
         try:
@@ -173,6 +225,8 @@ class _Story:
     def leave(self) -> None:
         """Give back what is held."""
         self.clock.close()
+        if self.steering is not None:
+            self.steering.close()
         if self.ticket is not None:
             self.generation.admission.release(self.ticket)
             self.ticket = None

@@ -204,7 +204,7 @@ class ExchangeClock:
 
     def reason(self) -> ClawError:
         """Why the scope was cancelled."""
-        return self._lifetime.cause or self._fault or ClawError("client_gone")
+        return self._lifetime.cause or self._fault or self._lifetime.interruption or ClawError("client_gone")
 
     @property
     def interrupted(self) -> bool:

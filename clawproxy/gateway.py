@@ -78,7 +78,7 @@ class Generation:
     def begin(self, call: Call) -> Exchange:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
-        return Exchange(
+        exchange = Exchange(
             started=self.alarms.now(),
             request_id=call.request_id,
             surface=call.surface,
@@ -94,6 +94,10 @@ class Generation:
             user=call.principal.user,
             app=call.principal.app,
         )
+        if call.began is not None:  # its prompt was streamed
+            exchange.timing.prompt = exchange.started - call.began
+            exchange.started = call.began
+        return exchange
 
     def describe(self, exchange: Exchange, request: ChatRequest, asked: float | None) -> None:
         """The request is decoded: note what it asks for. `asked`: the client's own, shorter `total`."""

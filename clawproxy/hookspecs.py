@@ -95,7 +95,7 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:  # type: ignore[emp
     """An async context manager around the whole service; what it opens, it closes."""
 
 
-# --- going down, once per request ------------------------------------------------------------------------------------------
+# --- going down, once per prompt ------------------------------------------------------------------------------------------
 
 
 @hookspec
@@ -105,7 +105,9 @@ async def authenticate(credentials: Credentials, state: Any, app: App) -> Princi
 
 @hookspec
 async def prepare_request(exchange: Exchange, request: ChatRequest, state: Any) -> ChatRequest | None:
-    """Change or refuse the request. Each plugin gets the previous one's result; None means unchanged."""
+    """Change or refuse the request. Each plugin gets the previous one's result; None means unchanged.
+
+    Where the client adds to its prompt while it is answered, this and `choose_route` are asked again, with all that was said."""
 
 
 @hookspec

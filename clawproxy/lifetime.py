@@ -2,7 +2,8 @@
 
 Rule 1: a request runs in one cancel scope at a time. The cause is set before the scope is cancelled, and the first cause stays.
         Whoever ends a request early (its client, a clock, the operator) calls `Lifetime.cancel` and nothing else.
-Rule 2: an attempt's own clock only interrupts: the scope is cancelled without a cause, and the exchange goes on in a new one.
+Rule 2: an attempt's own clock, or a client that says more (`steering`), only interrupts: the scope is cancelled without a cause,
+        and the exchange goes on in a new one.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from clawproxy.errors import ClawError
 class Lifetime:
     """Made by the transport before the request is handled, so that a client that leaves finds something to cancel."""
 
-    __slots__ = ("cause", "scope")
+    __slots__ = ("cause", "interruption", "scope")
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.cause: ClawError | None = None
+        self.interruption: ClawError | None = None
+        """What the interrupted attempt comes to, where no clock says so."""
 
     def cancel(self, cause: ClawError) -> None:
         if self.cause is None:
@@ -30,13 +33,15 @@ class Lifetime:
         """The client went away."""
         self.cancel(ClawError("client_gone"))
 
-    def interrupt(self) -> None:
+    def interrupt(self, why: ClawError | None = None) -> None:
         """End what runs now, not the request: its owner goes on in a renewed scope."""
+        self.interruption = why
         self.scope.cancel()
 
     def renew(self) -> trio.CancelScope:
         """A fresh scope after an interruption; already cancelled if the request has a cause to end meanwhile."""
         self.scope = trio.CancelScope()
+        self.interruption = None
         if self.cause is not None:
             self.scope.cancel()
         return self.scope

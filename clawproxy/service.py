@@ -18,6 +18,7 @@ from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest, Credentials, Principal, Usage
+from clawproxy.steering import Steering
 
 
 @define(slots=True, eq=False)
@@ -39,6 +40,10 @@ class Call:
     session_id: str | None = None
     attribution: Attribution | None = None
     cache_control: str | None = None
+    steering: Steering | None = None
+    """Where the client may say more while it is answered."""
+    began: float | None = None
+    """Trio time at which the request's first message came, where its prompt was streamed: `total` counts from there."""
 
 
 class Client(Protocol):

@@ -24,6 +24,7 @@ LAYERS: list[tuple[int, str]] = [
         0,
         r"clawproxy\.(errors|messages|events|clocks|alarms|secrets|lifetime|context|hookspecs|service|keys|values|done|_version)$",
     ),
+    (0, r"clawproxy\.steering$"),
     (0, r"clawproxy\.config(\..*)?$"),
     (0, r"clawproxy\.stores\.base$"),
     (0, r"clawproxy\.http1\.head$"),  # a value: formats that say things in path and headers read it

@@ -17,10 +17,11 @@ from clawproxy.dialects.claw_frames import Answer, Whole, auth_ok, error, going_
 from clawproxy.dialects.claw_parts import array, content, flag, integer, invalid, json_schema_format, message, number, obj, string
 from clawproxy.dialects.claw_parts import tool as decode_tool
 from clawproxy.errors import ClawError
-from clawproxy.messages import ChatRequest, Message, ResponseFormat, Tool, ToolChoice
+from clawproxy.messages import ChatRequest, Message, Part, ResponseFormat, Tool, ToolChoice
 
 __all__ = [
-    "NAME", "PROTOCOL", "Answer", "Whole", "auth_ok", "deadline", "decode_request", "error", "going_away", "pong", "valid_id",
+    "NAME", "PROTOCOL", "Answer", "Whole", "auth_ok", "deadline", "decode_append", "decode_request", "error", "going_away",
+    "pong", "valid_id",
 ]  # fmt: skip
 
 NAME: Final = "claw"
@@ -45,17 +46,30 @@ def deadline(frame: Mapping[str, Any]) -> float | None:
     return None
 
 
-def decode_request(frame: Mapping[str, Any], max_messages: int = 100_000) -> ChatRequest:
+def decode_append(frame: Mapping[str, Any]) -> Message:
+    """An `llm_append`: what the user says while being answered. Raises ClawError("invalid_request")."""
+    body = content(frame.get("content"), "content")
+    if not body:
+        invalid("content", "must not be empty")
+    return Message("user", body)
+
+
+def decode_request(
+    frame: Mapping[str, Any], max_messages: int = 100_000, streamed: str | tuple[Part, ...] | None = None
+) -> ChatRequest:
     """An `llm_request`, already parsed from JSON.
 
+    Args:
+        streamed: the whole prompt of a request with `prompt_stream`, the piece in `frame` included; `messages` go before it.
+
     Raises:
-        ClawError: `invalid_request`, `unknown_parameter`, `unsupported_parameter` or `not_implemented`, with `param`.
+        ClawError: `invalid_request`, `unknown_parameter` or `unsupported_parameter`, with `param`.
     """
     _not_yet(frame)
     model = string(frame.get("model"), "model")
     if not model:
         invalid("model", "must not be empty")
-    messages = _messages(frame, max_messages)
+    messages = _messages(frame, max_messages) if streamed is None else _streamed(frame, max_messages, streamed)
     if frame.get("system") is not None:
         messages = (Message("system", string(frame["system"], "system")), *messages)
     values: dict[str, Any] = {}
@@ -83,8 +97,7 @@ def decode_request(frame: Mapping[str, Any], max_messages: int = 100_000) -> Cha
 
 def _not_yet(frame: Mapping[str, Any]) -> None:
     """Refuse what version 1 of the protocol has and this server does not, and check `deadline_ms`."""
-    if flag(frame.get("prompt_stream", False), "prompt_stream"):
-        raise ClawError("not_implemented", "`prompt_stream` is not implemented yet.", param="prompt_stream")
+    flag(frame.get("prompt_stream", False), "prompt_stream")
     mode = frame.get("on_disconnect", "cancel")
     if mode != "cancel":
         if mode in ON_DISCONNECT:
@@ -102,10 +115,7 @@ def _messages(frame: Mapping[str, Any], most: int) -> tuple[Message, ...]:
     if prompt is not None and messages is not None:
         _bad_prompt("give `prompt` or `messages`, not both")
     if messages is not None:
-        items = array(messages, "messages", most)
-        if not items:
-            invalid("messages", "must not be empty")
-        return tuple(message(item, f"messages[{index}]") for index, item in enumerate(items))
+        return _conversation(messages, most)
     if prompt is None:
         _bad_prompt("`prompt` or `messages` is missing")
     if not isinstance(prompt, str | list):
@@ -113,6 +123,20 @@ def _messages(frame: Mapping[str, Any], most: int) -> tuple[Message, ...]:
     if not prompt:
         _bad_prompt("it must not be empty")
     return (Message("user", content(prompt, "prompt")),)
+
+
+def _conversation(messages: Any, most: int) -> tuple[Message, ...]:
+    items = array(messages, "messages", most)
+    if not items:
+        invalid("messages", "must not be empty")
+    return tuple(message(item, f"messages[{index}]") for index, item in enumerate(items))
+
+
+def _streamed(frame: Mapping[str, Any], most: int, prompt: str | tuple[Part, ...]) -> tuple[Message, ...]:
+    if not prompt:
+        _bad_prompt("it must not be empty")
+    given = frame.get("messages")
+    return (*(() if given is None else _conversation(given, most)), Message("user", prompt))
 
 
 def _bad_prompt(why: str) -> NoReturn:
@@ -179,6 +203,7 @@ PARAMETERS: Mapping[str, Callable[[Any, str], Any]] = {
     "response_format": _response_format,
     "reasoning_effort": _effort,
     "parallel_tool_calls": flag,
+    "reasoning_budget": lambda value, where: integer(value, where, 0, 2**31 - 1),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,8 @@ from clawproxy.messages import Principal, Usage
 
 _OTHERS = frozenset({Refused, Reasoning, ToolCallDelta})
 """The content besides `Text`."""
+_APART = 512
+"""Texts kept apart before they are joined to one, once: a string of its own for each token is more than its text."""
 _FINISH = {"complete": "stop", "truncated": "length", "cancelled": "cancelled"}
 
 
@@ -110,6 +112,14 @@ def going_away(deadline_ms: int) -> bytes:
 # --- frames of one request ---------------------------------------------------------------------------------------------------
 
 
+class Said(NamedTuple):
+    """What an answer has told its client since it was last asked for: the text, and the calls of tools that were begun."""
+
+    text: str
+    calls: Sequence[int]
+    """Their indexes, as the client knows them."""
+
+
 class Answer:
     """Encodes one request's frames, in order: `start`, `content` and `notice` as they come, then `end` or `error` once.
 
@@ -118,12 +128,30 @@ class Answer:
         started: `llm_response_start` was made.
     """
 
-    __slots__ = ("_head", "seq", "started")
+    __slots__ = ("_base", "_calls", "_earlier", "_head", "_said", "seq", "started")
 
     def __init__(self, ident: str, request_id: str) -> None:
         self._head = b",".join((b'"id":' + json_text(ident), b'"request_id":' + encode(request_id), b'"seq":'))
         self.seq = 0
         self.started = False
+        self._said: list[str] = []
+        """The text of `llm_token` since `said` was last called, behind what is in `_earlier`."""
+        self._earlier: list[str] = []
+        self._calls: dict[int, str | None] | None = None
+        """The ids of the calls begun since then, by the client's indexes."""
+        self._base = 0
+        """What is added to a provider's index: an answer that was begun anew counts its calls from 0 again."""
+
+    def said(self) -> Said:
+        """What it said since it was last asked. The calls begun are void from here on: those to come get other indexes."""
+        calls = sorted(self._calls or ())
+        said = Said("".join([*self._earlier, *self._said]), calls)
+        self._earlier.clear()
+        self._said.clear()
+        self._calls = None
+        if calls:
+            self._base = calls[-1] + 1
+        return said
 
     def _frame(self, kind: bytes, body: bytes) -> bytes:
         """`{"type":KIND,"id":..,"request_id":..,"seq":N,BODY}`"""
@@ -147,34 +175,44 @@ class Answer:
         events = batch.events
         if _OTHERS.isdisjoint(map(type, events)):  # by far the most common: 50 tokens in 3.4 us, below in 10.5
             texts = [event.text for event in events if type(event) is Text]
-            return [self._frame(b"llm_token", b'"content":' + json_text("".join(texts)))] if texts else []
-        frames: list[bytes] = []
-        run: list[str] = []
-        kind = b""
-        for event in events:
-            if isinstance(event, Text | Refused):
-                name = b"llm_token"
-            elif isinstance(event, Reasoning):
-                name = b"llm_reasoning"
-            elif isinstance(event, ToolCallDelta):
-                if run:
-                    frames.append(self._text(kind, run))
-                frames.append(self._frame(b"llm_tool_call", dumps(_tool_call(event))[1:-1]))
-                continue
-            else:
-                continue
-            if name != kind and run:
-                frames.append(self._text(kind, run))
-            kind = name
-            run.append(event.text)
-        if run:
-            frames.append(self._text(kind, run))
-        return frames
+            return [self._token("".join(texts))] if texts else []
+        return [self._content(group, batch.dialect) for group in grouped(events)]
 
-    def _text(self, kind: bytes, run: list[str]) -> bytes:
-        frame = self._frame(kind, b'"content":' + json_text("".join(run)))
-        run.clear()
-        return frame
+    def _token(self, text: str) -> bytes:
+        said = self._said
+        said.append(text)
+        if len(said) > _APART:
+            self._earlier.append("".join(said))
+            said.clear()
+        return self._frame(b"llm_token", b'"content":' + json_text(text))
+
+    def _content(self, group: Sequence[Event], dialect: str) -> bytes:
+        """One of `grouped`."""
+        last = group[-1]
+        if isinstance(last, ToolCallDelta):
+            return self._frame(b"llm_tool_call", dumps(self._tool_call(last))[1:-1])
+        text = "".join([event.text for event in group if isinstance(event, Text | Refused | Reasoning)])
+        if not isinstance(last, Reasoning):
+            return self._token(text)
+        if last.signature is last.data is None:
+            return self._frame(b"llm_reasoning", b'"content":' + json_text(text))
+        named = {"signature": last.signature, "data": last.data, "reasoning_id": last.id, "dialect": dialect or None}
+        fields = {"content": text} | {name: value for name, value in named.items() if value is not None}
+        return self._frame(b"llm_reasoning", dumps(fields)[1:-1])
+
+    def _tool_call(self, event: ToolCallDelta) -> dict[str, Any]:
+        """`call_id` stands in each frame; providers say it once."""
+        if self._calls is None:
+            self._calls = {}
+        index = self._base + event.index
+        call_id = self._calls[index] = event.call_id or self._calls.get(index)
+        fields: dict[str, Any] = {"index": index, "call_id": call_id}
+        if event.name is not None:
+            fields["name"] = event.name
+        fields["arguments"] = event.arguments
+        if event.signature is not None:
+            fields["signature"] = event.signature
+        return fields
 
     def notice(self, notice: Notice) -> bytes:
         fields = {"code": notice.code, "message": notice.message, "details": dict(notice.details)}
@@ -209,12 +247,28 @@ class Answer:
         return self._frame(b"error", dumps(error_fields(failure))[1:-1])
 
 
-def _tool_call(event: ToolCallDelta) -> dict[str, Any]:
-    fields: dict[str, Any] = {"index": event.index, "call_id": event.call_id}
-    if event.name is not None:
-        fields["name"] = event.name
-    fields["arguments"] = event.arguments
-    return fields
+def grouped(events: Sequence[Event]) -> list[list[Event]]:
+    """The content among `events`, by the frames it makes: neighbouring texts are one, so are pieces of reasoning up to the one
+    that is signed, and each piece of a call stands alone."""
+    groups: list[list[Event]] = []
+    before: object = None
+    for event in events:
+        kind: object
+        if isinstance(event, Text | Refused):
+            kind = Text
+        elif isinstance(event, Reasoning):
+            kind = Reasoning
+        elif isinstance(event, ToolCallDelta):
+            kind = None
+        else:
+            continue
+        if kind is not None and kind is before:
+            groups[-1].append(event)
+        else:
+            groups.append([event])
+        signed = isinstance(event, Reasoning) and not event.signature is event.data is None
+        before = None if signed else kind
+    return groups
 
 
 def _timing(exchange: Exchange) -> dict[str, float]:
@@ -234,37 +288,47 @@ def dollars(nano: int) -> bytes:
 class Whole:
     """Collects a request without `stream`: its text, reasoning and tool calls come out as one batch."""
 
-    __slots__ = ("_calls", "_order", "begin")
+    __slots__ = ("_calls", "_dialect", "_taken", "_texts", "_thoughts", "begin")
 
     def __init__(self) -> None:
         self.begin: Begin | None = None
-        self._order: list[tuple[type, list[str]]] = []
-        self._calls: dict[int, tuple[str | None, str | None, list[str]]] = {}
+        self._texts: list[str] = []
+        self._taken = 0
+        """How many of them `said` has given away."""
+        self._thoughts: list[Reasoning] = []
+        self._calls: dict[int, list[ToolCallDelta]] = {}
+        self._dialect = ""
 
     def add(self, batch: Batch) -> None:
+        self._dialect = batch.dialect or self._dialect
         for event in batch.events:
             if isinstance(event, Text | Refused):
-                self._kept(Text).append(event.text)
+                self._texts.append(event.text)
             elif isinstance(event, Reasoning):
-                self._kept(Reasoning).append(event.text)
+                self._thoughts.append(event)
             elif isinstance(event, ToolCallDelta):
-                call_id, name, arguments = self._calls.get(event.index, (None, None, []))
-                arguments.append(event.arguments)
-                self._calls[event.index] = (call_id or event.call_id, name or event.name, arguments)
+                self._calls.setdefault(event.index, []).append(event)
             elif isinstance(event, Begin) and self.begin is None:
                 self.begin = event
 
-    def _kept(self, kind: type) -> list[str]:
-        for known, texts in self._order:
-            if known is kind:
-                return texts
-        self._order.append((kind, []))
-        return self._order[-1][1]
+    def said(self) -> Said:
+        """As `Answer.said`. The client has heard nothing of the calls yet, so they are only forgotten."""
+        text = "".join(self._texts[self._taken :])
+        self._taken = len(self._texts)
+        self._calls.clear()
+        return Said(text, ())
 
     def batch(self) -> Batch:
         events: list[Event] = [self.begin] if self.begin is not None else []
-        for kind, texts in sorted(self._order, key=lambda item: item[0] is Text):  # a model reasons before it speaks
-            events.append(Text("".join(texts)) if kind is Text else Reasoning("".join(texts)))
-        for index, (call_id, name, arguments) in sorted(self._calls.items()):
-            events.append(ToolCallDelta(index, call_id, name, "".join(arguments)))
-        return Batch(events)
+        for group in grouped(self._thoughts):  # a model reasons before it speaks
+            pieces = [event for event in group if isinstance(event, Reasoning)]
+            last = pieces[-1]
+            events.append(Reasoning("".join([piece.text for piece in pieces]), last.signature, last.data, last.id))
+        if self._texts:
+            events.append(Text("".join(self._texts)))
+        for index, deltas in sorted(self._calls.items()):
+            call_id = next((delta.call_id for delta in deltas if delta.call_id), None)
+            name = next((delta.name for delta in deltas if delta.name), None)
+            signature = next((delta.signature for delta in deltas if delta.signature), None)
+            events.append(ToolCallDelta(index, call_id, name, "".join([delta.arguments for delta in deltas]), signature))
+        return Batch(events, dialect=self._dialect)

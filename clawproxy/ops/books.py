@@ -187,7 +187,8 @@ class _Plan:
 def count(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
     """Count a finished exchange."""
     attempts, usage, timing = exchange.attempts, exchange.usage, exchange.timing
-    if len(attempts) != 1 or usage is None or timing.total is None or timing.first_token is None or outcome.error is not None:
+    usual = len(attempts) == 1 and usage is not None and outcome.error is None and timing.prompt is None
+    if not usual or usage is None or timing.total is None or timing.first_token is None:
         count_in_full(exchange, outcome, metrics)
         return
     attempt = attempts[0]

@@ -1,7 +1,8 @@
 """Every text of a request, and the request with those texts changed.
 
 Rule: what a model or a provider would read as text is looked at: messages of all roles, their parts, reasoning, tool calls and
-tool results, tools' descriptions and schemas, and what travels in `extra`. Inline media (base64) is not text.
+tool results, tools' descriptions and schemas, and what travels in `extra`. Inline media (base64) is not text. Signed reasoning
+that would have to be changed is left out: changed, its provider would refuse it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from attrs import evolve
 
-from clawproxy.messages import ChatRequest, Message, Part, TextPart, Tool, ToolCall
+from clawproxy.messages import ChatRequest, Message, Part, TextPart, Tool
 
 
 def texts(request: ChatRequest) -> list[str]:
@@ -30,6 +31,8 @@ def texts(request: ChatRequest) -> list[str]:
             found += [call.arguments for call in message.tool_calls]
         if message.reasoning:
             found.append(message.reasoning)
+        if message.thinking:
+            found += [thought.text for thought in message.thinking]
         if message.extra:
             found += _strings(message.extra)
     for tool in request.tools:
@@ -67,7 +70,8 @@ def _message(message: Message, change: Callable[[str], str]) -> Message:
     return evolve(
         message,
         content=content,
-        tool_calls=tuple(ToolCall(call.id, call.name, change(call.arguments)) for call in message.tool_calls),
+        tool_calls=tuple(evolve(call, arguments=change(call.arguments)) for call in message.tool_calls),
+        thinking=tuple(thought for thought in message.thinking if change(thought.text) == thought.text),
         reasoning=None if message.reasoning is None else change(message.reasoning),
         extra=_deep(message.extra, change),
     )

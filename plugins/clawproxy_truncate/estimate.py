@@ -33,6 +33,8 @@ def message_tokens(message: Message) -> int:
         tokens += text_tokens(call.name) + text_tokens(call.arguments)
     if message.reasoning:
         tokens += text_tokens(message.reasoning)
+    for thought in message.thinking:
+        tokens += text_tokens(thought.text) + text_tokens(thought.data or "")
     return tokens
 
 

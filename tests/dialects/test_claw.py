@@ -66,8 +66,13 @@ def test_all_parameters() -> None:
             "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "strict": False}},
             "reasoning_effort": "high",
             "parallel_tool_calls": False,
+            "top_k": 40,
+            "frequency_penalty": -2,
+            "presence_penalty": 0.5,
+            "reasoning_budget": 0,
         }
     )
+    assert (request.top_k, request.frequency_penalty, request.presence_penalty, request.reasoning_budget) == (40, -2, 0.5, 0)
     assert request.stop == ("a", "b")
     assert request.tools == (Tool("f", "d", {"type": "object"}, True),)
     assert request.tool_choice == ToolChoice("tool", "f")
@@ -94,6 +99,10 @@ def test_all_parameters() -> None:
         ("tool_choice", ["any", {"type": "function"}, 1, None, {"type": "x"}]),
         ("reasoning_effort", ["", "HIGH", 1, "x" * 40, "a\n"]),
         ("parallel_tool_calls", [1, None]),
+        ("top_k", [0, -1, 1.5, True, "1", None, 2**31]),
+        ("frequency_penalty", [-2.1, 2.1, True, "1", None, float("nan")]),
+        ("presence_penalty", [-2.1, 2.1, False, [], None]),
+        ("reasoning_budget", [-1, 1.5, True, None]),
         ("stop", [[""], [1], 5, ["a"] * 17, None]),
         ("tools", [{}, [1], [{"type": "x"}], [{"type": "function", "function": {"name": ""}}]]),
         ("response_format", ["json", {"type": "xml"}, {"type": "json_schema"}, {}]),
@@ -230,7 +239,7 @@ def test_metadata() -> None:
 
 
 def test_what_is_not_there_yet_is_refused_by_name() -> None:
-    refused("not_implemented", "prompt_stream", prompt_stream=True)
+    refused("invalid_request", "prompt_stream", prompt_stream=1)
     assert decode(prompt_stream=False, on_disconnect="cancel", session_id=None, idempotency_key=None)
     for mode in ("grace", "drain", "detach", "never", None, 1):
         refused("invalid_request", "on_disconnect", on_disconnect=mode)

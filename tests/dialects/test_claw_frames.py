@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clawproxy.clocks import expired
 from clawproxy.dialects import claw
-from clawproxy.dialects.claw_frames import dollars, mend
+from clawproxy.dialects.claw_frames import dollars, grouped, mend
 from clawproxy.errors import ClawError
 from clawproxy.events import (
     Batch,
@@ -159,3 +159,90 @@ def test_a_whole_answer_is_one_batch() -> None:
         ToolCallDelta(0, "b", "f", "1"),
         ToolCallDelta(1, "c", "g", "{}"),
     ]
+
+
+def test_signed_reasoning_says_whose_it_is_and_ends_its_message() -> None:
+    answer = claw.Answer("a", "r")
+    block: list[Event] = [Reasoning("x"), Reasoning("y", "sig")]
+    events: list[Event] = [*block, Reasoning("", None, "hidden", "rs_1"), Reasoning("z"), Text("t")]
+    got = [json.loads(payload) for payload in answer.content(Batch(events, dialect="anthropic"))]
+    assert [(f["type"], f["content"], f.get("signature"), f.get("data")) for f in got] == [
+        ("llm_reasoning", "xy", "sig", None),
+        ("llm_reasoning", "", None, "hidden"),
+        ("llm_reasoning", "z", None, None),
+        ("llm_token", "t", None, None),
+    ]
+    assert [f.get("dialect") for f in got] == ["anthropic", "anthropic", None, None]
+    assert got[1]["reasoning_id"] == "rs_1"
+    sent_back = claw.decode_request({"model": "m", "messages": [{"role": "assistant", "content": "t", "thinking": got[:3]}]})
+    [message] = sent_back.messages
+    assert [(t.text, t.signature, t.data, t.id, t.dialect) for t in message.thinking] == [
+        ("xy", "sig", None, None, "anthropic"),
+        ("", None, "hidden", "rs_1", "anthropic"),
+    ]
+    assert message.reasoning == "z"
+
+
+def test_each_piece_of_a_call_says_which_call_it_is() -> None:
+    got = frames([ToolCallDelta(0, "c1", "f", "{"), ToolCallDelta(1, "c2", "g")], [ToolCallDelta(0, None, None, "}", "sig")])
+    assert [(f["index"], f["call_id"], f.get("name"), f["arguments"], f.get("signature")) for f in got] == [
+        (0, "c1", "f", "{", None),
+        (1, "c2", "g", "", None),
+        (0, "c1", None, "}", "sig"),
+    ]
+
+
+def test_a_whole_answer_keeps_blocks_of_reasoning_apart() -> None:
+    whole = claw.Whole()
+    whole.add(Batch([Reasoning("a"), Reasoning("b", "s1"), ToolCallDelta(0, "c", "f", "{}", "s3")], dialect="gemini"))
+    whole.add(Batch([Reasoning("", None, "d"), Reasoning("e"), Reasoning("f"), Text("t")], dialect="gemini"))
+    batch = whole.batch()
+    assert batch.dialect == "gemini"
+    assert list(batch.events) == [
+        Reasoning("ab", "s1"),
+        Reasoning("", None, "d"),
+        Reasoning("ef"),
+        Text("t"),
+        ToolCallDelta(0, "c", "f", "{}", "s3"),
+    ]
+
+
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.text(max_size=3).map(Text),
+    st.text(max_size=3).map(Refused),
+    st.builds(Reasoning, st.text(max_size=3), st.none() | st.just("s")),
+    st.builds(ToolCallDelta, st.integers(0, 1), st.just("c"), st.none(), st.text(max_size=2)),
+    st.just(KeepAlive()),
+)
+
+
+@given(st.lists(EVENTS, max_size=12))
+def test_message_by_message_is_the_same_as_all_at_once(events: list[Event]) -> None:
+    """As flow control sends them."""
+    together, apart = claw.Answer("a", "r"), claw.Answer("a", "r")
+    batch = Batch(events, dialect="d")
+    singly = [apart.content(batch.replaced(group)) for group in grouped(events)]
+    assert all(len(frames) == 1 for frames in singly)
+    assert together.content(batch) == [frame for frames in singly for frame in frames]
+    said = [event.text for event in events if isinstance(event, Text | Refused)]
+    calls = sorted({event.index for event in events if isinstance(event, ToolCallDelta)})
+    assert together.said() == apart.said() == ("".join(said), calls)
+
+
+def test_what_was_said_is_told_once_and_the_next_calls_have_other_indexes() -> None:
+    answer = claw.Answer("a", "r")
+    for number in range(1500):
+        answer.content(Batch([Text(f"{number},")]))
+    answer.content(Batch([Reasoning("hm"), ToolCallDelta(0, "c0", "f"), ToolCallDelta(2, "c2", "g")]))
+    assert answer.said() == ("".join(f"{number}," for number in range(1500)), [0, 2])
+    assert answer.said() == ("", [])
+    [frame] = answer.content(Batch([ToolCallDelta(0, "c3", "h")]))
+    assert json.loads(frame)["index"] == 3
+    assert answer.said().calls == [3]
+    whole = claw.Whole()
+    whole.add(Batch([Text("a"), ToolCallDelta(0, "c0", "f")]))
+    assert whole.said() == ("a", ())
+    whole.add(Batch([Text("b"), ToolCallDelta(0, "c1", "g")]))
+    assert whole.said() == ("b", ())
+    whole.add(Batch([ToolCallDelta(0, "c2", "h")]))
+    assert list(whole.batch().events) == [Text("ab"), ToolCallDelta(0, "c2", "h")]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import clawproxy_sanitize
 from clawproxy.context import Registry
 from clawproxy.errors import ConfigError, Refusal
-from clawproxy.messages import FilePart, ImagePart, Message, ResponseFormat, TextPart, Tool, ToolCall
+from clawproxy.messages import FilePart, ImagePart, Message, ResponseFormat, TextPart, Thinking, Tool, ToolCall
 from clawproxy.testing.factories import make_exchange, make_request
 from clawproxy_sanitize import Sanitizer, SanitizeSettings
 from clawproxy_sanitize.catalogue import CATALOGUE
@@ -293,3 +293,16 @@ def test_each_beginning_of_a_sample_is_known(shape: Any) -> None:
 def test_what_can_not_be_followed_is_refused(pattern: str) -> None:
     with pytest.raises(Unfollowable):
         follow(pattern)
+
+
+async def test_signed_reasoning_stays_as_it_is_or_goes() -> None:
+    """Its provider checks the signature, so it can not be changed; with a secret in it, it does not go out."""
+    clean, telling = Thinking("hm", "sig", dialect="anthropic"), Thinking(f"it is {KEY}", "sig", dialect="anthropic")
+    call = ToolCall("id", "name", KEY, "signed")
+    message = Message("assistant", KEY, thinking=(clean, telling), tool_calls=(call,))
+    result = await prepared(make_request(messages=(message,)))
+    assert result.messages[0].thinking == (clean,)
+    assert result.messages[0].tool_calls == (ToolCall("id", "name", GONE, "signed"),)
+    assert await prepared(make_request(messages=(Message("assistant", "x", thinking=(clean,)),))) is None
+    with pytest.raises(Refusal):
+        await prepared(make_request(messages=(Message("assistant", "x", thinking=(telling,)),)), configured(input="block"))

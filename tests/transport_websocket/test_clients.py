@@ -156,13 +156,15 @@ async def test_a_fresh_credential_that_hangs_is_cut_by_the_auth_clock() -> None:
 
 # --- fuzz: the process survives, nothing is logged as a defect ---------------------------------------------------------------
 
-TYPES = ["auth", "llm_request", "llm_cancel", "ping", "resume", "credit", "llm_append", "connect", 7, None]
+TYPES = ["auth", "llm_request", "llm_cancel", "ping", "resume", "credit", "llm_append", "llm_prompt_chunk", "connect", 7, None]
+FIELDS = ("id", "token", "model", "prompt", "messages", "parameters", "metadata", "t", "session_id", "content", "final", "n",
+          "credit", "prompt_stream")  # fmt: skip
 VALUE: st.SearchStrategy[Any] = st.sampled_from(
     ["good", "bad", "a", "b", "", "hang", "say x", 1, True, None, [], {}, "\ud83d\ude00", "x" * 200]
 )
 MESSAGES = st.fixed_dictionaries(
     {"type": st.sampled_from(TYPES)},
-    optional=dict.fromkeys(("id", "token", "model", "prompt", "messages", "parameters", "metadata", "t", "session_id"), VALUE),
+    optional=dict.fromkeys(FIELDS, VALUE),
 ).map(lambda fields: frame(1, json.dumps(fields).encode()))
 FRAMES = st.builds(
     frame,

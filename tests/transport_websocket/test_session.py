@@ -250,17 +250,38 @@ async def test_ping_pong() -> None:
         assert [json.loads(payload) for _, payload in frames] == [{"type": "pong", "t": 12.5}, {"type": "pong"}]
 
 
-@pytest.mark.parametrize("kind", ["llm_prompt_chunk", "llm_append", "credit"])
-async def test_what_comes_later_says_so_and_leaves_the_request_alone(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "slug"),
+    [
+        ({"type": "llm_prompt_chunk", "content": "x"}, "invalid_request"),  # its prompt is final
+        ({"type": "llm_append", "content": ""}, "invalid_request"),
+        ({"type": "llm_append"}, "invalid_request"),
+        ({"type": "credit", "n": 1}, "invalid_request"),  # flow control was not asked for
+    ],
+)
+async def test_what_is_wrong_about_a_request_leaves_it_alone(wrong: dict[str, str], slug: str) -> None:
     async with gateway() as gw, connect(gw.port) as raw:
         await raw.send(request("a", "hang"))
         await raw.until("llm_token")
-        await raw.send(message(type=kind, id="a", content="x", n=1))
+        await raw.send(message(id="a", **wrong))
         error = await raw.json()
-        assert (error["code"], error["error"], error["ref"]) == (501, "not_implemented", "a")
-        assert kind in error["message"]
-        assert "id" not in error
+        assert (error["code"], error["error"], error["ref"]) == (400, slug, "a")
+        assert "id" not in error  # an error with this id would end the open request in the client's eyes
         assert gw.service.running == 1
+
+
+@pytest.mark.parametrize("kind", ["llm_prompt_chunk", "llm_append", "llm_cancel"])
+async def test_a_message_about_no_open_request_is_an_error(kind: str) -> None:
+    async with gateway() as gw, connect(gw.port) as raw:
+        await raw.send(request("a", "say x"))
+        await raw.until("llm_response_end")
+        for ident in ("a", "never", None, 7, ["a"]):
+            await raw.send(message(type=kind, id=ident, content="x"))
+            error = await raw.json()
+            assert (error["code"], error["error"]) == (404, "unknown_id")
+            assert error.get("ref") == (ident if isinstance(ident, str) else None)
+        await raw.send(request("a", "say y"))
+        assert (await raw.until("llm_response_end"))[-1]["outcome"] == "complete"
 
 
 async def test_resume_says_that_the_session_is_gone() -> None:

@@ -39,6 +39,8 @@ class ResponseClient:
         self.create = create
         self.lifetime = Lifetime()
         self.gate: trio.CancelScope | None = None
+        self.prompt = None
+        self.steering = None
         self.over = False
         self._outbox = outbox
         self._history = history

@@ -1,7 +1,8 @@
 """`service.Client` for one request on a WebSocket: events in, frames into the connection's outbox.
 
 Rule 1: after `llm_response_end` or `error` nothing more is sent with that id.
-Rule 2: nothing here writes to the socket; waiting is `Outbox.room` only, which may be cancelled without harm.
+Rule 2: nothing here writes to the socket; waiting is for room in the outbox and for the client's credit, before anything of it
+        is encoded, so it may be cancelled without harm.
 Rule 3: a request that its client cancelled ends with `llm_response_end`, outcome `cancelled` and a receipt, whatever the
         exchange calls.
 """
@@ -13,9 +14,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clawproxy.dialects.claw import Answer, Whole
+from clawproxy.dialects.claw_frames import Said, grouped
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, End, Outcome, Text, ToolCallDelta
 from clawproxy.lifetime import Lifetime
+from clawproxy.steering import Steering
+from clawproxy.transport.websocket.credit import Credit
 from clawproxy.transport.websocket.frames import text_frame
 from clawproxy.transport.websocket.outbox import HIGH
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from clawproxy.context import Exchange
     from clawproxy.messages import ChatRequest, Usage
     from clawproxy.transport.websocket.outbox import Outbox
+    from clawproxy.transport.websocket.prompts import StreamedPrompt
 
 _CANCELLED = Outcome("cancelled", finish="cancelled")
 
@@ -37,15 +42,31 @@ class ClawClient:
         gate: the scope of its task while that authenticates this message; then the exchange and `lifetime` take over.
         cancelled_at: Unix time of its `llm_cancel`.
         over: its last frame was made, and its id is free again, although the exchange may still be closing its books.
+        credit: what it may still be sent; None where the client did not ask for flow control.
+        prompt: where it is streamed.
+        steering: what it adds while it is answered.
     """
 
-    __slots__ = ("_answer", "_exchange", "_notices", "_on_over", "_outbox", "_whole", "cancelled_at", "gate", "id", "lifetime",
-                 "over", "request_id")  # fmt: skip
+    __slots__ = ("_answer", "_exchange", "_notices", "_on_over", "_outbox", "_whole", "cancelled_at", "credit", "gate", "id",
+                 "lifetime", "over", "prompt", "request_id", "steering")  # fmt: skip
 
-    def __init__(self, ident: str, request_id: str, outbox: Outbox, on_over: Callable[[ClawClient], None]) -> None:
+    def __init__(
+        self,
+        ident: str,
+        request_id: str,
+        outbox: Outbox,
+        on_over: Callable[[ClawClient], None],
+        most_appended: int,
+        prompt: StreamedPrompt | None,
+        credit: int | None,
+    ) -> None:
+        """Args: most_appended: bytes that `llm_append` may add. credit: what it begins with."""
         self.id = ident
         self.request_id = request_id
         self.lifetime = Lifetime()
+        self.credit = None if credit is None else Credit(credit)
+        self.prompt = prompt
+        self.steering = Steering(self.lifetime, self._said, most_appended)
         self.gate: trio.CancelScope | None = None
         self.cancelled_at: float | None = None
         self.over = False
@@ -88,6 +109,9 @@ class ClawClient:
         if self._whole is not None:
             self._whole.add(batch)
             return
+        if self.credit is not None:
+            await self._spend(self.credit, batch)
+            return
         self._release(batch)
         if batch.events and type(batch.events[-1]) is End:
             outbox.wake()  # the last frame follows in the same turn, as a rule: one write for both
@@ -105,7 +129,10 @@ class ClawClient:
             batch = self._whole.batch()
             if not any(type(event) in (Text, ToolCallDelta) for event in batch.events):
                 batch = Batch([*batch.events, Text("")])
-            self._release(batch)
+            if self.credit is None:
+                self._release(batch)
+            elif outcome.label != "cancelled":  # the last message needs no credit, and nobody waits for the others
+                await self._spend(self.credit, batch)
         elif not self._answer.started:
             self._release(Batch([]))
         else:
@@ -152,14 +179,39 @@ class ClawClient:
     # --- frames ------------------------------------------------------------------------------------------------------------
 
     def _release(self, batch: Batch) -> None:
+        self._open(batch)
+        for payload in self._answer.content(batch):
+            self._outbox.append(text_frame(payload))
+
+    def _open(self, batch: Batch) -> None:
+        """What goes before a batch's content."""
         answer, exchange = self._answer, self._exchange
         assert exchange is not None, "attach comes first"
         if not answer.started:
             self._push(answer.start(exchange, batch.events))
         if len(exchange.notices) > self._notices:
             self._tell()
-        for payload in answer.content(batch):
-            self._outbox.append(text_frame(payload))
+
+    async def _spend(self, credit: Credit, batch: Batch) -> None:
+        """Release a batch message by message, each for a credit. Raises ClawError, of which the client has been told."""
+        outbox, exchange = self._outbox, self._exchange
+        assert exchange is not None, "attach comes first"
+        self._open(batch)
+        outbox.flush()
+        for group in grouped(batch.events):
+            try:
+                await credit.spend(exchange.deadlines.write)
+            except ClawError as error:
+                self.end_with(error)
+                raise
+            outbox.check()
+            self._release(batch.replaced(group))
+            outbox.flush()
+            if outbox.size > HIGH:
+                await outbox.room()
+
+    def _said(self) -> Said:
+        return (self._whole or self._answer).said()
 
     def _tell(self) -> None:
         """Notices not sent yet."""

@@ -6,15 +6,15 @@ from typing import Final
 
 UNAUTHENTICATED: Final = 16 * 1024
 """Bytes of one message until authenticated (W-31)."""
+LINGER: Final = 3.0
+"""Seconds from our close frame, or the peer's, to the end of the TCP connection."""
+GRACE: Final = 0.04
+"""Seconds an answer under way has before the close frame of a protocol error."""
 REPLIES: Final = 256
 """Answers to frames (not to requests) that may wait for a client that does not read."""
 
 READ: Final = 64 * 1024
 """Bytes asked of the kernel at once."""
-LINGER: Final = 3.0
-"""Seconds from our close frame, or the peer's, to the end of the TCP connection."""
-GRACE: Final = 0.04
-"""Seconds an answer under way has before the close frame of a protocol error."""
 
 
 class Bucket:

@@ -1,4 +1,5 @@
-"""The task of requests: authenticate a message, hand it to the exchange, make sure that it ends."""
+"""The task of requests: authenticate a message, wait for the rest of its prompt where it is streamed, hand it to the exchange,
+make sure that it ends."""
 
 from __future__ import annotations
 
@@ -9,13 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from clawproxy.clocks import Deadlines
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest, Credentials
-from clawproxy.service import Call, Client
+from clawproxy.service import Call, Client, Service
 
 if TYPE_CHECKING:
+    from clawproxy.steering import Steering
+    from clawproxy.transport.websocket.prompts import StreamedPrompt
     from clawproxy.transport.websocket.session import Session
 
 logger = logging.getLogger("clawproxy.websocket")
@@ -29,14 +33,26 @@ class Asker(Client, Protocol):
     lifetime: Lifetime
     gate: trio.CancelScope | None
 
+    @property
+    def prompt(self) -> StreamedPrompt | None:
+        """Where the rest of the prompt is still to come."""
+        ...
+
+    @property
+    def steering(self) -> Steering | None:
+        """Where more may be said while it is answered."""
+        ...
+
     def cancel(self, cause: ClawError) -> None: ...
     async def turn(self) -> None: ...
     def end_with(self, error: ClawError) -> None: ...
     def settle(self, outcome: Outcome) -> None: ...
 
 
-Job = tuple[Asker, Callable[[int], ChatRequest], float | None, Credentials]
-"""The way back; what decodes the request, given how many messages it may have; the client's own `deadline`; whose it is."""
+Decode = Callable[[int], ChatRequest]
+"""Decodes a request, given how many messages it may have."""
+Job = tuple[Asker, Decode, float | None, Credentials]
+"""The way back; what decodes the request; the client's own `deadline`; whose it is."""
 
 
 class Spare:
@@ -94,7 +110,7 @@ async def run(
     session: Session,
     scope: trio.CancelScope,
     client: Asker,
-    decode: Callable[[int], ChatRequest],
+    decode: Decode,
     deadline: float | None,
     credentials: Credentials,
 ) -> None:
@@ -108,6 +124,10 @@ async def run(
     try:
         await client.turn()
         principal = await service.authenticate(credentials)  # policy is applied to every message
+        prompt = client.prompt
+        if prompt is not None and client.lifetime.cause is None:
+            await prompt.wait(prompt_clocks(service, prompt.model, deadline))
+            principal = await service.authenticate(credentials)
         client.gate = None
         if client.lifetime.cause is not None:
             client.end_with(client.lifetime.cause)
@@ -121,12 +141,15 @@ async def run(
             peer=credentials.peer,
             client_request_id=client.id if client.id.isascii() and client.id != client.request_id else None,
             deadline=deadline,
+            steering=client.steering,
+            began=None if prompt is None else prompt.began,
         )
+        if client.steering is not None:
+            client.steering.authenticate = partial(_again, session, client, credentials)
         client.settle(await service.handle(call, client))
     except ClawError as error:
         client.end_with(error)
-        if error.slug.startswith("auth."):
-            session.close(error.kind.close or 4401, cause=error)
+        _mind(session, error)
     except trio.Cancelled:
         if scope.cancel_called:
             client.end_with(client.lifetime.cause or ClawError("client_gone"))
@@ -137,3 +160,25 @@ async def run(
     finally:
         client.gate = None
         session.finished(client)
+
+
+def prompt_clocks(service: Service, model: str, asked: float | None) -> Deadlines:
+    """The clocks of a streamed prompt: `total` may be the model's own. `asked`: the client's `deadline_ms`, in seconds."""
+    known = service.config.models.get(model)
+    return service.deadlines.overridden({} if known is None else known.deadlines).shortened(asked)
+
+
+async def _again(session: Session, client: Asker, credentials: Credentials) -> None:
+    """Authenticate what was appended. Raises ClawError."""
+    try:
+        await session.service.authenticate(credentials)
+    except ClawError as error:
+        client.end_with(error)
+        _mind(session, error)
+        raise
+
+
+def _mind(session: Session, error: ClawError) -> None:
+    """A credential that is no good is the end of its connection."""
+    if error.slug.startswith("auth."):
+        session.close(error.kind.close or 4401, cause=error)

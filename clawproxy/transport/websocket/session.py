@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trio
 
@@ -22,7 +22,7 @@ from clawproxy.clocks import expired
 from clawproxy.context import new_id
 from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
-from clawproxy.messages import ChatRequest, Credentials, Principal
+from clawproxy.messages import EMPTY, Credentials, Principal
 from clawproxy.service import Service
 from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
@@ -31,7 +31,10 @@ from clawproxy.transport.websocket.limits import GRACE, LINGER, READ, REPLIES, U
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
+
+    from clawproxy.transport.websocket.prompts import StreamedPrompt
+    from clawproxy.transport.websocket.requests import Decode
 
 logger = logging.getLogger("clawproxy.websocket")
 
@@ -41,6 +44,7 @@ class Session:
 
     Attributes:
         principal: who it is, once authenticated.
+        credit: what each new request may be sent before it asks for more; None without flow control.
         streams: the open requests by their ids.
     """
 
@@ -48,8 +52,8 @@ class Session:
     __slots__ = (
         "_assembly", "_broken", "_checking", "_close_by", "_controls", "_credentials", "_done", "_failing",
         "_heard", "_held", "_misses", "_next_ping", "_nursery", "_offences", "_opened", "_outbox", "_peer",
-        "_pinged", "_reader", "_replies", "_sock", "_spare", "_stream", "_verdict", "_wait", "principal", "service", "streams",
-        "used_at",
+        "_pinged", "_reader", "_replies", "_sock", "_spare", "_stream", "_verdict", "_wait", "credit", "principal", "service",
+        "streams", "used_at",
     )  # fmt: skip
 
     def __init__(self, stream: trio.abc.Stream, service: Service, peer: str) -> None:
@@ -66,6 +70,7 @@ class Session:
         self._spare = requests.Spare()
         self._credentials: Credentials | None = None
         self.principal: Principal | None = None
+        self.credit: int | None = None
         self._verdict: trio.Event | None = None
         """Set when the credential under check has its verdict; None where none is under check."""
         self._checking: trio.CancelScope | None = None
@@ -239,17 +244,17 @@ class Session:
 
     # --- authentication --------------------------------------------------------------------------------------------------------
 
-    def authenticate(self, token: str | None, resuming: bool = False) -> None:
-        """Begin to check a credential; frames behind it wait."""
+    def authenticate(self, token: str | None, asked: Mapping[str, Any] = EMPTY) -> None:
+        """Begin to check a credential; frames behind it wait. `asked`: the `auth` it came with."""
         assert self._nursery is not None
         self._verdict = trio.Event()
         self._held = 0
         if self.principal is not None:  # a fresh credential on an open connection has the same clock
             self._opened = trio.current_time()
             self._arm(self._opened + self.service.deadlines.auth)
-        self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, self.speech.name), resuming, self._verdict)
+        self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, self.speech.name), asked, self._verdict)
 
-    async def _authenticate(self, credentials: Credentials, resuming: bool, verdict: trio.Event) -> None:
+    async def _authenticate(self, credentials: Credentials, asked: Mapping[str, Any], verdict: trio.Event) -> None:
         principal = None
         try:
             with trio.CancelScope() as self._checking:
@@ -261,7 +266,7 @@ class Session:
             self.refuse(ClawError("internal"))
         else:
             if principal is not None and self._close_by is None and not self._done:
-                messages.welcome(self, principal, resuming)
+                messages.welcome(self, principal, asked)
                 self.principal, self._credentials = principal, credentials
                 self._reader.raise_limit(self.service.config.limits.frame)
                 if principal.expires is not None or self.service.deadlines.idle_ws < math.inf:
@@ -276,10 +281,11 @@ class Session:
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
-    def begin(self, ident: str, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
-        self.start(ClawClient(ident, new_id(), self._outbox, self.finished), decode, deadline)
+    def begin(self, ident: str, decode: Decode, deadline: float | None, prompt: StreamedPrompt | None) -> None:
+        largest = self.service.config.limits.frame
+        self.start(ClawClient(ident, new_id(), self._outbox, self.finished, largest, prompt, self.credit), decode, deadline)
 
-    def start(self, client: requests.Asker, decode: Callable[[int], ChatRequest], deadline: float | None) -> None:
+    def start(self, client: requests.Asker, decode: Decode, deadline: float | None) -> None:
         """Start a request in a task of its own, or in one that has done with its last."""
         assert self._nursery is not None
         assert self._credentials is not None
