@@ -230,6 +230,15 @@ def nginx(upstream: int) -> Iterator[Target]:
             yield Target("nginx", port, running.pid, start_seconds=time.monotonic() - began)
 
 
+@contextlib.contextmanager
+def trial(upstream: int) -> Iterator[Target]:
+    """The least a Trio gateway can be (`benchmarks.trial`)."""
+    port, began = free_port(), time.monotonic()
+    with process([sys.executable, "-m", "benchmarks.trial", port, upstream, KEY], machine.cores()[0]) as running:
+        wait_for_port(port, running)
+        yield Target("trial", port, running.pid, start_seconds=time.monotonic() - began)
+
+
 def load_command(target: Target, protocol: str, build: Path = BUILD, **options: object) -> list[str]:
     """`load`'s arguments: `connections=32` is `--connections 32`, `stream=True` is `--stream`."""
     command = [str(build / "load"), protocol, "--port", str(target.port), "--key", target.key]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from benchmarks.chart import bars
 
-OURS, ALONE, PROXY = "clawproxy", "provider", "nginx"
+OURS, ALONE, PROXY, FLOOR = "clawproxy", "provider", "nginx", "trial"
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ RATIOS = (
     ("ws.c32", "fastapi", "WebSocket answers", 30.0),
 )
 """measurement, rival, what is counted, at least so many times the rival's."""
+OF_THE_FLOOR = 110 / 70
+"""CPU for a whole answer: 110 us on a machine where `benchmarks.trial` takes 70, so that it is the same aim on any machine."""
 
 
 def shown(value: float | None, unit: str) -> str:
@@ -118,8 +120,8 @@ def shown(value: float | None, unit: str) -> str:
 def targets_of(results: dict[str, Any]) -> list[str]:
     """Everything measured, ours last but for nobody: provider, nginx, peers, clawproxy."""
     named = {target for name, of in results.items() if isinstance(of, dict) and name != "audit_rows" for target in of}
-    fixed = [name for name in (ALONE, PROXY) if name in named]
-    return fixed + sorted(named - {ALONE, PROXY, OURS}) + [OURS]
+    fixed = [name for name in (ALONE, PROXY, FLOOR) if name in named]
+    return fixed + sorted(named - {ALONE, PROXY, FLOOR, OURS}) + [OURS]
 
 
 def wide() -> Console:
@@ -160,6 +162,12 @@ def show(run: dict[str, Any], console: Console | None = None) -> None:
         if ours and theirs:
             said = f"{ours / theirs:.3g} times the {counted} of {other} on one core"
             console.print(said + ("" if aim is None else f"  (aim >= {aim:g}: {'yes' if ours / theirs >= aim else 'NO'})"))
+    for measurement, counted, limit in (("whole.c32", "whole answer", OF_THE_FLOOR), ("stream.c32", "stream", None)):
+        ours, floor = (results.get(measurement, {}).get(name, {}).get("cpu_us") for name in (OURS, FLOOR))
+        if ours and floor:
+            said = f"{ours / floor:.2f} times the CPU of the least a Trio gateway can be (`trial`), for each {counted}"
+            verdict = "" if limit is None else f"  (aim <= {limit:.2f}: {'yes' if ours / floor <= limit else 'NO'})"
+            console.print(said + verdict)
     _growth(console, results)
     for title, number in (("whole answers a second", "whole.c32"), ("50-token streams a second", "stream.c32")):
         console.print(Text(f"\n{title} (one core each; logarithmic)"))
@@ -215,7 +223,8 @@ def _meanings(console: Console, run: dict[str, Any]) -> None:
     for note in run["notes"]:
         console.print(f"  ! {note}", style="yellow")
     console.print(
-        f"  nginx passes bytes on and knows no key, policy or ledger. The gateway's audit log holds "
+        "  nginx passes bytes on and knows no key, policy or ledger; the trial has no error handling, policy, ledger or log. "
+        "The gateway's audit log holds "
         f"{run['results']['audit_rows']:,} rows of this run: one for each request. "
         "Compare ratios, not absolute figures, and never across machines.",
         style="dim",

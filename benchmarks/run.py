@@ -134,7 +134,8 @@ def run(plan: Plan, more: dict[str, PortStarter] | None = None, more_ws: dict[st
                 notes.append("nginx is not installed: no comparison with a plain proxy (Debian: apt-get install nginx-light).")
             targets["clawproxy"] = partial(just, gateway)
             measure.closed_loop(gateway, helper, 8, 0.5)  # warm: the interpreter specialises what runs often
-            others: dict[str, Starter] = {name: partial(start, helper.port) for name, start in (more or {}).items()}
+            floor: dict[str, PortStarter] = {"trial": parts.trial}
+            others: dict[str, Starter] = {name: partial(start, helper.port) for name, start in (floor | (more or {})).items()}
             interleaved(plan, helper, targets | others, rounds, notes)
             say("WebSocket, paced streams, hang-ups")
             others = {name: partial(start, helper.port) for name, start in (more_ws or {}).items()}

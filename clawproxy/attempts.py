@@ -92,7 +92,7 @@ class AttemptRun:
                         batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
                     released = relay.take(batch) if batch.events or batch.raw else None
                     if released is not None:
-                        await self._release(attempt, held, released)
+                        await self._release(attempt, held, released, got_content if released is batch else released.has_content())
                     if failure is not None:
                         raise failure.error
                     self.clock.resume(content=got_content)
@@ -108,7 +108,7 @@ class AttemptRun:
             relay.abandon()
             raise
         if rest is not None:
-            await self._release(attempt, held, rest)
+            await self._release(attempt, held, rest, rest.has_content())
         if held:
             attempt.content = True
             await self.client.send(joined(held))
@@ -153,9 +153,10 @@ class AttemptRun:
                 return event, content  # type: ignore[return-value]
         return None, content
 
-    async def _release(self, attempt: Attempt, held: list[Batch], batch: Batch) -> None:
+    async def _release(self, attempt: Attempt, held: list[Batch], batch: Batch, content: bool) -> None:
+        """`content`: whether the batch has some."""
         if not attempt.content:
-            if not batch.has_content():
+            if not content:
                 held.append(batch)
                 return
             attempt.content = True

@@ -59,7 +59,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         story.leave()
         if outcome is None:  # cancelled from outside: the connection is being torn down
             outcome = Outcome("client_gone", ClawError("client_gone"))
-        exchange.timing.total = trio.current_time() - exchange.started
+        exchange.timing.total = generation.alarms.now() - exchange.started
         if not story.told:
             await story.tell(outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next
         await generation.closed(exchange, outcome)  # noqa: ASYNC102
@@ -90,11 +90,11 @@ class _Story:
         self.generation.describe(exchange, request, self.call.deadline)
         clock.end_after(exchange.deadlines.total)
         await self._admit()
-        began = trio.current_time()
+        began = self.generation.alarms.now()
         self.request = await pipeline.prepare(exchange, request, clock.hook)
         self.plan = await pipeline.choose_route(exchange, self.request, clock.hook)
         clock.hooks_done()
-        exchange.timing.policy = trio.current_time() - began
+        exchange.timing.policy = self.generation.alarms.now() - began
         return await self.attempt_until_done()
 
     async def attempt_until_done(self) -> Outcome:
@@ -130,7 +130,7 @@ class _Story:
         """The end of a good answer. A client that does not take it changes nothing: the provider's last word was heard."""
         self.result = outcome
         exchange = self.exchange
-        exchange.timing.total = trio.current_time() - exchange.started
+        exchange.timing.total = self.generation.alarms.now() - exchange.started
         try:
             await self.client.finish(outcome, exchange.usage)
         except ClawError as error:

@@ -51,7 +51,7 @@ class ExchangeClock:
         self.ends = exchange.started + exchange.deadlines.total
 
     def _set(self, due: float) -> None:
-        self._alarm.set(min(due, self.ends))
+        self._alarm.set(due if due < self.ends else self.ends)
 
     def close(self) -> None:
         """The exchange is over."""
@@ -73,7 +73,7 @@ class ExchangeClock:
 
     def hooks_done(self) -> None:
         self._hook = ""
-        self._set(self.ends)
+        self._alarm.due = self.ends  # `hook` has set it nearer
 
     def wait_for_place(self) -> None:
         """The admission queue."""
@@ -115,7 +115,7 @@ class ExchangeClock:
         self._entered = now
         due = now + getattr(self._deadlines, clock)
         self._sliced = due > self._slice
-        self._set(min(due, self._slice))
+        self._set(self._slice if self._sliced else due)
 
     def content(self) -> None:
         """Content came: from now on `stall` watches the provider."""
@@ -135,11 +135,9 @@ class ExchangeClock:
     def resume(self, *, content: bool) -> None:
         """The provider has the word again: it has all of `stall` after content, else what was left when the clock was paused."""
         if content:
-            now = self._now()
-            self._set(now + self._deadlines.stall)
+            self._set(self._now() + self._deadlines.stall)
         elif self._held is not None:
-            now = self._now()
-            self._set(now + self._held)
+            self._set(self._now() + self._held)
         self._held = None
 
     def stop(self) -> None:

@@ -79,7 +79,7 @@ class Generation:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
         return Exchange(
-            started=trio.current_time(),
+            started=self.alarms.now(),
             request_id=call.request_id,
             surface=call.surface,
             principal=call.principal,

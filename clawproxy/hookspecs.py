@@ -6,12 +6,14 @@ go down it, responses come up it. `docs/plugins.md` says what happens when a hoo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
 
+from clawproxy.done import DONE as DONE
 from clawproxy.events import Batch, Event, Outcome
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.values import value
@@ -49,6 +51,16 @@ class Transform:
     change: Callable[[Sequence[Event]], Sequence[Event]]
     end: Callable[[], Sequence[Event]] | None = None
     streams: Literal["per_batch", "window", "hold_back", "reject"] = "hold_back"
+
+
+class AttemptContext(Protocol):
+    """Any async context manager is one. Where entering or leaving it has nothing to wait for, they may return `DONE`."""
+
+    def __aenter__(self) -> Awaitable[object]: ...
+
+    def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
+    ) -> Awaitable[bool | None]: ...
 
 
 class Plan(Protocol):
@@ -105,9 +117,7 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Any) -> 
 
 
 @hookspec
-def open_attempt(  # type: ignore[empty-body]
-    exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Any
-) -> AbstractAsyncContextManager[None]:
+def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Any) -> AttemptContext | None:
     """An async context manager around one attempt: entered in order, left shielded and bounded in reverse. May refuse."""
 
 
@@ -125,5 +135,6 @@ def attempt_finished(exchange: Exchange, attempt: Attempt, state: Any) -> None:
 
 
 @hookspec
-async def exchange_closed(exchange: Exchange, outcome: Outcome, state: Any) -> None:
-    """Exactly once for each exchange that began, shielded, at most 5 s."""
+def exchange_closed(exchange: Exchange, outcome: Outcome, state: Any) -> Awaitable[None] | None:
+    """Exactly once for each exchange that began, shielded, at most 5 s. An `async def`, or a plain one that has nothing to wait
+    for and returns None or `DONE`."""

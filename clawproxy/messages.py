@@ -232,9 +232,8 @@ class Principal:
     """Unix time."""
 
     def may_use(self, model: str) -> bool:
-        return any(
-            pattern == "*" or pattern == model or (pattern.endswith("*") and model.startswith(pattern[:-1]))
-            for pattern in self.models
+        return "*" in self.models or any(
+            pattern == model or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in self.models
         )
 
 

@@ -20,7 +20,10 @@ LONGER_WITH_A_REASON: dict[str, int] = {}
 
 # Layers, lowest first. A module may import its own layer and those below.
 LAYERS: list[tuple[int, str]] = [
-    (0, r"clawproxy\.(errors|messages|events|clocks|alarms|secrets|lifetime|context|hookspecs|service|keys|values|_version)$"),
+    (
+        0,
+        r"clawproxy\.(errors|messages|events|clocks|alarms|secrets|lifetime|context|hookspecs|service|keys|values|done|_version)$",
+    ),
     (0, r"clawproxy\.config(\..*)?$"),
     (0, r"clawproxy\.stores\.base$"),
     (0, r"clawproxy\.http1\.head$"),  # a value: formats that say things in path and headers read it

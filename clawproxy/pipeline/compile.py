@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -19,9 +19,10 @@ import pluggy
 import trio
 
 from clawproxy.context import App, Attempt, Exchange
+from clawproxy.done import DONE
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
-from clawproxy.hookspecs import Observe, Plan, Transform
+from clawproxy.hookspecs import AttemptContext, Observe, Plan, Transform
 from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.pipeline.plugins import Plugins
 from clawproxy.pipeline.relay import PLUGIN_ERRORS, SLOW, Relay, Report
@@ -66,9 +67,9 @@ class Pipeline:
 
     async def prepare(self, exchange: Exchange, request: ChatRequest, running: Running) -> ChatRequest:
         """Each plugin gets the previous one's result. `running(name)` is called before each, so that a clock can name it."""
+        began = time.perf_counter()
         for name, hook in self._prepare:
             running(name)
-            began = time.perf_counter()
             try:
                 changed = await hook(exchange, request)
             except ClawError:
@@ -79,8 +80,10 @@ class Pipeline:
                 if type(changed) is not ChatRequest:
                     raise self._failed(name, "prepare_request", TypeError("it must return a ChatRequest or None"))
                 request = changed
-            if time.perf_counter() - began > SLOW:
+            ended = time.perf_counter()
+            if ended - began > SLOW:
                 self.report(name, "hook_slow", "prepare_request")
+            began = ended
         return request
 
     async def choose_route(self, exchange: Exchange, request: ChatRequest, running: Running) -> Plan:
@@ -119,9 +122,11 @@ class Pipeline:
         for name, hook in self._open:
             running(name)
             try:
-                manager: AbstractAsyncContextManager[None] | None = hook(exchange, request, attempt.route, attempt)
+                manager: AttemptContext | None = hook(exchange, request, attempt.route, attempt)
                 if manager is not None:
-                    await manager.__aenter__()
+                    entering = manager.__aenter__()
+                    if entering is not DONE:
+                        await entering
                     contexts.entered.append((name, manager))
             except ClawError:
                 raise
@@ -155,21 +160,14 @@ class Pipeline:
 
     async def closed(self, exchange: Exchange, outcome: Outcome) -> None:
         """Every plugin, each on its own, shielded, at most 5 s each: one that hangs or raises does not stop the others."""
-        todo = list(reversed(self._closed))
-        while todo:
-            running = ""
-            with trio.move_on_after(CLOSING, shield=True) as scope:
-                while todo:
-                    running, hook = todo.pop()
-                    try:
-                        await hook(exchange, outcome)
-                    except PLUGIN_ERRORS as raised:
-                        error = plugin_error(raised, running, self.report)
-                        self.report(running, "hook_failed", f"exchange_closed: {type(error).__name__}")
-                    if todo:
-                        scope.deadline = trio.current_time() + CLOSING
-            if scope.cancelled_caught:
-                self.report(running, "hook_slow", "exchange_closed")
+        for name, hook in self._closed:
+            try:
+                closing: Awaitable[None] | None = hook(exchange, outcome)
+            except PLUGIN_ERRORS as raised:
+                self.report(name, "hook_failed", f"exchange_closed: {type(raised).__name__}")
+                continue
+            if closing is not None and closing is not DONE:
+                await _shielded(closing, name, "exchange_closed", self.report)
 
     def _failed(self, name: str, hook: str, raised: BaseException) -> ClawError:
         error = plugin_error(raised, name, self.report)
@@ -185,20 +183,31 @@ class AttemptContexts:
     __slots__ = ("entered", "report")
 
     def __init__(self, report: Report) -> None:
-        self.entered: list[tuple[str, AbstractAsyncContextManager[None]]] = []
+        self.entered: list[tuple[str, AttemptContext]] = []
         self.report = report
 
     async def leave(self) -> None:
         while self.entered:
             name, manager = self.entered.pop()
-            with trio.move_on_after(CLOSING, shield=True) as scope:
-                try:
-                    await manager.__aexit__(None, None, None)
-                except PLUGIN_ERRORS as raised:
-                    error = plugin_error(raised, name, self.report)
-                    self.report(name, "hook_failed", f"open_attempt exit: {type(error).__name__}: {error}")
-            if scope.cancelled_caught:
-                self.report(name, "hook_slow", "open_attempt exit")
+            try:
+                leaving = manager.__aexit__(None, None, None)
+            except PLUGIN_ERRORS as raised:
+                self.report(name, "hook_failed", f"open_attempt exit: {type(raised).__name__}: {raised}")
+                continue
+            if leaving is not DONE:
+                await _shielded(leaving, name, "open_attempt exit", self.report)
+
+
+async def _shielded(waiting: Awaitable[object], name: str, hook: str, report: Report) -> None:
+    """Let a plugin finish: whatever was cancelled meanwhile, and for at most 5 s."""
+    with trio.move_on_after(CLOSING, shield=True) as scope:
+        try:
+            await waiting
+        except PLUGIN_ERRORS as raised:
+            error = plugin_error(raised, name, report)
+            report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
+    if scope.cancelled_caught:
+        report(name, "hook_slow", hook)
 
 
 def plugin_error(raised: BaseException, name: str, report: Report) -> BaseException:

@@ -19,7 +19,9 @@ from clawproxy import hookspecs
 from clawproxy.context import Registry
 from clawproxy.errors import ConfigError
 
-ASYNC_HOOKS = frozenset({"authenticate", "prepare_request", "choose_route", "exchange_closed"})
+ASYNC_HOOKS = frozenset({"authenticate", "prepare_request", "choose_route"})
+EITHER = frozenset({"exchange_closed"})
+"""A plain one has nothing to wait for."""
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -99,5 +101,5 @@ def _check(name: str, impl: pluggy.HookImpl) -> Iterable[str]:
     is_async = inspect.iscoroutinefunction(impl.function)
     if hook in ASYNC_HOOKS and not is_async:
         yield f"plugin {name}: {hook} must be `async def`"
-    if hook not in ASYNC_HOOKS and is_async:
+    if hook not in ASYNC_HOOKS | EITHER and is_async:
         yield f"plugin {name}: {hook} must be a plain `def` (lifespan and open_attempt return an async context manager)"

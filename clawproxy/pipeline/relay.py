@@ -39,18 +39,17 @@ class _Observing:
     def take(self, batch: Batch) -> Batch | None:
         if self.off:
             return batch
-        began = time.perf_counter()
         try:
             self.tap.see(batch)
         except PLUGIN_ERRORS as error:
             self.off = True
             self.report(self.name, "tap_failed", type(error).__name__)
-            return batch
-        if time.perf_counter() - began > SLOW:
-            self.strikes += 1
-            self.off = self.strikes >= STRIKES
-            self.report(self.name, "tap_dropped" if self.off else "tap_slow", "tap_response")
         return batch
+
+    def slow(self) -> None:
+        self.strikes += 1
+        self.off = self.strikes >= STRIKES
+        self.report(self.name, "tap_dropped" if self.off else "tap_slow", "tap_response")
 
     def end(self) -> Sequence[Event]:
         if self.tap.end is not None and not self.off:
@@ -94,17 +93,16 @@ class _Changing:
                 raise self._broken(error) from error
         return out
 
+    def slow(self) -> None:
+        self.report(self.name, "tap_slow", "tap_response")
+
     def _change(self, events: Sequence[Event]) -> Sequence[Event]:
-        began = time.perf_counter()
         try:
             return self.tap.change(events)
         except ClawError:
             raise
         except PLUGIN_ERRORS as error:
             raise self._broken(error) from error
-        finally:
-            if time.perf_counter() - began > SLOW:
-                self.report(self.name, "tap_slow", "tap_response")
 
     def _broken(self, error: BaseException) -> ClawError:
         self.report(self.name, "tap_failed", type(error).__name__)
@@ -130,8 +128,13 @@ class Relay:
     def take(self, batch: Batch) -> Batch | None:
         """The batch to release now, None where a transform holds everything back. Raises ClawError from a transform."""
         current: Batch | None = batch
+        began = time.perf_counter()
         for stage in self._stages:
             current = stage.take(current)  # type: ignore[arg-type]
+            ended = time.perf_counter()
+            if ended - began > SLOW:
+                stage.slow()
+            began = ended
             if current is None:
                 return None
         return current
@@ -139,10 +142,15 @@ class Relay:
     def end(self) -> Batch | None:
         """What the transforms still held, each stage's rest through the stages after it. Called once, after a good answer."""
         current: Batch | None = None
+        began = time.perf_counter()
         for stage in self._stages:
             if current is not None:
                 current = stage.take(current)
             rest = stage.end()
+            ended = time.perf_counter()
+            if ended - began > SLOW:
+                stage.slow()
+            began = ended
             if rest:
                 current = Batch([*current.events, *rest] if current is not None else rest)
         return current

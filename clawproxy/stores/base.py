@@ -7,7 +7,7 @@ Rule 3: money is integer nano-dollars, tokens are integers, None is "not known" 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Literal, Protocol
 
 from attrs import frozen
@@ -108,11 +108,12 @@ class Store(Protocol):
         ...
 
     # ledger
-    async def open_row(self, row: LedgerOpen) -> None:
-        """Raises ClawError("store_unavailable") where it can not be kept: then nothing may be sent."""
+    def open_row(self, row: LedgerOpen) -> Awaitable[None]:
+        """Returns `DONE` where there is nothing to wait for. Raises ClawError("store_unavailable") where it can not be kept: then
+        nothing may be sent."""
         ...
 
-    async def close_row(self, row: LedgerClose) -> None: ...
+    def close_row(self, row: LedgerClose) -> Awaitable[None]: ...
     async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]: ...
     async def usage(
         self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None

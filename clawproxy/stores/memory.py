@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 
 import attrs
 
+from clawproxy.done import DONE
 from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
 from clawproxy.stores.records import close_line, open_line, read_line
 
@@ -41,17 +42,19 @@ class MemoryStore:
         return bool(named)
 
     # ledger
-    async def open_row(self, row: LedgerOpen) -> None:
+    def open_row(self, row: LedgerOpen) -> Awaitable[None]:
         if row.id not in self._opened:
             record = read_line(open_line(row)[:-1])  # bounded and valid exactly as a store that writes makes it
             assert record is not None
             self._opened[row.id] = LedgerOpen(*record[1])
+        return DONE
 
-    async def close_row(self, row: LedgerClose) -> None:
+    def close_row(self, row: LedgerClose) -> Awaitable[None]:
         if row.id in self._opened and row.id not in self._closed:
             record = read_line(close_line(row)[:-1])
             assert record is not None
             self._closed[row.id] = LedgerClose(*record[1])
+        return DONE
 
     async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]:
         return sorted(self._between(since, until), key=lambda row: (row.opened.opened, row.opened.id))

@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from clawproxy.done import DONE
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.stores import database, queries
 from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
@@ -162,7 +163,7 @@ class SqliteStore:
 
     # --- the request path ----------------------------------------------------------------------------------------------------
 
-    async def open_row(self, row: LedgerOpen) -> None:
+    def open_row(self, row: LedgerOpen) -> Awaitable[None]:
         """Does not checkpoint: its caller is about to open a connection."""
         segment = self._segment
         if (
@@ -184,8 +185,9 @@ class SqliteStore:
             self._journal_failed = False
             log.warning("the journal can be written again")
         self._remember(kept, len(line))
+        return DONE
 
-    async def close_row(self, row: LedgerClose) -> None:
+    def close_row(self, row: LedgerClose) -> Awaitable[None]:
         """Raises nothing. Does not checkpoint: the books are closed even where their exchange is cancelled."""
         if self._spool or not self._append_close(row):
             self._spool.append(row)
@@ -193,6 +195,7 @@ class SqliteStore:
             if not self._unspool() and len(self._spool) > SPOOL_ROWS:
                 self._spool.popleft()
                 self._dropped += 1
+        return DONE
 
     def _append_close(self, row: LedgerClose) -> bool:
         segment = self._segment

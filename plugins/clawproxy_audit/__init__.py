@@ -8,6 +8,7 @@ Rule 3: the audit observes. Where it can not write it says so loudly and request
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 
 from attrs import field, frozen, validators
@@ -48,7 +49,8 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:
 
 
 @hookimpl
-async def exchange_closed(exchange: Exchange, outcome: Outcome, state: AuditSettings) -> None:
+def exchange_closed(exchange: Exchange, outcome: Outcome, state: AuditSettings) -> Awaitable[None] | None:
     writer = writer_of(exchange)
-    if writer is not None:
-        await writer.add(audit_row(exchange, outcome), state.max_bytes, state.keep)
+    if writer is None:
+        return None
+    return writer.add(audit_row(exchange, outcome), state.max_bytes, state.keep)

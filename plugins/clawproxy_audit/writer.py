@@ -7,12 +7,14 @@ Rule 2: at most `MOST_ROWS` rows wait. Beyond it the newest is dropped, counted 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from types import TracebackType
 
 import trio
 
 from clawproxy.context import App, Exchange
 from clawproxy.errors import ConfigError
+from clawproxy.hookspecs import DONE
 from clawproxy_audit.chain import Busy, Chain
 
 log = logging.getLogger("clawproxy.audit")
@@ -78,20 +80,19 @@ class Writer:
         if self._rows:
             log.error("%d audit rows could not be written and are lost", len(self._rows))
 
-    async def add(self, row: bytes, max_bytes: int, keep: int) -> None:
-        """Settings are the exchange's own generation's."""
+    def add(self, row: bytes, max_bytes: int, keep: int) -> Awaitable[None]:
+        """Settings are the exchange's own generation's. There is something to wait for only where no service task writes."""
         self._app.count("clawproxy_audit_rows_total")
         if self._chain is None:
-            return
+            return DONE
         self._max_bytes, self._keep = max_bytes, keep
         if len(self._rows) >= MOST_ROWS:
             self._dropped += 1
             self._app.count("clawproxy_audit_dropped_total")
-            return
+            return DONE
         self._rows.append(row)
         self._wake.set()
-        if self._app.nursery is None:
-            await self._write()
+        return DONE if self._app.nursery is not None else self._write()
 
     async def _run(self) -> None:
         with self._task:

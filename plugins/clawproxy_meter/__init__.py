@@ -18,9 +18,9 @@ from attrs import field, frozen, validators
 
 from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange, Registry
-from clawproxy.hookspecs import Observe, hookimpl
+from clawproxy.hookspecs import AttemptContext, Observe, hookimpl
 from clawproxy.messages import ChatRequest, Route
-from clawproxy_meter.attempts import Metered, newest
+from clawproxy_meter.attempts import Metered, metered_of
 from clawproxy_meter.service import Service, service_of
 
 __all__ = ["Meter", "MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
@@ -62,12 +62,12 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:
 @hookimpl
 def open_attempt(
     exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Meter
-) -> AbstractAsyncContextManager[None]:
+) -> AttemptContext:
     price = state.prices.get(request.model) if state.prices else None
     return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
 
 
 @hookimpl
-def tap_response(exchange: Exchange, route: Route) -> Observe | None:
-    metered = newest(exchange, route)
+def tap_response(exchange: Exchange, attempt: Attempt) -> Observe | None:
+    metered = metered_of(exchange, attempt)
     return None if metered is None else Observe(metered.see, metered.end)

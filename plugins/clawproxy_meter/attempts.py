@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from attrs import evolve
 
@@ -38,6 +38,11 @@ class Books:
 
     def settle(self, exchange: Exchange) -> None:
         """Set `exchange.usage` and `exchange.cost_nano` to the sums of what is known by now."""
+        if len(self.attempts) == 1:  # nearly always
+            only = self.attempts[0]
+            exchange.usage = only.billed if only.closed else only.reckon()
+            exchange.cost_nano = only.cost
+            return
         for metered in self.attempts:
             if not metered.closed:
                 metered.reckon()
@@ -62,10 +67,10 @@ def books_of(exchange: Exchange) -> Books:
     return books
 
 
-def newest(exchange: Exchange, route: Route) -> Metered | None:
-    """The newest attempt on this route: a tap is not told its attempt."""
+def metered_of(exchange: Exchange, attempt: Attempt) -> Metered | None:
+    """What stands in the books for this attempt; None where it was never opened."""
     for metered in reversed(books_of(exchange).attempts):
-        if metered.route is route or metered.route == route:
+        if metered.attempt is attempt:
             return metered
     return None
 
@@ -98,7 +103,6 @@ class Metered:
 
     __slots__ = (
         "_app",
-        "_attempt",
         "_believed_whole",
         "_books",
         "_bytes_per_token",
@@ -111,6 +115,7 @@ class Metered:
         "_reserved",
         "_reserved_output",
         "_size",
+        "attempt",
         "billed",
         "closed",
         "cost",
@@ -130,7 +135,7 @@ class Metered:
         self._app = app
         self._exchange = exchange
         self._request = request
-        self._attempt = attempt
+        self.attempt = attempt
         self._bytes_per_token = bytes_per_token
         self._price = price
         self._reserved_output: int | None
@@ -179,9 +184,9 @@ class Metered:
 
     # --- the row -------------------------------------------------------------------------------------------------------------
 
-    def __aenter__(self) -> Coroutine[Any, Any, None]:
+    def __aenter__(self) -> Awaitable[None]:
         """Raises ClawError("store_unavailable"): then nothing may be sent."""
-        exchange, attempt, route = self._exchange, self._attempt, self.route
+        exchange, attempt, route = self._exchange, self.attempt, self.route
         principal = exchange.principal
         self._books.attempts.append(self)  # free until something is sent
         return self._app.store.open_row(
@@ -207,8 +212,8 @@ class Metered:
 
     def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> Coroutine[Any, Any, None]:
-        attempt = self._attempt
+    ) -> Awaitable[None]:
+        attempt = self.attempt
         outcome = self._outcome(exc)
         usage = self.reckon(outcome)
         self.closed = True
@@ -237,7 +242,7 @@ class Metered:
         """What the attempt comes to by now: `billed`. By the end it is known better than when it was reckoned before."""
         if self.route.recorded is not None:
             self.billed, self.cost = evolve(self._reported or _NOTHING, source="cache"), 0
-        elif not self._attempt.sent or self._turned_away():
+        elif not self.attempt.sent or self._turned_away():
             self.billed = self.cost = None
         else:
             self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))
@@ -247,7 +252,7 @@ class Metered:
 
     def _turned_away(self) -> bool:
         """The provider answered with an error status and nothing else, or is known not to have begun: none bills for that."""
-        attempt = self._attempt
+        attempt = self.attempt
         if self._size or self._reported is not None or attempt.usage is not None:
             return False
         if isinstance(attempt.error, ProviderFault) and not attempt.error.sent:
@@ -258,7 +263,7 @@ class Metered:
         return status is not None and status >= 300
 
     def _reckon(self, whole: bool) -> Usage:
-        said = self._attempt.usage or self._reported
+        said = self.attempt.usage or self._reported
         if said is None:
             said = _NOTHING
         elif whole and (said is self._believed_whole or (said.source == "measured" and figures.is_sane(said))):
@@ -280,11 +285,11 @@ class Metered:
         if clamped and not self._flagged:
             self._flagged = True
             self._app.count("clawproxy_usage_clamped_total", provider=provider)
-            log.warning("provider %s reported absurd usage for attempt %s", provider, self._attempt.id)
+            log.warning("provider %s reported absurd usage for attempt %s", provider, self.attempt.id)
         return usage
 
     def _outcome(self, exc: BaseException | None) -> str:
-        attempt = self._attempt
+        attempt = self.attempt
         if attempt.outcome is not None:
             return attempt.outcome
         if attempt.error is not None:

@@ -50,7 +50,9 @@ def prompt_bound(request: ChatRequest) -> int:
     total = 0
     for message in request.messages:
         content = message.content
-        if type(content) is str and not (message.tool_calls or message.reasoning or message.name or message.extra):
+        if type(content) is str and not (
+            message.tool_calls or message.reasoning or message.name or message.extra or message.thinking
+        ):
             total += MESSAGE_OVERHEAD + (len(content) if content.isascii() else text_bytes(content))
         else:
             total += _message_bound(message)
@@ -80,6 +82,8 @@ def _message_bound(message: Message) -> int:
         total += text_bytes(call.name) + text_bytes(call.arguments) + MESSAGE_OVERHEAD
     if message.reasoning:
         total += text_bytes(message.reasoning)
+    for thought in message.thinking:
+        total += text_bytes(thought.text) + len(thought.signature or "") + len(thought.data or "")
     if message.name:
         total += text_bytes(message.name)
     return total + _json_bytes(message.extra)
@@ -129,19 +133,18 @@ def bounds(request: ChatRequest, route: Route, reserved_input: int, reserved_out
 def is_sane(usage: Usage) -> bool:
     """Whether its figures need no second look: counts, no part above its whole, all below every bound."""
     given, taken = usage.input_tokens, usage.output_tokens
+    if type(given) is not int or type(taken) is not int or not (0 <= given <= CLAMP_FLOOR and 0 <= taken <= CLAMP_FLOOR):
+        return False
+    cached, written, thought = usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens
     return (
-        type(given) is int
-        and type(taken) is int
-        and 0 <= given <= CLAMP_FLOOR
-        and 0 <= taken <= CLAMP_FLOOR
-        and _is_part(usage.cached_tokens, given)
-        and _is_part(usage.cache_write_tokens, given)
-        and _is_part(usage.reasoning_tokens, taken)
+        (cached is None or _is_part(cached, given))
+        and (written is None or _is_part(written, given))
+        and (thought is None or _is_part(thought, taken))
     )
 
 
 def _is_part(value: object, whole: int) -> bool:
-    return value is None or (type(value) is int and 0 <= value <= whole)
+    return type(value) is int and 0 <= value <= whole
 
 
 def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["PriorityPlan", "RouterSettings", "candidates_for"]
 
 PLANS = 4096
-"""Plans kept ready: keys made in the store may differ in what they may use without end."""
+"""Plans kept ready."""
 
 
 @frozen(slots=True)
@@ -35,7 +35,8 @@ class Router:
     config: Config
     settings: RouterSettings
     plans: dict[tuple[str, tuple[str, ...]], PriorityPlan] = field(factory=dict)
-    """By model and the caller's `models`: a plan changes with nothing else. For configured models only, so that it is bounded."""
+    """By model and the caller's `models`: a plan changes with nothing else. Begun anew when full: clients may name models without
+    end."""
 
 
 @hookimpl
@@ -69,6 +70,7 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
     if not candidates:
         return None
     plan = PriorityPlan(candidates, state.settings.max_attempts)
-    if request.model in state.config.models and len(state.plans) < PLANS:
-        state.plans[key] = plan
+    if len(state.plans) >= PLANS:
+        state.plans.clear()
+    state.plans[key] = plan
     return plan

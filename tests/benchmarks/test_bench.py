@@ -56,7 +56,8 @@ def test_a_run_measures_everything_and_every_answer_is_audited(smoke: tuple[Path
     assert results["hangup"]["clawproxy"]["streams"] == 20
     assert 0 < results["paced"]["clawproxy"]["age_p50_us"] < 1e6
     assert set(results["growth"]["clawproxy"]) == {"1", "20"}
-    assert results["start"]["clawproxy"]["rss_bytes"] > 10e6
+    assert 10e6 < results["start"]["clawproxy"]["rss_bytes"] < 60e6
+    assert results["idle"]["clawproxy"]["bytes_each"] < 40 * 1024  # twice the aim: twenty are too few to tell
     assert results["audit_rows"] > 100
     for said in ("CPU for each", "what they mean", "one for each request", "aim"):
         assert said in printed
@@ -176,11 +177,29 @@ def test_a_trace_is_replayed(tmp_path: Path) -> None:
     assert "TIMESTAMP" in broken.stderr
 
 
-def test_calls_are_counted_the_same_each_time(tmp_path: Path) -> None:
+MOST_CALLS = {"whole": (520, 350), "stream": (650, 650), "websocket": (740, 740)}
+"""Python and C functions a request may call: what it took when this was last looked at (445 + 295, 500 + 535, 590 + 600), and
+15 to 25 % more, for a busy machine wakes more often. Who has to raise one of these made the hot path dearer."""
+
+
+def test_a_request_calls_no_more_functions_than_it_did(tmp_path: Path) -> None:
     done = bench("benchmarks.calls", "--json", tmp_path / "calls.json")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "calls.json").read_text())
     assert set(found) == {"whole", "stream", "websocket"}
-    for numbers in found.values():
-        assert 50 < numbers["python"] < 10_000
+    for kind, numbers in found.items():
+        python, c = MOST_CALLS[kind]
+        assert 50 < numbers["python"] <= python, kind
+        assert 50 < numbers["c"] <= c, kind
         assert any("clawproxy/exchange.py" in name for name in numbers["files"]) or len(numbers["files"]) == 15
+
+
+def test_starting_imports_no_more_than_it_needs() -> None:
+    """CPU seconds to import what `serve` needs; 0.25 on a quiet machine."""
+    program = "import time; import clawproxy.cli, clawproxy.server; import sys; print(time.process_time(), len(sys.modules))"
+    found = [
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    ]
+    assert min(float(seconds) for seconds, _ in found) < 0.8
+    assert int(found[0][1]) < 700

@@ -158,7 +158,10 @@ CONVERSATION = [
             {"text": "after the call"},
         ],
     },
-    {"role": "user", "parts": [{"fileData": {"fileUri": "https://youtu.be/x", "mimeType": "video/mp4"}, "videoMetadata": {"fps": 1}}]},
+    {
+        "role": "user",
+        "parts": [{"fileData": {"fileUri": "https://youtu.be/x", "mimeType": "video/mp4"}, "videoMetadata": {"fps": 1}}],
+    },
 ]
 
 
@@ -279,7 +282,9 @@ OBJECTS = st.dictionaries(st.sampled_from(["a", "b_c"]), st.integers(-5, 5) | st
 SIGNED = st.sampled_from([{}, {"thoughtSignature": "c2ln"}])
 CALL = st.builds(lambda name, args, sign: {"functionCall": {"name": name, "args": args}, **sign}, NAMES, OBJECTS, SIGNED)
 THOUGHT = st.builds(lambda text, sign: {"text": text, "thought": True, **sign}, st.text(max_size=3), SIGNED)
-SAID = st.builds(lambda text, sign: {"text": text, **sign}, st.text(max_size=3), SIGNED) | st.just({"toolCall": {"toolType": "x"}})
+SAID = st.builds(lambda text, sign: {"text": text, **sign}, st.text(max_size=3), SIGNED) | st.just(
+    {"toolCall": {"toolType": "x"}}
+)
 ANSWER = st.builds(lambda name, it: {"functionResponse": {"name": name, "response": it}}, NAMES, OBJECTS)
 BLOB = st.just({"inlineData": {"mimeType": "image/png", "data": "AAAA"}})
 
@@ -294,7 +299,5 @@ BLOB = st.just({"inlineData": {"mimeType": "image/png", "data": "AAAA"}})
     )
 )
 def test_any_conversation_comes_back_in_its_order(turns: list[tuple[list[Any], list[Any]]]) -> None:
-    contents = [
-        {"role": role, "parts": parts} for user, model in turns for role, parts in (("user", user), ("model", model))
-    ]
+    contents = [{"role": role, "parts": parts} for user, model in turns for role, parts in (("user", user), ("model", model))]
     assert sent({"contents": contents}) == {"contents": contents}

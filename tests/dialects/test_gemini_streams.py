@@ -237,8 +237,27 @@ def test_counts_and_vectors() -> None:
 
 
 WORDS = st.sampled_from(
-    ["candidates", "content", "parts", "text", "thought", "functionCall", "args", "name", "finishReason", "error", "code"]
-    + ["usageMetadata", "promptTokenCount", "promptFeedback", "blockReason", "details", "embeddings", "values", "totalTokens"]
+    [
+        "candidates",
+        "content",
+        "parts",
+        "text",
+        "thought",
+        "functionCall",
+        "args",
+        "name",
+        "finishReason",
+        "error",
+        "code",
+        "usageMetadata",
+        "promptTokenCount",
+        "promptFeedback",
+        "blockReason",
+        "details",
+        "embeddings",
+        "values",
+        "totalTokens",
+    ]
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
 DOCUMENTS = st.recursive(

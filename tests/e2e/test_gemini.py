@@ -20,7 +20,8 @@ from tests.e2e.http_client import Reply, fetch
 
 BOTH = pytest.mark.parametrize("model", ["google", "other"])
 """The model's provider speaks Gemini, or Chat Completions."""
-TOOL = {"name": "weather", "description": "d", "parameters_json_schema": {"type": "object", "properties": {}}}
+SCHEMA = {"type": "object", "properties": {}}
+TOOL = types.FunctionDeclaration(name="weather", description="d", parameters_json_schema=SCHEMA)
 
 
 @asynccontextmanager
@@ -151,7 +152,7 @@ async def test_tools_by_hand(tmp_path: Path, model: str, stream: bool) -> None:
                 (idents[0], '{"result":"sun"}'),
                 (idents[1], '{"result":"snow"}'),
             ]
-            assert body["tools"][0]["function"]["parameters"] == TOOL["parameters_json_schema"]
+            assert body["tools"][0]["function"]["parameters"] == SCHEMA
 
 
 @BOTH
@@ -220,8 +221,7 @@ async def test_an_answer_that_breaks_off(tmp_path: Path, model: str, fault: str)
         heard: list[str] = []
 
         def use(client: genai.Client) -> None:
-            for chunk in client.models.generate_content_stream(model=model, contents="x"):
-                heard.append(chunk.text or "")
+            heard.extend(chunk.text or "" for chunk in client.models.generate_content_stream(model=model, contents="x"))
 
         with pytest.raises(errors.ServerError) as caught:
             await sdk(running, use)

@@ -63,7 +63,9 @@ def verified(state_dir: Path) -> int:
 
 
 async def close(exchange: Exchange, outcome: Outcome = DONE, settings: audit.AuditSettings = SETTINGS) -> None:
-    await audit.exchange_closed(exchange, outcome, settings)
+    closing = audit.exchange_closed(exchange, outcome, settings)
+    if closing is not None:
+        await closing
 
 
 async def test_a_row_says_who_what_and_how_it_ended(tmp_path: Path) -> None:

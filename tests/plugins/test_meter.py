@@ -59,7 +59,7 @@ class Gateway:
         context = meter.open_attempt(exchange, request or make_request(PROMPT), attempt.route, attempt, self.settings)
         async with context:
             attempt.sent = sent
-            tap = meter.tap_response(exchange, attempt.route)
+            tap = meter.tap_response(exchange, attempt)
             assert isinstance(tap, Observe)
             for batch in events:
                 tap.see(Batch(batch))
@@ -189,7 +189,7 @@ async def test_cancelled_in_the_middle_is_estimated(gateway: Gateway) -> None:
         async with meter.open_attempt(exchange, make_request(PROMPT), attempt.route, attempt, gateway.settings):
             attempt.sent = True
             exchange.attempts.append(attempt)
-            tap = meter.tap_response(exchange, attempt.route)
+            tap = meter.tap_response(exchange, attempt)
             assert isinstance(tap, Observe)
             tap.see(Batch([Text("x" * 400)]))
             scope.cancel()
@@ -234,7 +234,7 @@ async def test_a_provider_that_turned_the_request_away_billed_nothing(gateway: G
 async def test_what_turns_out_to_be_free_at_the_end_is_taken_back(gateway: Gateway) -> None:
     exchange, attempt = make_exchange(), make_attempt(sent=True)
     async with meter.open_attempt(exchange, make_request(PROMPT), attempt.route, attempt, gateway.settings):
-        tap = meter.tap_response(exchange, attempt.route)
+        tap = meter.tap_response(exchange, attempt)
         assert isinstance(tap, Observe)
         assert tap.end is not None
         tap.end()
@@ -294,7 +294,7 @@ async def test_two_attempts_at_once_do_not_mix(gateway: Gateway) -> None:
     one, two = make_attempt(sent=True, route=make_route(provider="a")), make_attempt(sent=True, route=make_route(provider="b"))
     contexts = [meter.open_attempt(exchange, request, attempt.route, attempt, gateway.settings) for attempt in (one, two)]
     async with contexts[0], contexts[1]:
-        taps = [meter.tap_response(exchange, attempt.route) for attempt in (one, two)]
+        taps = [meter.tap_response(exchange, attempt) for attempt in (one, two)]
         for tap, text in zip(taps, ("x" * 40, "y" * 80), strict=True):
             assert isinstance(tap, Observe)
             tap.see(Batch([Text(text), End()]))

@@ -9,7 +9,7 @@ Rule 2: that the string is what the client reads is not guessed from its name: a
         just that string, in one event.
 Rule 3: what is not alike in every other byte is read in full.
 
-Measured: 0.6 us a token where reading it in full takes 1.9.
+Measured: 0.2 us a token among many, 0.6 alone, where reading it in full takes 1.9.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ TRIES = 3
 
 _CONTENT = re.compile(rb'"content": ?("(?:[^"\\]|\\.)+")')
 _string = msgspec.json.Decoder(str).decode
+_strings = msgspec.json.Decoder(list[str]).decode
 _PROBE = "\0probe"
 _PROBE_JSON = msgspec.json.encode(_PROBE)
 
@@ -33,10 +34,10 @@ _PROBE_JSON = msgspec.json.encode(_PROBE)
 class Alike:
     """What the chunks of one stream have in common, once `study` has found it."""
 
-    __slots__ = ("_head", "_tail", "tries")
+    __slots__ = ("_between", "_head", "_tail", "tries")
 
     def __init__(self) -> None:
-        self._head = self._tail = b""
+        self._head = self._tail = self._between = b""
         self.tries = TRIES
 
     def study(self, wire: bytes) -> None:
@@ -54,24 +55,53 @@ class Alike:
         if delta is not None and not chunk.choices[0].finish_reason:
             content_events(delta, events)
         if events == [Text(_PROBE)]:
-            self._head, self._tail = head, tail
+            self._head, self._tail, self._between = head, tail, tail + head
 
     def read(self, data: bytes, place: int, events: list[Event]) -> int:
         """Append the texts of the events from `place` on that are alike; where they end, `place` if there is none."""
-        head, tail = self._head, self._tail
-        if not head:
+        head = self._head
+        if not head or not data.startswith(head, place):
             return place
-        skip, left = len(head), len(tail)
-        while data.startswith(head, place):
-            end = data.find(b"\n\n", place) + 2
-            if end < 2 or not data.startswith(tail, end - left):
-                break
-            try:
-                text = _string(data[place + skip : end - left])
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                break
-            if not text:
-                break
-            events.append(Text(text))
-            place = end
-        return place
+        first = place + len(head)
+        between = data.find(b"\n\n", first) + 2
+        if between > 1 and data.startswith(head, between):
+            return self._several(data, first, events) or self._one(data, first, between, events) or place
+        return self._one(data, first, between, events) or place
+
+    def _one(self, data: bytes, first: int, end: int, events: list[Event]) -> int:
+        """Args: first: where its string begins. end: behind its blank line. Returns 0 where it is not alike."""
+        tail = self._tail
+        if end < 2 or not data.startswith(tail, end - len(tail)):
+            return 0
+        try:
+            text = _string(data[first : end - len(tail)])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return 0
+        if not text:
+            return 0
+        events.append(Text(text))
+        return end
+
+    def _several(self, data: bytes, first: int, events: list[Event]) -> int:
+        """All from `first` on at once, as one array of strings; 0 where one of them is not alike.
+
+        Neither head nor tail can stand within a string: both hold quotes, and the blank line between them is no JSON. That there
+        are as many strings as pieces means that each is one, for a piece that was not would leave its own chunk no JSON.
+        """
+        pieces = data[first:].split(self._between)
+        last = pieces[-1]
+        end = last.find(self._tail)
+        if end < 0:  # begun, not whole
+            after = len(data) - len(last) - len(self._head)
+            pieces.pop()
+        else:
+            after = len(data) - len(last) + end + len(self._tail)
+            pieces[-1] = last[:end]
+        try:
+            texts = _strings(b"[%b]" % b",".join(pieces))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return 0
+        if len(texts) != len(pieces) or "" in texts:
+            return 0
+        events.extend(map(Text, texts))
+        return after
