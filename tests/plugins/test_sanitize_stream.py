@@ -331,3 +331,13 @@ def test_any_number_of_tool_calls_is_bounded() -> None:
     tap.change([ToolCallDelta(index, arguments="{}") for index in range(2000)])
     holder = tap.change.__self__  # type: ignore[attr-defined]
     assert len(holder._windows) <= 128
+
+
+def test_signed_reasoning_keeps_its_signature_after_its_text() -> None:
+    tap, _ = answer()
+    said = [*tap.change([Reasoning("so k")]), *tap.change([Reasoning("", "c2ln")]), *tap.change([Reasoning("", None, "eA==")])]
+    assert "".join(event.text for event in said if isinstance(event, Reasoning)) == "so k"
+    assert said[-2:] == [Reasoning("", "c2ln"), Reasoning("", None, "eA==")]
+    whole = tap.change([Reasoning(f"it is {KEY} ", "c2ln"), Text("a")])
+    assert Reasoning("", "c2ln") in whole
+    assert KEY not in "".join(event.text for event in whole if isinstance(event, Reasoning | Text))
