@@ -62,7 +62,7 @@ def usage_object(usage: Usage) -> dict[str, Any] | None:
 
 
 class _Step(Struct, gc=False):
-    type: str = ""
+    type: str | None = None
     index: int | None = None
     delta: Any = None
 
