@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from clawproxy.dialects import CLIENT, PATHS, PROVIDER
 from clawproxy.dialects.openai_chat.client_embeddings import converted
-from clawproxy.dialects.openai_chat.provider_embeddings import EmbeddingsDecoder
+from clawproxy.dialects.openai_chat.provider_embeddings import EmbeddingsDecoder, encode_embeddings
+from clawproxy.dialects.profiles import PROFILES
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Begin, Embedding, End, Event, Failed, Outcome, Text, UsageReport
 from clawproxy.messages import ChatRequest, Message, Usage
@@ -85,6 +86,15 @@ def test_tokens_go_to_the_same_dialect_only(given: Any, messages: int) -> None:
 def test_other_dialects_bring_texts_only() -> None:
     request = make_request("text", operation="embeddings", dialect="gemini", user="u")
     assert sent(request) == {"model": "upstream-model", "input": ["text"]}
+
+
+def test_a_hosts_own_names_hold_here_too() -> None:
+    request = decode(input="x", dimensions=8, user="u", tools=5, response_format=5, store=True)
+    body, notices = encode_embeddings(request, ROUTE, PROFILES["mistral"])
+    assert json.loads(body) == {
+        "model": "upstream-model", "input": ["x"], "output_dimension": 8, "tools": 5, "response_format": 5,
+    }  # fmt: skip
+    assert {notice.details["param"] for notice in notices} == {"user", "store"}
 
 
 def test_the_form_of_vectors_is_for_the_client_side_alone() -> None:

@@ -15,9 +15,9 @@ from msgspec import Struct
 from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY, read_usage
 from clawproxy.dialects.openai_chat.provider_chunk import begin
 from clawproxy.dialects.openai_chat.provider_faults import classify
-from clawproxy.dialects.openai_chat.provider_request import NAME, NO_PLACE, adapt, encode
+from clawproxy.dialects.openai_chat.provider_request import NAME, NO_PLACE, adapt_fields, encode
 from clawproxy.dialects.profiles import DEFAULT, Profile
-from clawproxy.dialects.translate import leftovers
+from clawproxy.dialects.translate import dropped_notice, leftovers
 from clawproxy.errors import ProviderFault
 from clawproxy.events import Batch, Embedding, End, Event, Failed, Notice, UsageReport
 from clawproxy.messages import ChatRequest, Route
@@ -32,8 +32,8 @@ def encode_embeddings(request: ChatRequest, route: Route, profile: Profile = DEF
     body.setdefault("input", [message.text() for message in request.messages])
     if same and request.user is not None:
         body["user"] = request.user
-    if profile.picky:
-        notices += adapt(body, profile)
+    if profile.fields:
+        notices += tuple([dropped_notice(name) for name in adapt_fields(body, profile)])
     return encode(body), notices
 
 

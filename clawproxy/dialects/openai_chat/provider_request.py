@@ -112,31 +112,36 @@ def _effort(body: dict[str, Any], budget: int) -> Notice:
 
 
 def adapt(body: dict[str, Any], profile: Profile) -> tuple[Notice, ...]:
-    """Change `body`, in place, to what the host takes. Raises ClawError("unsupported_parameter")."""
-    dropped: dict[str, None] = {}
-    for name, fate in profile.fields.items():
-        if body.get(name) is None:
-            body.pop(name, None)
-        elif fate == REFUSED:
-            refuse(name, NO_HOST)
-        else:
-            value = body.pop(name)
-            if fate == DROPPED:
-                dropped[name] = None
-            else:
-                body[fate] = value
+    """Change a chat's `body`, in place, to what the host takes. Raises ClawError("unsupported_parameter")."""
+    dropped = adapt_fields(body, profile)
     if not profile.json_schema and body.get("response_format", {}).get("type") == "json_schema":
         refuse("response_format", NO_HOST)
     if not profile.strict:
         for tool in body.get("tools", ()):
-            function = tool.get("function", {})
-            if function.pop("strict", None):
+            if tool.get("function", {}).pop("strict", None):
                 dropped["tools.function.strict"] = None
     if not profile.developer:
-        for message in body.get("messages", ()):
+        for message in body["messages"]:
             if message["role"] == "developer":
                 message["role"] = "system"
     return tuple([dropped_notice(name) for name in dropped])
+
+
+def adapt_fields(body: dict[str, Any], profile: Profile) -> dict[str, None]:
+    """The same for the fields that any body of this format may have; gives the names of those left out."""
+    dropped: dict[str, None] = {}
+    for name, fate in profile.fields.items():
+        value = body.pop(name, None)
+        if value is None:
+            continue
+        if fate == REFUSED:
+            if value:  # `false`, 0 and {} ask for nothing
+                refuse(name, NO_HOST)
+        elif fate == DROPPED:
+            dropped[name] = None
+        else:
+            body[fate] = value
+    return dropped
 
 
 def encode(body: dict[str, Any]) -> bytes:
