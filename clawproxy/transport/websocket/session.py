@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
@@ -31,10 +31,7 @@ from clawproxy.transport.websocket.limits import GRACE, LINGER, READ, REPLIES, U
 from clawproxy.transport.websocket.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from clawproxy.transport.websocket.prompts import StreamedPrompt
-    from clawproxy.transport.websocket.requests import Decode
 
 logger = logging.getLogger("clawproxy.websocket")
 
@@ -244,7 +241,7 @@ class Session:
 
     # --- authentication --------------------------------------------------------------------------------------------------------
 
-    def authenticate(self, token: str | None, asked: Mapping[str, Any] = EMPTY) -> None:
+    def authenticate(self, token: str | None, asked: messages.Frame = EMPTY) -> None:
         """Begin to check a credential; frames behind it wait. `asked`: the `auth` it came with."""
         assert self._nursery is not None
         self._verdict = trio.Event()
@@ -254,7 +251,7 @@ class Session:
             self._arm(self._opened + self.service.deadlines.auth)
         self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, self.speech.name), asked, self._verdict)
 
-    async def _authenticate(self, credentials: Credentials, asked: Mapping[str, Any], verdict: trio.Event) -> None:
+    async def _authenticate(self, credentials: Credentials, asked: messages.Frame, verdict: trio.Event) -> None:
         principal = None
         try:
             with trio.CancelScope() as self._checking:
@@ -281,11 +278,11 @@ class Session:
 
     # --- requests --------------------------------------------------------------------------------------------------------------
 
-    def begin(self, ident: str, decode: Decode, deadline: float | None, prompt: StreamedPrompt | None) -> None:
+    def begin(self, ident: str, decode: requests.Decode, deadline: float | None, prompt: StreamedPrompt | None) -> None:
         largest = self.service.config.limits.frame
         self.start(ClawClient(ident, new_id(), self._outbox, self.finished, largest, prompt, self.credit), decode, deadline)
 
-    def start(self, client: requests.Asker, decode: Decode, deadline: float | None) -> None:
+    def start(self, client: requests.Asker, decode: requests.Decode, deadline: float | None) -> None:
         """Start a request in a task of its own, or in one that has done with its last."""
         assert self._nursery is not None
         assert self._credentials is not None
