@@ -216,7 +216,7 @@ def claw(ask: Ask, model: str) -> dict[str, Any]:
         messages += [{"role": "tool", "tool_call_id": ident, "content": text} for ident, _, text in ask.results]
     parameters: dict[str, Any] = {"stream": ask.stream, "max_tokens": 1000}
     if ask.tools:
-        parameters["tools"] = [{"name": TOOL, "description": ABOUT, "parameters": PARAMETERS}]
+        parameters["tools"] = [{"type": "function", "function": {"name": TOOL, "description": ABOUT, "parameters": PARAMETERS}}]
         parameters["tool_choice"] = "auto"
     if ask.schema:
         parameters["response_format"] = {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": SCHEMA}}

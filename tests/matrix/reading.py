@@ -281,7 +281,7 @@ def cohere(body: bytes, stream: bool) -> Seen:
 
 def _cohere_end(seen: Seen, document: dict[str, Any]) -> None:
     seen.finish, seen.ended = _COHERE[document["finish_reason"]], True
-    tokens = document["usage"]["tokens"]
+    tokens = document["usage"]["billed_units"]
     seen.input_tokens, seen.output_tokens = int(tokens["input_tokens"]), int(tokens["output_tokens"])
 
 

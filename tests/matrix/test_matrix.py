@@ -40,11 +40,10 @@ async def test_the_matrix(tmp_path: Path, client: str, provider: str) -> None:
     models = {f"via-{name}": ModelConfig((RouteConfig(name, "scripted-1"),)) for name in PROVIDERS}
     async with gateway(tmp_path, models=models, dialects=BASE) as running:
         cell = Cell(running, client, provider)
-        found, wanted = {}, {}
+        wrong = []
         for scenario in SCENARIOS:
-            wanted[scenario] = expected(scenario, client, provider)
-            if wanted[scenario] != "-":
-                found[scenario] = await verdict(cell, scenario)
+            wanted = expected(scenario, client, provider)
+            if wanted != "-" and (found := await verdict(cell, scenario)) != wanted:
+                wrong.append(f"{scenario}: expected {wanted}, found {found}")
         await running.at_rest()
-    wanted = {scenario: want for scenario, want in wanted.items() if want != "-"}
-    assert found == wanted
+    assert not wrong, "\n".join(wrong)

@@ -71,8 +71,7 @@ class Session:
         self._verdict: trio.Event | None = None
         """Set when the credential under check has its verdict; None where none is under check."""
         self._checking: trio.CancelScope | None = None
-        self._held = 0
-        """Bytes received and not parsed because they wait for that verdict."""
+        self._held = 0  # bytes received and not parsed because they wait for that verdict
         self._controls = Bucket(20, 20.0)
         self._offences = Bucket(50, 1.0)
         self._replies = 0
@@ -320,7 +319,7 @@ class Session:
             self._outbox.push(text_frame(payload))
 
     def offence(self) -> None:
-        """Count a frame that is unknown or not allowed; 50 are too many (W-32). They are forgiven at one a second."""
+        """A frame that is unknown or not allowed; 50 are too many (W-32), forgiven at one a second."""
         if not self._offences.take(self._heard):
             self._abort(Broken(1008, "too many frames that are unknown or not allowed"))
 
@@ -364,10 +363,10 @@ class Session:
             broken = Broken(self.speech.unreadable, broken.reason)
             self._outbox.push(text_frame(self.speech.error(ClawError("bad_frame"))))
         self._failing = (trio.current_time() + GRACE, broken)
-        if not self.streams:
-            self._give_up()
-        else:
+        if self.streams:
             self._arm(self._failing[0])
+        else:
+            self._give_up()
 
     def _give_up(self) -> None:
         assert self._failing is not None
