@@ -27,14 +27,16 @@ DEFAULT_FILE = "clawproxy.toml"
 PROVIDERS: Mapping[str, tuple[str, str]] = {
     "openai": ("OPENAI_API_KEY", "https://api.openai.com/v1"),
     "anthropic": ("ANTHROPIC_API_KEY", "https://api.anthropic.com/v1"),
-    "gemini": ("GEMINI_API_KEY", "https://generativelanguage.googleapis.com/v1beta/openai"),
+    "gemini": ("GEMINI_API_KEY", "https://generativelanguage.googleapis.com/v1beta"),
     "xroute": ("XROUTE_API_KEY", "https://api.xroute.ai/openai/v1"),
     "groq": ("GROQ_API_KEY", "https://api.groq.com/openai/v1"),
     "mistral": ("MISTRAL_API_KEY", "https://api.mistral.ai/v1"),
     "deepseek": ("DEEPSEEK_API_KEY", "https://api.deepseek.com/v1"),
     "openrouter": ("OPENROUTER_API_KEY", "https://openrouter.ai/api/v1"),
 }
-"""Provider: its variable, and its OpenAI-compatible base URL."""
+"""Provider: its variable and its base URL."""
+OWN_DIALECT = frozenset({"anthropic", "gemini"})
+"""Those that are spoken to in their own format, which has the same name. The others speak OpenAI's."""
 
 SHORTCUTS: Mapping[str, KeyPath] = {
     "CLAWPROXY_LISTEN": ("server", "listen"),
@@ -93,7 +95,7 @@ def ollama_base(host: str) -> str | None:
 def providers_found(environ: Mapping[str, str]) -> dict[str, Any]:
     """`[providers]` as the usual variables have it."""
     found: dict[str, Any] = {
-        name: {"dialect": "openai_chat", "base_url": base, "api_key": f"env:{variable}"}
+        name: {"dialect": name if name in OWN_DIALECT else "openai_chat", "base_url": base, "api_key": f"env:{variable}"}
         for name, (variable, base) in PROVIDERS.items()
         if environ.get(variable, "").strip()
     }

@@ -74,6 +74,8 @@ HARMLESS: dict[str, frozenset[str]] = {
             "labels",
             "mediaResolution",
             "partMetadata",
+            "response",  # what a tool gives back: a model is told of it by the result itself
+            "responseJsonSchema",
             "safetySettings",
             "serviceTier",
             "store",

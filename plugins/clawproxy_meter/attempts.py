@@ -239,10 +239,11 @@ class Metered:
     # --- what it comes to ----------------------------------------------------------------------------------------------------
 
     def reckon(self, outcome: str | None = None) -> Usage | None:
-        """What the attempt comes to by now: `billed`. By the end it is known better than when it was reckoned before."""
+        """What the attempt comes to by now: `billed`. By the end it is known better than when it was reckoned before. Counting
+        tokens uses none."""
         if self.route.recorded is not None:
             self.billed, self.cost = evolve(self._reported or _NOTHING, source="cache"), 0
-        elif not self.attempt.sent or self._turned_away():
+        elif not self.attempt.sent or self._request.operation == "count_tokens" or self._turned_away():
             self.billed = self.cost = None
         else:
             self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))

@@ -31,7 +31,7 @@ from clawproxy_cache.asked import Asked, asked_of, cache_control
 ORDER = ("audit", "sanitize", "truncate", "cache", "router", "meter")
 SCOPE = ("key", "k")
 PRINT = b"f" * 32
-FORM = ("openai_chat", True, False)
+FORM = ("openai_chat", True, False, "")
 
 
 def asked(request: ChatRequest, scope: tuple[str, ...] = SCOPE, fingerprint: bytes = PRINT, control: str | None = None) -> Asked:
@@ -86,7 +86,7 @@ def test_two_requests_have_one_key_exactly_where_they_are_the_same(one: dict[str
 
 def test_every_field_of_a_request_is_thought_of() -> None:
     """A field that is added must be looked at: does it change an answer? Everything is in the key unless it is named here."""
-    left_out = {"stream", "include_usage", "user", "metadata"}
+    left_out = {"stream", "include_usage", "form", "user", "metadata"}
     looked_at = {"dialect", "tool_choice", "response_format"}
     assert {field.name for field in attrs.fields(ChatRequest)} == set(CHANGES) | left_out | looked_at
 
@@ -221,11 +221,11 @@ def test_content_without_a_word_is_played_in_its_own_form_only() -> None:
     answer = recorded(said(Text("see"), Opaque("citation"), raw=b"see [1]"))
     assert answer is not None
     assert answer.played(FORM, True) is answer.batches
-    assert answer.played(("claw", True, True), True) is None
+    assert answer.played(("claw", True, True, ""), True) is None
     plain = recorded(said(Text("see"), raw=b"see"))
     assert plain is not None
-    assert [batch.raw for batch in plain.played(("claw", True, True), True) or ()] == [None]
-    assert plain.played(("claw", True, True), False) is None
+    assert [batch.raw for batch in plain.played(("claw", True, True, ""), True) or ()] == [None]
+    assert plain.played(("claw", True, True, ""), False) is None
 
 
 @given(st.lists(st.text(max_size=50), min_size=1, max_size=30))
