@@ -1,4 +1,4 @@
-"""Gemini's `generateContent` and what stands beside it, as Google writes them. Source: the google-genai SDK and WIRE notes.
+"""Gemini's `generateContent` and what stands beside it, as Google writes them. Source: the google-genai SDK.
 
 Rule 1: a call is one part with all its arguments: its pieces are written with whatever comes after them.
 Rule 2: there is no terminal marker; a stream's lines end in CR LF.

@@ -301,3 +301,11 @@ BLOB = st.just({"inlineData": {"mimeType": "image/png", "data": "AAAA"}})
 def test_any_conversation_comes_back_in_its_order(turns: list[tuple[list[Any], list[Any]]]) -> None:
     contents = [{"role": role, "parts": parts} for user, model in turns for role, parts in (("user", user), ("model", model))]
     assert sent({"contents": contents}) == {"contents": contents}
+
+
+def test_an_answer_without_an_id_is_its_names_oldest_open_call() -> None:
+    calls: list[Any] = [{"functionCall": {"name": name}} for name in ("f", "g", "f")]
+    answers: list[Any] = [{"functionResponse": {"name": name, "response": {}}} for name in ("g", "f", "f", "h")]
+    request = decode({"contents": [{"role": "model", "parts": calls}, {"parts": answers}]})
+    found = [message.tool_call_id for message in request.messages if message.role == "tool"]
+    assert found == ["gemini-call-1", "gemini-call-0", "gemini-call-2", "gemini-call-3"], "the last answers no call"
