@@ -9,6 +9,8 @@ from typing import Any, cast
 import httpx2
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
@@ -149,6 +151,18 @@ def test_an_answer_without_content_is_still_one() -> None:
         body = written(asked(stream=stream), [])
         document = json.loads(blocks(body)[-1])["response"] if stream else json.loads(body)
         assert strict(Response, document).output == []
+
+
+def test_reasoning_that_only_its_provider_can_read() -> None:
+    """It is kept for a provider of this format, whole, and without a summary there is none; another's means nothing here."""
+    event = Reasoning("", "signature", "gAAA", "rs_1")
+    for dialect, kept in (("openai_responses", 1), ("anthropic", 0)):
+        for stream in (True, False):
+            encoder = CLIENT["openai_responses"].answer(make_exchange(), asked(stream=stream))
+            body = encoder.encode(Batch([event, Text("a")], dialect=dialect)) + encoder.finish(Outcome("complete"), None)
+            document = json.loads(blocks(body)[-1])["response"] if stream else json.loads(body)
+            found = [item for item in strict(Response, document).output if item.type == "reasoning"]
+            assert [(item.encrypted_content, item.summary) for item in found] == [("gAAA", [])] * kept
 
 
 # --- the SDK itself --------------------------------------------------------------------------------------------------------
@@ -300,6 +314,47 @@ def test_what_a_policy_still_holds_back_is_in_no_repetition(held: int) -> None:
     assert b"key" not in body
     final = strict(Response, json.loads(blocks(body)[-1])["response"])
     assert final.output_text == "".join(["a ", "secret", "-", "key"][: 4 - held]) + "[cut]"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ab", "cd ", "\u00e9"]), st.sampled_from(["pass", "change", "hold"])), min_size=1, max_size=6
+    ),
+    st.integers(1, 5),
+    st.sampled_from([[], [call(1, '{"a":', "1}")], [call(1, "{}"), call(2, "[]")]]),
+)
+def test_whatever_a_policy_does_the_client_hears_just_what_it_let_through(
+    words: list[tuple[str, str]], each: int, calls: list[Any]
+) -> None:
+    data = batches(answer(message(0, *[f"<{number}{word}>" for number, (word, _) in enumerate(words)]), *calls), each)
+    fate = {f"<{number}{word}>": what for number, (word, what) in enumerate(words)}
+    held: list[Event] = []
+    out: list[Batch] = []
+    for batch in data:
+        events: list[Event] = []
+        for event in batch.events:
+            what = fate.get(event.text, "pass") if isinstance(event, Text) else "pass"
+            if isinstance(event, Text) and (what == "hold" or (held and what == "pass")):
+                held.append(event)  # what comes after held text waits too
+            elif isinstance(event, Text) and what == "change":
+                events += [*held, Text("*")]
+                held.clear()
+            elif isinstance(event, ToolCallDelta | UsageReport | Finish):
+                events += [*held, event]
+                held.clear()
+            else:
+                events.append(event)
+        out.append(batch if events == list(batch.events) else batch.replaced(events))
+    body = passed(out)
+    final = strict(Response, json.loads(blocks(body)[-1])["response"])
+    assert final.output_text == "".join("*" if what == "change" else text for text, what in fate.items())
+    assert [item.arguments for item in final.output[1:]] == [item["arguments"] for _, item in calls]
+    for text, what in fate.items():
+        assert what != "change" or text not in body.decode()
+    events_told = [json.loads(data) for data in blocks(body)]
+    deltas = [event["delta"] for event in events_told if event["type"] == "response.output_text.delta"]
+    assert "".join(deltas) == final.output_text
+    assert [event["sequence_number"] for event in events_told] == sorted({event["sequence_number"] for event in events_told})
 
 
 def test_bytes_of_another_format_never_pass() -> None:

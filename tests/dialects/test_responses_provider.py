@@ -173,6 +173,7 @@ def test_strange_events() -> None:
         {"type": "response.output_item.added", "output_index": 0, "item": search},
         {"type": "response.web_search_call.searching", "output_index": 0, "item_id": "ws_1"},
         {"type": "response.rate_limits.updated"},
+        {"type": "response.mcp_call.failed", "error": {"message": "a tool's error is not the answer's"}},
         {"type": "response.output_text.delta", "delta": 7},
         {"type": "response.output_text.delta"},
         {"type": "response.refusal.delta", "output_index": [], "delta": "no"},
@@ -187,6 +188,7 @@ def test_strange_events() -> None:
         Begin("gpt-x", "resp_1"),
         Opaque("web_search_call"),
         Opaque("web_search_call"),
+        Opaque("mcp_"),
         Refused("no"),
     ]
     assert raw == sse(*BEGIN, *strange) + sse(FULL[-1])

@@ -165,6 +165,12 @@ def test_the_limits_of_a_connection() -> None:
         lanes.add("0", 9 * 1024 * 1024, 1)
 
 
+def test_the_operator_may_allow_less() -> None:
+    lanes: Lanes[int] = Lanes(2)
+    assert [job for number in range(5) for job in lanes.add(str(number), 1, number)] == [0, 1]
+    assert lanes.done("0") == [2]
+
+
 @given(st.lists(st.tuples(st.sampled_from(["add", "done"]), st.integers(0, 40)), max_size=200))
 def test_whatever_comes_lanes_keep_their_order_and_their_limits(steps: list[tuple[str, int]]) -> None:
     lanes: Lanes[tuple[int, int]] = Lanes()

@@ -96,12 +96,11 @@ class Items:
 
     def reasoning(self, event: Reasoning, own: bool) -> Told:
         """`own`: it came from a provider of this format, so what is encrypted means something to the client."""
-        told: Told = []
-        if event.text or self._open is None or self._open.kind != "reasoning":
-            told = self._say("reasoning", "summary_text", event.text)
-        if own and event.data is not None and self._open is not None:
-            self._open.encrypted = event.data
-            told += self._close_open()
+        told = self._say("reasoning", "summary_text", event.text) if event.text else []
+        if own and event.data is not None:
+            item, opened = self._begin("reasoning")
+            item.encrypted = event.data
+            told += opened + self._close_open()
         return told
 
     def call(self, event: ToolCallDelta, own: bool) -> Told:
@@ -205,14 +204,18 @@ class Items:
             document["input" if item.kind == "custom_tool_call" else "arguments"] = ""
         return {"type": "response.output_item.added", "output_index": item.index, "item": document}
 
-    def _say(self, kind: str, part_kind: str, piece: str) -> Told:
-        told: Told = []
+    def _begin(self, kind: str) -> tuple[_Item, Told]:
+        """The open item of this kind, and what to tell where it had to be made."""
         item = self._open
-        if item is None or item.kind != kind:
-            told += self._close_open()
-            ident = f"msg_{self._suffix}" if kind == "message" else f"{OWN_REASONING}{self._suffix}"
-            item = self._open = self._new(kind, f"{ident}{len(self._items)}")
-            told.append(self._added(item))
+        if item is not None and item.kind == kind:
+            return item, []
+        told = self._close_open()
+        ident = f"msg_{self._suffix}" if kind == "message" else f"{OWN_REASONING}{self._suffix}"
+        item = self._open = self._new(kind, f"{ident}{len(self._items)}")
+        return item, [*told, self._added(item)]
+
+    def _say(self, kind: str, part_kind: str, piece: str) -> Told:
+        item, told = self._begin(kind)
         part = item.parts[-1] if item.parts else None
         if part is None or part.done or (part.kind != part_kind and kind == "message"):
             if part is not None and not part.done:

@@ -128,7 +128,7 @@ class StreamDecoder:
                 self._arguments(event.output_index, text[said.arguments :], events)
         if kind in _ENDS:
             return self._end(kind, event.response, events)
-        if kind == "error" or event.error:
+        if kind == "error" or (event.error and not kind.startswith("response.")):
             events.append(self._fail(classify(event.error or msgspec.json.decode(data))))
             return False
         if kind in ("response.created", "response.in_progress", "response.queued"):

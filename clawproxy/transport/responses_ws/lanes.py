@@ -21,9 +21,14 @@ Job = TypeVar("Job")
 
 
 class Lanes(Generic[Job]):
-    """Each change returns the jobs that are to start now."""
+    """Each change returns the jobs that are to start now.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many may be at work at once, where that is less than `ACTIVE`.
+    """
+
+    def __init__(self, most: int = ACTIVE) -> None:
+        self._most = min(most, ACTIVE)
         self._active: set[str | None] = set()
         self._waiting: deque[tuple[str | None, int, Job]] = deque()
         self._bytes = 0
@@ -57,7 +62,7 @@ class Lanes(Generic[Job]):
     def _start(self) -> list[Job]:
         started: list[Job] = []
         passed: deque[tuple[str | None, int, Job]] = deque()
-        while self._waiting and len(self._active) < ACTIVE:
+        while self._waiting and len(self._active) < self._most:
             lane, size, job = self._waiting.popleft()
             if lane in self._active:
                 passed.append((lane, size, job))

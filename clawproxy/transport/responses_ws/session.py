@@ -23,7 +23,7 @@ from clawproxy.events import Outcome
 from clawproxy.messages import Credentials, Principal
 from clawproxy.service import Service
 from clawproxy.transport.responses_ws.client import ResponseClient
-from clawproxy.transport.responses_ws.lanes import Lanes
+from clawproxy.transport.responses_ws.lanes import ACTIVE, Lanes
 from clawproxy.transport.websocket.messages import Speech
 from clawproxy.transport.websocket.requests import Asker
 from clawproxy.transport.websocket.session import Session
@@ -45,7 +45,8 @@ def _receive(session: ResponsesSession, data: bytes) -> None:
         lane = lane_of(frame)
         session.message(frame, len(data))
     except ClawError as error:
-        session.offence()
+        if error.status < 429:  # else it is the time that is wrong, and not the message
+            session.offence()
         session.reply(error_event(error, lane))
 
 
@@ -61,7 +62,7 @@ class ResponsesSession(Session):
         super().__init__(stream, service, peer)
         self.principal, self._credentials = principal, credentials
         self._reader.raise_limit(min(FRAME, int(service.config.limits.frame)))
-        self._lanes: Lanes[ResponseClient] = Lanes()
+        self._lanes: Lanes[ResponseClient] = Lanes(service.config.limits.in_flight_per_connection or ACTIVE)
         self._history = History()
         self._old = self._retiring = False
 
