@@ -29,10 +29,6 @@ from clawproxy.config.units import render_duration, shown
 STRATEGIES = ("priority",)
 LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
 DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure", "scripted")
-LATER_DIALECTS: tuple[str, ...] = ()
-OPENAI_COMPATIBLE = {
-    "gemini": "https://generativelanguage.googleapis.com/v1beta/openai",
-}
 PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
 """The clocks of one attempt, so that a provider can have its own."""
 MODEL_CLOCKS = (*PROVIDER_CLOCKS, "total", "write", "keepalive_sse")
@@ -93,15 +89,10 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
         found.wrong(path, "is no name for a provider; use letters, digits, `_`, `.` and `-`, at most 64")
     scripted = provider.dialect == "scripted"
     if provider.dialect not in names.dialects:
-        if provider.dialect in LATER_DIALECTS:
-            base = OPENAI_COMPATIBLE.get(provider.dialect)
-            fix = f'write "openai_chat" with base_url = "{base}"' if base else 'use a provider that speaks "openai_chat"'
-            found.wrong((*path, "dialect"), f'"{provider.dialect}" arrives in a later version; until then {fix}')
-        else:
-            found.wrong(
-                (*path, "dialect"),
-                f'"{shown(provider.dialect)}" is no known dialect; {suggest(provider.dialect, sorted(names.dialects))}',
-            )
+        found.wrong(
+            (*path, "dialect"),
+            f'"{shown(provider.dialect)}" is no known dialect; {suggest(provider.dialect, sorted(names.dialects))}',
+        )
     elif scripted:
         for key in ("base_url", "api_key", "ca_file"):
             if getattr(provider, key) is not None:
@@ -110,7 +101,7 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
         if provider.script is not None:
             found.wrong((*path, "script"), 'is only for dialect = "scripted"; remove it')
         check_base_url(provider, path, found)
-    check_dialect_options(provider, path, provider.dialect in (*DIALECTS, *LATER_DIALECTS), found)
+    check_dialect_options(provider, path, provider.dialect in DIALECTS, found)
     check_headers(provider.headers, (*path, "headers"), found)
     if provider.ca_file is not None:
         check_file(provider.ca_file, (*path, "ca_file"), "a PEM file", found)

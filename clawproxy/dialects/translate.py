@@ -74,6 +74,8 @@ HARMLESS: dict[str, frozenset[str]] = {
             "labels",
             "mediaResolution",
             "partMetadata",
+            "response",  # of a tool: what it will answer
+            "responseJsonSchema",
             "safetySettings",
             "serviceTier",
             "store",

@@ -40,14 +40,14 @@ _WHOLE = frozenset({"stop", "tool_calls"})
 class Answer:
     batches: Sequence[Batch]
     size: int
-    form: tuple[str, bool, bool]
+    form: tuple[str | bool, ...]
     """That of the request it was given to."""
     plain: bool
     """Its events say all of it."""
     stored: float
     """By `time.monotonic()`."""
 
-    def played(self, form: tuple[str, bool, bool], plain: bool) -> Sequence[Batch] | None:
+    def played(self, form: tuple[str | bool, ...], plain: bool) -> Sequence[Batch] | None:
         """The batches for an asker of this form; None where they can not be had in it."""
         if form == self.form:
             return self.batches
@@ -137,7 +137,7 @@ class Recorder:
             whole = len(raws) == len(pending) and all(batch.dialect == dialect for batch in pending)
             self._batches.append(Batch(events, raw=b"".join(raws) if whole else None, dialect=dialect))
 
-    def answer(self, form: tuple[str, bool, bool], plain: bool, now: float) -> Answer | None:
+    def answer(self, form: tuple[str | bool, ...], plain: bool, now: float) -> Answer | None:
         """What was recorded, if it is worth keeping."""
         if self.failed or not self.says or (self.reason is not None and self.reason not in _WHOLE):
             return None

@@ -51,7 +51,7 @@ class Asked:
     """One request, as the cache sees it."""
 
     key: bytes
-    form: tuple[str, bool, bool]
+    form: tuple[str | bool, ...]
     """Requests of one form can be answered with the same bytes."""
     plain: bool
     """Events say all that an answer to it says, so that it can be written in any form."""
@@ -75,6 +75,7 @@ def asked_of(request: ChatRequest, scope: tuple[str, ...], fingerprint: bytes, c
         request,
         stream=False,
         include_usage=False,
+        form="",
         user=None,
         metadata=EMPTY,
         extra=extra,
@@ -87,7 +88,7 @@ def asked_of(request: ChatRequest, scope: tuple[str, ...], fingerprint: bytes, c
     no_cache, no_store, max_age = cache_control(control)
     return Asked(
         blake2b(text, digest_size=32, key=fingerprint).digest(),
-        (request.dialect, request.stream, request.include_usage),
+        (request.dialect, request.stream, request.include_usage, request.form),
         extra.keys() <= PLAIN and not any(tool.extra for tool in request.tools),
         not (no_cache or no_store),
         not no_store,

@@ -121,11 +121,10 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "dialects": (
-        '[providers.a]\ndialect = "gemini"\nbase_url = "https://x.example"\n[providers.b]\ndialect = "openai-chat"\nbase_url = '
+        '[providers.a]\ndialect = "gemmini"\nbase_url = "https://x.example"\n[providers.b]\ndialect = "openai-chat"\nbase_url = '
         '"https://x.example"\n[providers.c]\ndialect = "scripted"\nbase_url = "http://x.example"\n[providers.d]\nscript = "x"\n',
         [
-            'claw.toml:2: providers.a.dialect: "gemini" arrives in a later version; until then write "openai_chat" with '
-            'base_url = "https://generativelanguage.googleapis.com/v1beta/openai"',
+            'claw.toml:2: providers.a.dialect: "gemmini" is no known dialect; did you mean `gemini`?',
             'claw.toml:5: providers.b.dialect: "openai-chat" is no known dialect; did you mean `openai_chat`?',
             "claw.toml:9: providers.c.base_url: has no meaning for a scripted provider, which runs in this process; remove it",
             'claw.toml:10: providers.d.base_url: is missing; add it, like base_url = "https://api.openai.com/v1"',
