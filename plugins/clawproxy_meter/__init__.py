@@ -60,9 +60,7 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:
 
 
 @hookimpl
-def open_attempt(
-    exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Meter
-) -> AttemptContext:
+def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Meter) -> AttemptContext:
     price = state.prices.get(request.model) if state.prices else None
     return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
 
