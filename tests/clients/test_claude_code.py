@@ -45,7 +45,20 @@ async def test_a_streamed_turn(tmp_path: Path, credential: str) -> None:
     assert (usage["inputTokens"], usage["outputTokens"]) == (row["usage"]["input_tokens"], row["usage"]["output_tokens"])
     [asked] = on.asked()
     assert asked["model"] == "scripted-1"
+    assert asked["context_management"]["edits"], "what no other format has reaches a provider of the same"
+    assert asked["thinking"]["type"] == "adaptive"
+    assert {tool["name"] for tool in asked["tools"]} >= {"Bash", "Edit", "Read", "Write"}
+    assert on.fields()["anthropic-beta"].startswith("claude-code-"), "and so do the headers that its body relies on"
+    assert not [name for name in on.fields() if name.startswith(("x-claude", "x-stainless", "x-app"))], "and no others"
     assert not on.outside.asked
+
+
+async def test_it_finds_the_models_of_the_gateway(tmp_path: Path) -> None:
+    async with stage(tmp_path, dialect="anthropic", model=MODEL, path="") as on:
+        ran = await on.run(*claude(on, "Say hello.", CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY="1"))
+    assert ran.code == 0, ran.stdout
+    found = json.loads((on.home / ".claude" / "cache" / "gateway-models.json").read_text())
+    assert [model["id"] for model in found["models"]] == [MODEL]
 
 
 PROVIDERS = [

@@ -62,6 +62,14 @@ async def test_a_turn_with_a_tool(tmp_path: Path, websockets: bool) -> None:
         ran = await on.run(*codex(on, PROMPT, websockets=websockets))
         assert await on.metric("clawproxy_websocket_connections_total") == int(websockets)
     check_turn(on, ran)
+    first, second = on.asked()
+    kinds = {tool["type"] for tool in first["tools"]}
+    assert kinds == {"function", "namespace", "web_search"}, "what no other format has reaches a provider of the same"
+    assert first["include"] == ["reasoning.encrypted_content"]
+    before = len(first["input"])
+    assert second["input"][:before] == first["input"], "the provider gets the whole conversation, whatever came over the socket"
+    assert [item["type"] for item in second["input"][before:]] == ["function_call", "function_call_output"]
+    assert not [name for name in on.fields() if name.startswith(("x-codex", "session", "thread", "originator"))]
 
 
 PROVIDERS = [("openai_chat", "/v1"), ("anthropic", ""), ("gemini", "/v1beta"), ("ollama", "")]
