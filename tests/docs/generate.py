@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clawproxy.errors import KINDS, OUTCOMES
+from tests.docs import dialects
 from tests.docs.timeouts import timeouts_page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -43,7 +44,7 @@ def errors_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"errors.md": errors_page, "timeouts.md": timeouts_page}
+PAGES = {"errors.md": errors_page, "timeouts.md": timeouts_page, "dialects.md": dialects.page}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():
