@@ -135,7 +135,7 @@ class Answer:
             return "".join([*pieces, *window.interrupt()] if window.held else pieces)
 
         said = msgspec.json.decode(event.data)
-        made = deep(said, change, besides=MACHINES)
+        made = deep(said, change, MACHINES, lambda key: self._scanner.redact(key, self._counts))
         return event if made is said else evolve(event, data=msgspec.json.encode(made))
 
     def _tool(self, event: ToolCallDelta, out: list[Event]) -> None:

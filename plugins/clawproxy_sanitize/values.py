@@ -19,22 +19,25 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(each)
 
 
-def deep(value: Any, change: Callable[[str], str], besides: Collection[str] = ()) -> Any:
+def deep(
+    value: Any, change: Callable[[str], str], besides: Collection[str] = (), keys: Callable[[str], str] | None = None
+) -> Any:
     """`value` with `change` applied to its strings, keys too; containers without any change stay themselves.
 
     Args:
         besides: keys whose strings are left alone.
+        keys: what is applied to keys, where not `change`.
     """
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
         items = [
-            (change(key), each if key in besides and isinstance(each, str) else deep(each, change, besides))
+            ((keys or change)(key), each if key in besides and isinstance(each, str) else deep(each, change, besides, keys))
             for key, each in value.items()
         ]
         same = all(new is key and made is each for (new, made), (key, each) in zip(items, value.items(), strict=True))
         return value if same else dict(items)
     if isinstance(value, list | tuple):
-        made = [deep(each, change, besides) for each in value]
+        made = [deep(each, change, besides, keys) for each in value]
         return made if any(new is not old for new, old in zip(made, value, strict=True)) else value
     return value
