@@ -26,7 +26,7 @@ from clawproxy_sanitize.window import Window
 
 Key = type[Text] | type[Reasoning] | type[Refused] | str | int
 """A kind of text, a kind of `Opaque`, or a tool call's index."""
-MACHINES = frozenset({"type", "id", "item_id", "tool_use_id"})
+MACHINES = frozenset({"type", "id", "item_id", "obfuscation", "tool_use_id"})
 """Of an `Opaque`: strings that stand between the pieces of a text and are none of it."""
 TEXTS = 128
 """Texts remembered at once: a provider may make up any number of tool calls."""
