@@ -243,7 +243,7 @@ async def test_the_gateway_survives(tmp_path: Path, pytestconfig: pytest.Config,
             rng = random.Random(seed + number)
             async with limiter:
                 kind = rng.choice(KINDS)
-                await send(running, kind(rng), number, statuses, stays={native: 5.0}.get(kind, 0.02 if kind in NEW else 0.0))
+                await send(running, kind(rng), number, statuses, stays=5.0 if kind is native else 0.02 if kind in NEW else 0.0)
 
         for start in range(0, count, 500):
             async with trio.open_nursery() as nursery:
