@@ -5,7 +5,6 @@ Written by hand from the vendors' documents. `places` gives every string of an a
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -330,7 +329,7 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 def planted(value: Any, path: tuple[str | int, ...], text: str = CANARY) -> Any:
     """A copy with `text` inside the string at `path`."""
-    made = copy.deepcopy(value)
+    made = json.loads(json.dumps(value))  # not a copy, which would keep what is shared shared
     at = made
     for step in path[:-1]:
         at = at[step]

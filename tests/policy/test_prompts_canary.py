@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +24,9 @@ PLAIN = ("server_url", "mimeType", "media_type", "input_type", "embedding_types"
 """Fields with words of their format's own, or addresses."""
 
 
-async def post(running: Running, path: str, body: dict[str, Any], model: str) -> Reply:
+async def post(running: Running, path: str, body: dict[str, Any], model: str, key: str = KEY) -> Reply:
     text = json.dumps(body if "{model}" in path else {"model": model, **body}).replace("{model}", model).encode()
-    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     async with await running.connect() as connection:
         with trio.fail_after(10):
             return await fetch(connection, "POST", path.replace("{model}", model), headers=headers, body=text)
@@ -47,7 +46,7 @@ def hidden(body: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
             else:
                 yield path, planted(body, path)
     for path in objects(body):
-        made = copy.deepcopy(body)
+        made = json.loads(json.dumps(body))
         inside: Any = made
         for step in path:
             inside = inside[step]
