@@ -38,6 +38,10 @@ UNBOUNDED = 4_000_000
 """What is believed where the gateway can not know: media, tools of the provider, no stated maximum of the answer."""
 
 
+ANSWERS = ("n", "generationConfig.candidateCount")
+"""Of `extra`: how many answers are asked for."""
+
+
 def text_bytes(text: str) -> int:
     """Bytes in UTF-8, lone surrogates included."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -75,6 +79,14 @@ def prompt_bound(request: ChatRequest, window: int | None = None) -> int:
     if any(request.extra.get(name) for name in KEPT):
         total += window or KEPT_TOKENS
     return total + _json_bytes(request.extra)
+
+
+def output_bound(request: ChatRequest, route: Route) -> int | None:
+    """At most how many tokens the answer can be; None where nobody said. Each of several answers to one prompt may be as long."""
+    longest = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
+    if longest is None or not request.extra:
+        return longest
+    return longest * max([1, *(said for name in ANSWERS if type(said := request.extra.get(name)) is int)])
 
 
 def _message_bound(message: Message) -> int:

@@ -18,7 +18,7 @@ from clawproxy.messages import (
     Tool,
     ToolCall,
 )
-from clawproxy.testing.factories import make_request
+from clawproxy.testing.factories import make_request, make_route
 from clawproxy_meter import figures
 from clawproxy_meter.figures import prompt_bound
 
@@ -75,3 +75,10 @@ def test_what_a_provider_keeps_is_in_the_bound() -> None:
 def test_the_bound_is_above_any_byte_level_count(texts: list[str]) -> None:
     request = make_request(messages=tuple(Message("user", text) for text in texts))
     assert prompt_bound(request) >= sum(len(text.encode()) for text in texts) + 8 * len(texts)
+
+
+def test_each_of_several_answers_may_be_as_long() -> None:
+    for name in ("n", "generationConfig.candidateCount"):
+        assert figures.output_bound(make_request(max_tokens=100, extra={name: 8}), make_route()) == 800
+    assert figures.output_bound(make_request(max_tokens=100, extra={"n": "8"}), make_route()) == 100
+    assert figures.output_bound(make_request(extra={"n": 8}), make_route()) is None
