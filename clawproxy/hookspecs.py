@@ -45,12 +45,16 @@ class Transform:
         streams: what it does with streams. `per_batch` and `window` pass text on as it comes (a window holds back what may
             begin a match); `hold_back` gets the whole answer in one call; `reject` refuses streaming requests. Silence means
             `hold_back`, so a filter can not be bypassed by streaming.
+        raw: asked where `change` changed nothing: whether the provider's own bytes may go to a client of the same format. They
+            hold more than events say: what no vocabulary has a word for, logprobs, the repetitions at an end. Where not, the
+            events are written anew. Silence means that they may.
     If it raises, the answer ends with an error.
     """
 
     change: Callable[[Sequence[Event]], Sequence[Event]]
     end: Callable[[], Sequence[Event]] | None = None
     streams: Literal["per_batch", "window", "hold_back", "reject"] = "hold_back"
+    raw: Callable[[bytes], bool] | None = None
 
 
 class AttemptContext(Protocol):

@@ -31,6 +31,7 @@ def storable(said: Mapping[str, Any], deep: int = 2) -> dict[str, Any]:
     """What can be written down again: no integer beyond 64 bits, no text without end, nothing nested deeply."""
     kept: dict[str, Any] = {}
     for name, value in said.items() if len(said) <= 64 else list(said.items())[:64]:
+        name = name[:64]
         if type(value) is int and -(2**63) < value < 2**63:
             kept[name] = value  # nearly all
         elif isinstance(value, dict):
@@ -39,5 +40,6 @@ def storable(said: Mapping[str, Any], deep: int = 2) -> dict[str, Any]:
         elif value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
             kept[name] = value
         else:
-            kept[name] = "integer beyond 64 bits" if isinstance(value, int) else str(value)[:64]
+            # Never the text of a list: one of a million takes a second, and a deep one is a RecursionError.
+            kept[name] = value[:64] if isinstance(value, str) else "integer beyond 64 bits" if isinstance(value, int) else "list"
     return kept

@@ -62,11 +62,12 @@ class _Observing:
 
 
 class _Changing:
-    __slots__ = ("held", "name", "report", "tap")
+    __slots__ = ("held", "name", "raw", "report", "tap")
 
     def __init__(self, name: str, tap: Transform, report: Report) -> None:
         self.name = name
         self.tap = tap
+        self.raw = tap.raw
         self.report = report
         self.held: list[Event] | None = [] if tap.streams in ("hold_back", "reject") else None
 
@@ -75,9 +76,14 @@ class _Changing:
             self.held.extend(batch.events)
             return None
         events = batch.events
-        changed = self._change(events)
-        if changed is events:
-            return batch
+        try:
+            changed = self.tap.change(events)
+            if changed is events and (self.raw is None or not batch.raw or self.raw(batch.raw)):
+                return batch
+        except ClawError:
+            raise
+        except PLUGIN_ERRORS as error:
+            raise self._broken(error) from error
         return batch.replaced(changed) if changed else None
 
     def end(self) -> Sequence[Event]:

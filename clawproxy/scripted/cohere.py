@@ -82,7 +82,9 @@ def _embed(model: str, body: dict[str, Any]) -> EmbedAsked:
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise BadRequest(400, "invalid request: texts must be at least 1 item long.")
     words = sum(len(text.split()) for text in texts)
-    return EmbedAsked(model, False, "", words, True, texts=texts, kinds=body.get("embedding_types") or ("float",))
+    said = body.get("embedding_types")
+    kinds = [kind for kind in said if isinstance(kind, str)] if isinstance(said, list) else []
+    return EmbedAsked(model, False, "", words, True, texts=texts, kinds=kinds or ("float",))
 
 
 def vector(text: str) -> list[float]:

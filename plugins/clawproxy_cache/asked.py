@@ -2,6 +2,7 @@
 
 Rule 1: the key is a digest of the whole request as it was authorised. Left out is only what can not change the answer: whether it
         is streamed, who asked, and hints for the provider's own caches.
+        Formats whose answers repeat those (`ECHOING`) have them in the key.
 Rule 2: what one dialect alone understands (`extra`) binds a key to that dialect; without any, all dialects share it.
 Rule 3: what refers to state at the provider, or leaves some there, is not cached: an answer played again would not do that.
 """
@@ -30,6 +31,9 @@ LEFT_OUT = frozenset(
     }
 )
 """Of a request's `extra`: changes nothing an answer says."""
+ECHOING = frozenset({"openai_responses"})
+"""Formats whose answers repeat what the request said beside its question, `metadata`, `user` and hints too: to somebody else who
+asks the same, an answer played again would tell it."""
 STATEFUL = frozenset({"background", "conversation", "previous_response_id"})
 PLAIN = frozenset({"logit_bias", "prediction", "service_tier", "store", "verbosity"})
 """Of `extra`: may change what an answer says, never the form it takes."""
@@ -70,16 +74,17 @@ def asked_of(request: ChatRequest, scope: tuple[str, ...], fingerprint: bytes, c
     """
     if request.operation == "count_tokens" or _keeps_state(request):
         return None
-    extra = {name: value for name, value in request.extra.items() if name not in LEFT_OUT}
+    echoed = request.dialect in ECHOING
+    extra = {name: value for name, value in request.extra.items() if echoed or name not in LEFT_OUT}
     canonical = evolve(
         request,
         stream=False,
         include_usage=False,
         form="",
-        user=None,
-        metadata=EMPTY,
+        user=request.user if echoed else None,
+        metadata=request.metadata if echoed else EMPTY,
         extra=extra,
-        dialect=request.dialect if extra or _is_bound(request) else "",
+        dialect=request.dialect if echoed or extra or _is_bound(request) else "",
     )
     try:
         text = _encode((scope, canonical))

@@ -142,8 +142,8 @@ class Metered:
         if route.recorded is not None:
             self._reserved, self._reserved_output = 0, 0
         else:
-            self._reserved = figures.prompt_bound(request)
-            self._reserved_output = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
+            self._reserved = figures.prompt_bound(request, route.context_tokens)
+            self._reserved_output = figures.output_bound(request, route)
         if request.operation != "chat":
             self._reserved_output = 0  # vectors and counts are no tokens
         self._books = books_of(exchange)

@@ -64,7 +64,7 @@ def tap_response(exchange: Exchange, state: Sanitizer) -> Transform | None:
     if scanner is None:
         return None
     answer = Answer(scanner, {}, lambda counts: _tell(exchange, "answer", scanner, counts))
-    return Transform(answer.change, answer.end, streams="window")
+    return Transform(answer.change, answer.end, streams="window", raw=answer.passes)
 
 
 def _tell(exchange: Exchange, where: str, scanner: Scanner, counts: dict[str, int]) -> None:

@@ -1,18 +1,26 @@
 """Every text of a request, and the request with those texts changed.
 
-Rule: what a model or a provider would read as text is looked at: messages of all roles, their parts, reasoning, tool calls and
-tool results, tools' descriptions and schemas, and what travels in `extra`. Inline media (base64) is not text. Signed reasoning
-that would have to be changed is left out: changed, its provider would refuse it.
+Rule 1: what a model or a provider would read as text is looked at: messages of all roles, their parts and their files' names,
+        reasoning, tool calls and tool results, tools' names, descriptions and schemas, stop sequences, who the user is said to
+        be, metadata, and what travels in `extra`, names of fields included.
+Rule 2: inline media (base64) is not text, but for files that say they are text: those are read as their model would read them.
+        URLs are addresses: changed, they lead nowhere.
+Rule 3: signed reasoning that would have to be changed is left out: changed, its provider would refuse it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import base64
+import binascii
+from collections.abc import Callable
 
 from attrs import evolve
 
-from clawproxy.messages import ChatRequest, Message, Part, TextPart, Tool
+from clawproxy.messages import ChatRequest, FilePart, Message, Part, TextPart, Thinking, Tool, ToolCall
+from clawproxy_sanitize.values import deep, strings
+
+Change = Callable[[str], str]
+_TEXTUAL = ("text/", "application/json", "application/xml", "application/yaml", "application/x-yaml", "application/javascript")
 
 
 def texts(request: ChatRequest) -> list[str]:
@@ -23,45 +31,72 @@ def texts(request: ChatRequest) -> list[str]:
             found.append(content)
         elif content:
             for part in content:
-                if isinstance(part, TextPart):
-                    found.append(part.text)
-                if part.extra:
-                    found += _strings(part.extra)
-        if message.tool_calls:
-            found += [call.arguments for call in message.tool_calls]
+                _of_part(part, found)
+        for call in message.tool_calls:
+            found += (call.name, call.arguments)
+        if message.name:
+            found.append(message.name)
         if message.reasoning:
             found.append(message.reasoning)
-        if message.thinking:
-            found += [thought.text for thought in message.thinking]
+        for thought in message.thinking:
+            found.append(thought.text)
+            if thought.extra:
+                found += strings(thought.extra)
         if message.extra:
-            found += _strings(message.extra)
+            found += strings(message.extra)
     for tool in request.tools:
+        found.append(tool.name)
         if tool.description:
             found.append(tool.description)
         if tool.parameters:
-            found += _strings(tool.parameters)
+            found += strings(tool.parameters)
         if tool.extra:
-            found += _strings(tool.extra)
+            found += strings(tool.extra)
+    found += request.stop
+    if request.user:
+        found.append(request.user)
+    if request.metadata:
+        found += strings(request.metadata)
     if request.response_format is not None and request.response_format.schema:
-        found += _strings(request.response_format.schema)
+        found += strings(request.response_format.schema)
     if request.extra:
-        found += _strings(request.extra)
+        found += strings(request.extra)
     return found
 
 
-def changed(request: ChatRequest, change: Callable[[str], str]) -> ChatRequest:
+def _of_part(part: Part, found: list[str]) -> None:
+    if isinstance(part, TextPart):
+        found.append(part.text)
+    elif isinstance(part, FilePart):
+        if part.filename:
+            found.append(part.filename)
+        if (text := _file_text(part)) is not None:
+            found.append(text)
+    if part.extra:
+        found += strings(part.extra)
+
+
+def changed(request: ChatRequest, change: Change) -> ChatRequest:
     """The request with `change` applied to each of its texts."""
-    form = request.response_format
+    form, choice = request.response_format, request.tool_choice
     return evolve(
         request,
         messages=tuple(_message(message, change) for message in request.messages),
         tools=tuple(_tool(tool, change) for tool in request.tools),
-        response_format=None if form is None else evolve(form, schema=_deep(form.schema, change)),
-        extra=_deep(request.extra, change),
+        tool_choice=None if choice is None else evolve(choice, name=_maybe(choice.name, change)),
+        stop=tuple(change(stop) for stop in request.stop),
+        user=_maybe(request.user, change),
+        metadata=deep(request.metadata, change),
+        response_format=None if form is None else evolve(form, schema=deep(form.schema, change)),
+        extra=deep(request.extra, change),
     )
 
 
-def _message(message: Message, change: Callable[[str], str]) -> Message:
+def _maybe(text: str | None, change: Change) -> str | None:
+    return None if text is None else change(text)
+
+
+def _message(message: Message, change: Change) -> Message:
     content = message.content
     if isinstance(content, str):
         content = change(content)
@@ -70,47 +105,49 @@ def _message(message: Message, change: Callable[[str], str]) -> Message:
     return evolve(
         message,
         content=content,
-        tool_calls=tuple(evolve(call, arguments=change(call.arguments)) for call in message.tool_calls),
-        thinking=tuple(thought for thought in message.thinking if change(thought.text) == thought.text),
-        reasoning=None if message.reasoning is None else change(message.reasoning),
-        extra=_deep(message.extra, change),
+        tool_calls=tuple(_call(call, change) for call in message.tool_calls),
+        name=_maybe(message.name, change),
+        thinking=tuple(thought for thought in message.thinking if not _differs(thought, change)),
+        reasoning=_maybe(message.reasoning, change),
+        extra=deep(message.extra, change),
     )
 
 
-def _part(part: Part, change: Callable[[str], str]) -> Part:
-    extra = _deep(part.extra, change)
-    return evolve(part, text=change(part.text), extra=extra) if isinstance(part, TextPart) else evolve(part, extra=extra)
+def _call(call: ToolCall, change: Change) -> ToolCall:
+    return evolve(call, name=change(call.name), arguments=change(call.arguments))
 
 
-def _tool(tool: Tool, change: Callable[[str], str]) -> Tool:
+def _differs(thought: Thinking, change: Change) -> bool:
+    return change(thought.text) != thought.text or deep(thought.extra, change) is not thought.extra
+
+
+def _part(part: Part, change: Change) -> Part:
+    extra = deep(part.extra, change)
+    if isinstance(part, TextPart):
+        return evolve(part, text=change(part.text), extra=extra)
+    if isinstance(part, FilePart):
+        data, text = part.data, _file_text(part)
+        if text is not None and (made := change(text)) != text:
+            data = base64.b64encode(made.encode("utf-8", "surrogatepass")).decode()
+        return evolve(part, data=data, filename=_maybe(part.filename, change), extra=extra)
+    return evolve(part, extra=extra)
+
+
+def _file_text(part: FilePart) -> str | None:
+    """What an enclosed file of text says; None for any other."""
+    if part.data is None or part.media_type is None or not part.media_type.lower().startswith(_TEXTUAL):
+        return None
+    try:
+        return base64.b64decode(part.data).decode("utf-8", "replace")
+    except (binascii.Error, ValueError):
+        return part.data
+
+
+def _tool(tool: Tool, change: Change) -> Tool:
     return evolve(
         tool,
-        description=None if tool.description is None else change(tool.description),
-        parameters=_deep(tool.parameters, change),
-        extra=_deep(tool.extra, change),
+        name=change(tool.name),
+        description=_maybe(tool.description, change),
+        parameters=deep(tool.parameters, change),
+        extra=deep(tool.extra, change),
     )
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """The strings in a JSON value, keys of objects left out. Depth is bounded by the reader of the request (64)."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _strings(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _strings(each)
-
-
-def _deep(value: Any, change: Callable[[str], str]) -> Any:
-    """A JSON value with `change` applied to its strings; containers without any change stay themselves."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        items = {key: _deep(each, change) for key, each in value.items()}
-        return items if any(items[key] is not each for key, each in value.items()) else value
-    if isinstance(value, list | tuple):
-        made = [_deep(each, change) for each in value]
-        return made if any(new is not old for new, old in zip(made, value, strict=True)) else value
-    return value

@@ -7,6 +7,7 @@ Rule 3: of all matches the one that begins first counts; of those that begin tog
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from attrs import field, frozen
 from clawproxy.errors import Refusal
 from clawproxy_sanitize.prefixes import Followed
 
+_ESCAPED = re.compile(rb"\\(?:u[0-9A-Fa-f]{4}|[^u])", re.DOTALL)
+_SHORT = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 HEAD = 4096
 MOST = 1000
 """Secrets in one prompt. A prompt of many more is no accident, and each costs 10 us of everybody's time."""
@@ -85,6 +88,24 @@ class Scanner:
         """Whether any of the texts may hold a match; False is certain."""
         return bool(self._any.Match(encode("\n".join(texts))))
 
+    def may_hold(self, data: bytes) -> bool:
+        """Whether it may hold a match; False is certain."""
+        return bool(self._any.Match(data))
+
+    def holds(self, data: bytes, counts: dict[str, int]) -> bool:
+        """Whether it holds a match of a rule that does more than flag. What was not counted before counts once. Raises Refusal
+        where a rule blocks."""
+        place = 0
+        while (start := self.find(data, place)) is not None:
+            match = self.match(data, start)
+            assert match is not None
+            if match.rule.name not in counts:
+                noted(match.rule, counts)
+            if match.rule.action != "flag":
+                return True
+            place = match.end
+        return False
+
     def is_clean(self, data: bytes) -> bool:
         """Neither holds a match nor ends with what could begin one."""
         return not self._quick.Match(data)
@@ -150,6 +171,16 @@ def encode(text: str) -> bytes:
 
 def decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
+
+
+def unescaped(data: bytes) -> bytes:
+    """JSON with the escapes in its strings undone: the same for every text in it, and no JSON any more."""
+    return _ESCAPED.sub(_plain, data)
+
+
+def _plain(match: re.Match[bytes]) -> bytes:
+    said = match[0][1:]
+    return chr(int(said[1:], 16)).encode("utf-8", "surrogatepass") if len(said) > 1 else _SHORT.get(said, said)
 
 
 def _set(patterns: Sequence[bytes], chosen: Any, *, anchored: bool = False) -> Any:

@@ -5,7 +5,10 @@ Rule 1: each text of the answer (its words, its reasoning, its refusal, the argu
 Rule 2: the order of content is kept: at most one text holds anything back, and it lets go before another text's event.
 Rule 3: usage reports pass at once, for some providers send one with every piece and none ends a text. What ends the answer
         (`Finish`, `End`, `Failed`) lets go what is held first.
-Rule 4: when nothing was changed and nothing is held, the very sequence that came in goes out.
+Rule 4: when nothing was changed and nothing is held, the very sequence that came in goes out; and the provider's bytes with it,
+        if they hold nothing where events do not reach (`passes`).
+Rule 5: content the vocabulary has no word for (`Opaque`) is one text more. It is never held: what may be the beginning of a
+        secret is let go while it is short, and taken out when it is not.
 """
 
 from __future__ import annotations
@@ -13,14 +16,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 
+import msgspec
 from attrs import evolve
 
-from clawproxy.events import CONTENT, End, Event, Failed, Finish, Reasoning, Refused, Text, ToolCallDelta
-from clawproxy_sanitize.scanner import Scanner
+from clawproxy.events import CONTENT, End, Event, Failed, Finish, Opaque, Reasoning, Refused, Text, ToolCallDelta
+from clawproxy_sanitize.scanner import Scanner, unescaped
+from clawproxy_sanitize.values import deep
 from clawproxy_sanitize.window import Window
 
-Key = type[Text] | type[Reasoning] | type[Refused] | int
-"""A kind of text, or a tool call's index."""
+Key = type[Text] | type[Reasoning] | type[Refused] | str | int
+"""A kind of text, a kind of `Opaque`, or a tool call's index."""
+MACHINES = frozenset({"type", "id", "item_id", "obfuscation", "tool_use_id"})
+"""Of an `Opaque`: strings that stand between the pieces of a text and are none of it."""
 TEXTS = 128
 """Texts remembered at once: a provider may make up any number of tool calls."""
 
@@ -60,6 +67,9 @@ class Answer:
                 if self._key != event.index:
                     self._turn(event.index, out)
                 self._tool(event, out)
+            elif isinstance(event, Opaque):
+                self._let_go(out)
+                out.append(self._opaque(event))
             else:
                 if kind is Finish or kind is End or kind is Failed:
                     self._let_go(out)
@@ -70,6 +80,17 @@ class Answer:
         if len(out) == len(events) and all(map(operator.is_, out, events)):
             return events
         return out
+
+    def passes(self, raw: bytes) -> bool:
+        """Whether a provider's bytes hold no secret, wherever in them. Raises Refusal where a rule blocks."""
+        data = unescaped(raw) if b"\\" in raw else raw
+        if not self._scanner.may_hold(data):
+            return True
+        good = not self._scanner.holds(data, self._counts)
+        if len(self._counts) > self._told_of:
+            self._told_of = len(self._counts)
+            self._told(self._counts)
+        return good
 
     def _is_clean(self, events: Sequence[Event]) -> bool:
         """Whether nothing is held, and all the text of this batch may go on: one look, however many tokens it is."""
@@ -102,7 +123,26 @@ class Answer:
             out += map(self._event, self._current.interrupt())
         out.append(evolve(event, text=""))
 
+    def _opaque(self, event: Opaque) -> Opaque:
+        if event.data is None:
+            return event
+        window = self._window(event.kind)
+
+        def change(text: str) -> str:
+            pieces = window.feed(text)
+            if pieces is None:
+                return text
+            return "".join([*pieces, *window.interrupt()] if window.held else pieces)
+
+        said = msgspec.json.decode(event.data)
+        made = deep(said, change, MACHINES, lambda key: self._scanner.redact(key, self._counts))
+        return event if made is said else evolve(event, data=msgspec.json.encode(made))
+
     def _tool(self, event: ToolCallDelta, out: list[Event]) -> None:
+        if event.name:
+            event = (
+                evolve(event, name=name) if (name := self._scanner.redact(event.name, self._counts)) is not event.name else event
+            )
         if not event.arguments:
             out.append(event)
             return
@@ -142,4 +182,5 @@ class Answer:
 
     def _event(self, text: str) -> Event:
         key = self._key
+        assert not isinstance(key, str), "an Opaque holds nothing"
         return ToolCallDelta(key, arguments=text) if isinstance(key, int) else key(text)

@@ -6,6 +6,7 @@ The number is bounded: ten thousand in `make test`, more with `--bad-inputs=N`, 
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import logging
 import os
@@ -13,12 +14,17 @@ import random
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
+from clawproxy.config import ModelConfig, RouteConfig
 from tests.e2e.harness import KEY, Running, descriptors, gateway
 from tests.e2e.http_client import chat, chat_body
+from tests.matrix.expected import BASE
+from tests.policy.prompts import EMBEDDINGS, REQUESTS
+from tests.policy.test_answers_canary import MODELS
 
 AT_ONCE = 32
 
@@ -77,8 +83,103 @@ def value(rng: random.Random) -> bytes:
     return post(json.dumps(document).encode())
 
 
-def post(body: bytes) -> bytes:
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
+VALUES: list[object] = [
+    *(None, True, -1, 0, 1.5, 10**18, -(2**70), "", "x" * 300, "\u2028", "a\r\nb: c", "a\0b", "../../admin?x#y", "\x7f\x1b[2J"),
+    *([], {}, [1], [[]], [None], {"a": {"b": []}}, ["a", 1], {"type": "text"}, {"type": "function"}, {"type": ["x"]}, {"": ""}),
+    *([{}] * 200, {str(number): number for number in range(200)}, {"type": "tool_use", "id": "a", "name": "b", "input": []}),
+]
+"""What is put where it does not belong."""
+
+
+def native(rng: random.Random) -> bytes:
+    """A request of any format, wrong in some places."""
+    client, (path, made) = rng.choice([*REQUESTS.items(), *REQUESTS.items(), *EMBEDDINGS.items()])
+    document: Any = spoilt(made, rng)
+    name = rng.choice(list(MODELS)) if rng.randrange(4) else "via-" + client.split()[0]
+    if "{model}" not in path and isinstance(document, dict) and rng.randrange(20):
+        document.setdefault("model", name)
+    if isinstance(document, dict) and rng.randrange(3) == 0:
+        document["stream"] = True
+    if path.endswith("/messages") and rng.randrange(5) == 0:
+        path += "/count_tokens"
+    if path.endswith(":generateContent"):
+        method = rng.choice(["generateContent", "streamGenerateContent", "streamGenerateContent?alt=sse", "countTokens", "zzz"])
+        path = path.replace("generateContent", method)
+    model = rng.choice([name] * 20 + ["..%2fadmin", "a%0d%0ab", "%00", "x" * 3000, "a:b", "%ff"])
+    text = json.dumps(document).replace("{model}", name).encode()
+    if rng.randrange(8) == 0:
+        place = rng.randrange(len(text))
+        text = text[:place] + rng.choice([b"\\ud800", b"\xff", b"[" * 5000, b'"', b"1e999", b"\x00", b"9" * 5000]) + text[place:]
+    return post(text, path.replace("{model}", model))
+
+
+def spoilt(value: Any, rng: random.Random) -> Any:
+    """A copy that is wrong in one to three places."""
+    made = copy.deepcopy(value)
+    for _ in range(rng.randint(1, 3)):
+        at, steps = made, rng.randint(1, 8)
+        while isinstance(at, dict | list) and at:
+            key: Any = rng.choice(list(at)) if isinstance(at, dict) else rng.randrange(len(at))
+            steps -= 1
+            if steps == 0 or not isinstance(at[key], dict | list) or not at[key]:
+                kind = rng.randrange(4)
+                if kind == 0:
+                    del at[key]
+                elif kind == 1 and isinstance(at, list):
+                    at += [copy.deepcopy(at[key])] * rng.choice([1, 100])
+                else:
+                    at[key] = copy.deepcopy(rng.choice(VALUES))
+                break
+            at = at[key]
+    return made
+
+
+def responses_websocket(rng: random.Random) -> bytes:
+    """Responses' WebSocket mode: creates that are wrong somewhere, on lanes that are."""
+    frames = b""
+    for _ in range(rng.randint(1, 4)):
+        document = {
+            "type": "response.create",
+            "model": "via-openai_responses",
+            **REQUESTS["openai_responses"][1],
+            "stream_id": "a",
+        }
+        document = spoilt(document, rng)
+        if rng.randrange(2) == 0 and isinstance(document, dict):
+            name = rng.choice(["type", "stream_id", "generate", "previous_response_id", "model", "input", "background", "stream"])
+            document[name] = copy.deepcopy(rng.choice([*VALUES, "response.steer", "response.cancel"]))
+        frames += text_frame(json.dumps(document).encode())
+    return opened("/v1/responses", rng) + frames
+
+
+def claw_websocket(rng: random.Random) -> bytes:
+    """What the Claw WebSocket got lately: prompts in pieces, additions, credit."""
+    frames = text_frame(json.dumps({"type": "auth", "token": KEY, "credit": rng.choice([True, False, 1, None])}).encode())
+    for _ in range(rng.randint(1, 6)):
+        asked = {"type": "llm_request", "id": "r", "model": "test-model", "prompt": "hi", "prompt_stream": True}
+        chunk = {"type": "llm_prompt_chunk", "id": "r", "content": "more", "final": bool(rng.randrange(2))}
+        append = {"type": "llm_append", "id": "r", "content": rng.choice(["more", [{"type": "text", "text": "x"}]])}
+        said: Any = rng.choice([asked, chunk, append, {"type": "credit", "id": "r", "n": 5}, {"type": "llm_cancel", "id": "r"}])
+        frames += text_frame(json.dumps(spoilt(said, rng) if rng.randrange(3) else said).encode())
+    return opened("/websocket", rng) + frames
+
+
+def opened(path: str, rng: random.Random) -> bytes:
+    key = base64.b64encode(rng.randbytes(16)).decode()
+    head = f"GET {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nAuthorization: Bearer {KEY}\r\n"
+    return f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+
+
+def text_frame(payload: bytes) -> bytes:
+    size = len(payload)
+    length = (
+        bytes([0x80 | size]) if size < 126 else struct.pack(">BH", 0xFE, size) if size < 65536 else struct.pack(">BQ", 0xFF, size)
+    )
+    return b"\x81" + length + b"\0\0\0\0" + payload
+
+
+def post(body: bytes, path: str = "/v1/chat/completions") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: gw\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
     return head.encode() + f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
@@ -122,6 +223,8 @@ def frame(rng: random.Random) -> bytes:
 
 
 KINDS: list[Callable[[random.Random], bytes]] = [head, body, value, garbage, websocket]
+NEW = [native, native, native, responses_websocket, claw_websocket]
+KINDS += NEW
 
 
 @pytest.mark.slow
@@ -131,14 +234,16 @@ async def test_the_gateway_survives(tmp_path: Path, pytestconfig: pytest.Config,
     print(f"seed {seed}, {count} inputs")
     caplog.set_level(logging.DEBUG)
     statuses: dict[bytes, int] = {}
-    async with gateway(tmp_path) as running:
+    models = {**MODELS, "test-model": ModelConfig((RouteConfig("openai_chat", "scripted-1"),))}
+    async with gateway(tmp_path, models=models, dialects=BASE) as running:
         limiter = trio.CapacityLimiter(AT_ONCE)
         before = descriptors()
 
         async def one(number: int) -> None:
             rng = random.Random(seed + number)
             async with limiter:
-                await send(running, rng.choice(KINDS)(rng), number, statuses)
+                kind = rng.choice(KINDS)
+                await send(running, kind(rng), number, statuses, stays=5.0 if kind is native else 0.02 if kind in NEW else 0.0)
 
         for start in range(0, count, 500):
             async with trio.open_nursery() as nursery:
@@ -149,7 +254,7 @@ async def test_the_gateway_survives(tmp_path: Path, pytestconfig: pytest.Config,
             assert reply.status == 200, f"after {start + 500} inputs"
         with trio.fail_after(10):
             await running.at_rest()
-            while descriptors() > before + 4:
+            while descriptors() > before + 4 + 2 * idle(running):  # both ends of a connection to the provider are here
                 await trio.sleep(0.01)
     print({status.decode(): number for status, number in sorted(statuses.items())})
     assert not [status for status in statuses if status.startswith(b"5") and status not in (b"501", b"505", b"502", b"503")]
@@ -158,14 +263,23 @@ async def test_the_gateway_survives(tmp_path: Path, pytestconfig: pytest.Config,
     assert not crashes, crashes[0].getMessage()
 
 
-async def send(running: Running, data: bytes, number: int, statuses: dict[bytes, int]) -> None:
+def idle(running: Running) -> int:
+    return sum(pool.idle for pool in running.server.gateway.current.upstream.statistics().values())  # type: ignore[attr-defined]
+
+
+async def send(running: Running, data: bytes, number: int, statuses: dict[bytes, int], *, stays: float) -> None:
+    """`stays`: seconds that the client listens on before it says that it has done, which counts as leaving."""
     with trio.move_on_after(5) as scope:
         async with await running.connect() as stream:
             received = b""
             try:
                 await stream.send_all(data)
-                await stream.send_eof()
-                while chunk := await stream.receive_some(65536):
+                with trio.move_on_after(stays) as listening:
+                    while chunk := await stream.receive_some(65536):
+                        received = (received + chunk)[:65536]
+                if listening.cancelled_caught or not stays:
+                    await stream.send_eof()
+                while listening.cancelled_caught and (chunk := await stream.receive_some(65536)):
                     received = (received + chunk)[:65536]
             except trio.BrokenResourceError:
                 pass

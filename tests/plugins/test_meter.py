@@ -20,13 +20,12 @@ from clawproxy.context import App, Attempt, Exchange
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, Begin, End, Event, Finish, Reasoning, Refused, Text, ToolCallDelta, UsageReport
 from clawproxy.hookspecs import Observe
-from clawproxy.messages import ChatRequest, ImagePart, Message, TextPart, Tool, ToolCall, Usage
+from clawproxy.messages import ChatRequest, Usage
 from clawproxy.stores.base import LedgerRow
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
 from clawproxy.testing.factories import make_attempt, make_exchange, make_principal, make_request, make_route
 from clawproxy_meter import figures
-from clawproxy_meter.figures import prompt_bound
 
 SETTINGS = meter.Meter(meter.MeterSettings(), {})
 PROMPT = "Say hello."  # 10 bytes and a message's 8: 18 reserved, an estimate of 5 tokens
@@ -321,22 +320,6 @@ def test_settings_are_checked() -> None:
     assert meter.MeterSettings(estimate_bytes_per_token=3.5).estimate_bytes_per_token == 3.5
     with pytest.raises(ValueError, match="estimate_bytes_per_token"):
         meter.MeterSettings(estimate_bytes_per_token=0)
-
-
-def test_the_bound_counts_what_a_model_reads() -> None:
-    plain = prompt_bound(make_request("x" * 100))
-    assert plain == 108
-    call = Message("assistant", None, tool_calls=(ToolCall("1", "f", "{}"),), reasoning="hm")
-    image = Message("user", (TextPart("é"), ImagePart(url="https://x/y.png")))
-    tool = Tool("f", "does", {"type": "object"})
-    request = make_request(messages=(call, image), tools=(tool,), extra={"functions": [1]})
-    assert prompt_bound(request) == (8 + 2 + 11) + (8 + 2 + figures.IMAGE_TOKENS) + (1 + 4 + 17 + 8) + 17
-
-
-@given(st.lists(st.text(), min_size=1))
-def test_the_bound_is_above_any_byte_level_count(texts: list[str]) -> None:
-    request = make_request(messages=tuple(Message("user", text) for text in texts))
-    assert prompt_bound(request) >= sum(len(text.encode()) for text in texts) + 8 * len(texts)
 
 
 def test_its_hooks_are_the_systems() -> None:

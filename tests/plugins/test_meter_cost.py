@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clawproxy.config import Config, ModelConfig, Price, PriceConfig, ProviderConfig, RouteConfig
+from clawproxy.dialects.figures import storable
 from clawproxy.events import Text, UsageReport
 from clawproxy.messages import Usage
 from clawproxy.testing import Answer, Claw, Fail, claw
@@ -93,3 +96,15 @@ async def test_not_known_is_not_free(model: str, cost: int | None) -> None:
         assert answer.exchange.cost_nano == cost
         [total] = await gateway.store.usage()
         assert total.cost_nano == cost
+
+
+@pytest.mark.parametrize("value", [[1] * 3_000_000, "x" * 10_000_000, 10**400, {"a": {"b": {"c": 1}}}, None, True, 1.5])
+def test_what_a_provider_adds_to_its_figures_is_kept_small(value: Any) -> None:
+    nested: Any = 1
+    for _ in range(900):
+        nested = [nested]
+    began = time.perf_counter()
+    kept = storable({"prompt_tokens": 1, "x" * 100_000: value, "deep": nested})
+    assert time.perf_counter() - began < 0.1
+    assert len(str(kept)) < 600
+    assert kept["prompt_tokens"] == 1

@@ -44,6 +44,7 @@ from clawproxy.events import (
 )
 from clawproxy.messages import ChatRequest, Usage
 
+_OF_BLOCKS = frozenset({b"content_block_start", b"content_block_delta", b"content_block_stop"})
 PING = encode_event(b'{"type": "ping"}', b"ping")
 
 
@@ -141,7 +142,7 @@ class StreamEncoder(Identity):
         name = piece[7 : piece.index(b"\n")]
         if not self.begun and name != b"message_start" and name.startswith((b"content_", b"message_")):
             return self._begin() + self._follow(piece)
-        if not name.startswith(b"content_block_"):
+        if name not in _OF_BLOCKS:
             if name == b"message_start":
                 whole, self.begun = b"" if self.begun else whole, True
             elif name == b"message_delta":

@@ -131,10 +131,10 @@ class Conversation:
         used = 0
         for entry in order:
             if "block" in entry:
-                made.append(raw[entry["block"]])
+                made += [raw[entry["block"]]] if entry["block"] in raw else []
                 continue
             (kind, place) = next(item for item in entry.items() if item[0] != "extra")
-            if place < len(sources[kind]):
+            if isinstance(place, int) and place < len(sources.get(kind, ())):  # a policy may have changed any word, these too
                 made.append({**entry.get("extra", {}), **sources[kind][place]})
                 used += 1
         if used == len(thinking) + len(parts) + len(calls):

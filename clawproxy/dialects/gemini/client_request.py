@@ -19,6 +19,7 @@ from clawproxy.dialects.gemini.client_path import Asked, read_target
 from clawproxy.dialects.gemini.names import NAME, camel
 from clawproxy.dialects.gemini.schemas import json_schema
 from clawproxy.dialects.openai_chat import check
+from clawproxy.dialects.openai_chat.client_request import FORBIDDEN
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.messages import EMPTY, ChatRequest, Message, Part, ResponseFormat, Tool, ToolChoice
@@ -57,6 +58,7 @@ def decode_request(body: bytes, limits: Mapping[str, int], head: Head) -> ChatRe
     fields = jsonio.decode(body, depth=limits.get("json_depth", 64))
     if not isinstance(fields, dict):
         raise ClawError("invalid_request", "The body must be a JSON object.")
+    _allowed(fields)
     said = _said(fields)
     longest = limits.get("messages", 100_000)
     if asked.method.endswith("Contents") or asked.method == "embedContent":
@@ -66,6 +68,12 @@ def decode_request(body: bytes, limits: Mapping[str, int], head: Head) -> ChatRe
     stream = asked.method == "streamGenerateContent"
     extra = check.beyond(said, _KNOWN)
     return _generate(said, asked, longest, extra, stream=stream, include_usage=stream)
+
+
+def _allowed(fields: Mapping[str, Any]) -> None:
+    """Raises ClawError for what would steer the gateway's own connection, as in every dialect."""
+    for name in sorted(FORBIDDEN & fields.keys()):
+        raise ClawError("unknown_parameter", f"`{name}` is not a parameter of this API.", param=name)
 
 
 def _said(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,9 @@ class StreamDecoder:
             if type(event.summary_index) is int and event.summary_index > 0:
                 events.append(Reasoning("\n\n"))
         elif (tool := kind_of_tool(kind)) is not None:
-            events.append(Opaque(tool))
+            events.append(Opaque(tool, data if kind.endswith(".delta") else None))
+        elif kind.endswith(".delta") and isinstance(event.delta, str):
+            events.append(Opaque(kind[:64], data))  # a text in pieces that nobody knows yet: policies follow it
         return kind.startswith("response.")  # what is no event of this format (a ping of their own) is not for the client
 
     def _begin(self, response: Any, events: list[Event]) -> None:
