@@ -54,6 +54,9 @@ class _Watch(Extension):
     def enabled(self) -> bool:
         return True
 
+    def offer(self) -> bool | str:
+        return False
+
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
