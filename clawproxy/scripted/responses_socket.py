@@ -1,7 +1,8 @@
 """The WebSocket mode of Responses, as a provider has it: `GET /v1/responses` with an upgrade, then a message for each event.
 
 Rule 1: scripts play here as they do over HTTP. What they do to a head has no place; `status` is an `error` message with that
-        status, `comment` a ping, `raw head` bytes between frames; `cut`, `reset`, `stall`, `split`, `drip` act on the frames.
+        status, `comment` a ping, `raw` bytes between frames (an event as a message); `cut`, `reset`, `stall`, `split`, `drip` act
+        on the frames.
 Rule 2: messages of one socket are answered one after the other. A `stream_id` comes back with each event of its answer.
 Rule 3: wsproto reads; as a server's frames are not masked, they are written by hand.
 """
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from clawproxy.scripted.server import ScriptedProvider
 
 PATHS = ("/v1/responses", "/responses")
+_EVENTS = (b"data:", b"event:", b":")
 _CLOSE = b"\x88\x02\x03\xe8"
 _LIMIT = {
     "type": "invalid_request_error",
@@ -68,6 +70,8 @@ async def converse(provider: ScriptedProvider, connection: Connection, row: Conn
             continue
         answered += 1
         player = await provider.exchange(connection, row, evolve(request, body=message), over_socket=True)
+        if provider.socket_coda:
+            await connection.send(provider.socket_coda)
     await connection.send(_CLOSE)
 
 
@@ -142,10 +146,7 @@ class SocketPlayer(Player):
     async def _step(self, step: Step) -> None:
         if isinstance(step, f.Redirect):
             raise BrokenOff(reset=False)
-        if isinstance(step, f.RawHead):
-            await self._out(step.data)
-        else:
-            await super()._step(step)
+        await super()._step(step)
 
     async def _answer_status(self, step: f.Status) -> None:
         body = self._format.error_body(step.code) if step.body is None else step.body.encode()
@@ -166,6 +167,9 @@ class SocketPlayer(Player):
     async def _body(self, data: bytes) -> None:
         if not self._head_sent:
             await self._send_head()
+        if not data.startswith(_EVENTS):
+            await self._out(data)
+            return
         for message in _messages(data):
             if message is None:
                 await self._out(frame(b"scripted", opcode=9))
@@ -203,8 +207,6 @@ def _messages(data: bytes) -> Iterator[bytes | None]:
             yield _nested(b"\n".join(said))
         elif block.startswith(b":"):
             yield None
-        elif block:
-            yield block
 
 
 def _nested(message: bytes) -> bytes:

@@ -96,6 +96,8 @@ class ScriptedProvider:
         """What becomes of those who ask for a WebSocket; a number is the status that refuses them."""
         self.socket_answers: int | None = None
         """How many answers a WebSocket gives before it says that it is too old."""
+        self.socket_coda = b""
+        """Bytes that a WebSocket says after each answer, unasked."""
         self._initial = self.default
         self._key = key
 
@@ -215,9 +217,8 @@ class ScriptedProvider:
 
     def wants_key(self, request: Request) -> int | None:
         """401 where this upgrade has not the key, which is insisted on."""
-        key = None if self._key is None else f"bearer {self._key.reveal()}".lower()
-        said = [value.lower() for name, value in request.headers if name.lower() == "authorization"]
-        return 401 if key is not None and key not in said else None
+        said = [value for name, value in request.headers if name.lower() == "authorization"]
+        return 401 if self._key is not None and f"Bearer {self._key.reveal()}" not in said else None
 
     async def exchange(
         self, connection: Connection, row: ConnectionEntry, request: Request, *, over_socket: bool = False
