@@ -182,7 +182,7 @@ class SocketOpening:
         if self._answer is not None:
             self._answer.leave(exc_type is None)
         elif self._http is not None:
-            await self._http.__aexit__(exc_type, exc, tb)
+            self._http.leave(exc_type is None)
 
     async def _ask(self, message: bytes) -> SocketAnswer:
         """Raises Refused where nothing was asked, or the provider says so."""

@@ -65,9 +65,9 @@ class _Watch(Extension):
         return CloseReason.MESSAGE_TOO_BIG if payload_length > MAX_MESSAGE else _CLEAR
 
     def resting(self) -> bool:
-        """Whether no part of a frame is held."""
+        """Whether no part of a frame is held, after the first one."""
         decoder = self._decoder
-        return decoder is None or (decoder.header is None and not len(decoder.buffer))
+        return decoder is not None and decoder.header is None and not len(decoder.buffer)
 
 
 class WebSocket:
