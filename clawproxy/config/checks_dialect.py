@@ -1,4 +1,4 @@
-"""What a provider's `profile` and `api_version` must fulfil, and Azure's addresses.
+"""What a provider's `profile`, `api_version` and `websocket` must fulfil, and Azure's addresses.
 
 Rule: a key that its dialect would ignore is refused. Plugins' dialects read them as they like.
 """
@@ -22,6 +22,7 @@ PROFILES = (
 OPENAI_FAMILY = ("openai_chat", "azure")
 VERSIONED = ("azure", "anthropic")
 """The dialects that have an `api_version`."""
+WITH_SOCKETS = "openai_responses"
 _AZURE = ("azure", "azure_entra")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -37,6 +38,8 @@ def check_dialect_options(provider: ProviderConfig, path: KeyPath, known: bool, 
             found.wrong((*path, "profile"), f'has no meaning for dialect = "{provider.dialect}"; remove it')
         elif provider.dialect == "azure" and profile not in _AZURE:
             found.wrong((*path, "profile"), f'"{profile}" is not Azure\'s; write one of {", ".join(_AZURE)}, or leave it out')
+    if provider.websocket and provider.dialect != WITH_SOCKETS:
+        found.wrong((*path, "websocket"), f'has no meaning for dialect = "{provider.dialect}"; only {WITH_SOCKETS} has that mode')
     azure = provider.dialect == "azure" or (family and profile in _AZURE)
     if version is not None:
         if known and not azure and provider.dialect not in VERSIONED:

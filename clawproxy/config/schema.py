@@ -88,6 +88,8 @@ class ProviderConfig:
     """Which host's peculiarities to mind (`dialects.profiles`), where `base_url` does not tell."""
     api_version: str | None = None
     """Azure's `api-version`, Anthropic's `anthropic-version`, where the dialect's own default is not wanted."""
+    websocket: bool = False
+    """For `openai_responses`: attempts go over WebSockets, where the provider takes them."""
     script: str | None = None
     """For the `scripted` dialect: what it says, unless a prompt brings its own script."""
     models: tuple[str, ...] = ()

@@ -134,6 +134,8 @@ class ProviderLog:
         self.counts["in_progress"] = len(kept)
         self.requests = len(kept)
         self.connections_opened = len(open_now)
+        self.sockets = 0
+        """How many connections became WebSockets."""
         self.open_connections = len(open_now)
         self.bytes_sent = 0
         self._kept_bytes = sum(len(entry.body_bytes) for entry in kept)

@@ -19,8 +19,9 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
+import attrs
 import trio
 
 from clawproxy.scripted import faults as f
@@ -39,6 +40,7 @@ from clawproxy.scripted.openai_embeddings import OpenAIEmbeddings
 from clawproxy.scripted.openai_responses import OpenAIResponses
 from clawproxy.scripted.player import BrokenOff, Player
 from clawproxy.scripted.reader import Malformed, Request
+from clawproxy.scripted.responses_socket import SocketPlayer, asks_upgrade, converse
 from clawproxy.scripted.script import Script, as_script, find_script, parse
 from clawproxy.scripted.walk import plan
 from clawproxy.secrets import Secret
@@ -90,6 +92,12 @@ class ScriptedProvider:
         """A model's own default."""
         self.url = ""
         """`http://host:port` of the first listener, once it serves."""
+        self.upgrade: Literal["accept", "hang", "cut"] | int = "accept"
+        """What becomes of those who ask for a WebSocket; a number is the status that refuses them."""
+        self.socket_answers: int | None = None
+        """How many answers a WebSocket gives before it says that it is too old."""
+        self.socket_coda = b""
+        """Bytes that a WebSocket says after each answer, unasked."""
         self._initial = self.default
         self._key = key
 
@@ -177,8 +185,10 @@ class ScriptedProvider:
                 return
             if request.path.startswith("/_"):
                 player = await control(self, connection, row, request)
+            elif asks_upgrade(request):
+                return await converse(self, connection, row, request)
             else:
-                player = await self._exchange(connection, row, request)
+                player = await self.exchange(connection, row, request)
 
     async def _next(self, connection: Connection, before: Player | None) -> Request | None:
         """The next request, or None where the connection is to be closed instead. Raises PeerGone."""
@@ -205,13 +215,21 @@ class ScriptedProvider:
             return None
         return request
 
-    async def _exchange(self, connection: Connection, row: ConnectionEntry, request: Request) -> Player:
+    def wants_key(self, request: Request) -> int | None:
+        """401 where this upgrade has not the key, which is insisted on."""
+        said = [value for name, value in request.headers if name.lower() == "authorization"]
+        return 401 if self._key is not None and f"Bearer {self._key.reveal()}" not in said else None
+
+    async def exchange(
+        self, connection: Connection, row: ConnectionEntry, request: Request, *, over_socket: bool = False
+    ) -> Player:
+        """One request, from its bytes to the end of its answer. `over_socket`: it came as a message of the WebSocket mode."""
         key = None if self._key is None else self._key.reveal()
         entry = self.log.received(row, request.method, request.target, request.headers, request.body, key)
         entry.request_id = entry.header("x-request-id") or entry.header("x-client-request-id")
         state: State = "closed_by_provider"
         try:
-            player = await self._answer(connection, request, entry)
+            player = await self._answer(connection, request, entry, SocketPlayer if over_socket else Player)
             state = "finished"
         except PeerGone:
             state = "closed_by_peer"
@@ -226,19 +244,22 @@ class ScriptedProvider:
             self.log.over(entry, state)
         return player
 
-    async def _answer(self, connection: Connection, request: Request, entry: Entry) -> Player:
+    async def _answer(self, connection: Connection, request: Request, entry: Entry, make: type[Player]) -> Player:
         format_ = FORMATS[0]
-        player = Player(connection, format_, entry, keep_alive=request.keep_alive)
+        over_socket = make is SocketPlayer
+        player = make(connection, format_, entry, keep_alive=request.keep_alive)
         try:
-            found, lists = _route(request)
+            found, lists = _route(attrs.evolve(request, method="POST") if over_socket else request)
             format_ = found
-            player = Player(connection, format_, entry, keep_alive=request.keep_alive)
+            player = make(connection, format_, entry, keep_alive=request.keep_alive)
             if entry.credential_ok is False:
                 raise BadRequest(401, "Incorrect API key provided.", code="invalid_api_key")
             if lists:
                 await player.answer(200, format_.models(self.models))
                 return player
             asked = self._read(request, entry, format_)
+            if over_socket:
+                asked, entry.stream = attrs.evolve(asked, stream=True), True
             script = self._choose(asked)
         except BadRequest as refused:
             await player.answer(refused.status, format_.error_body(refused.status, refused.message, refused.param, refused.code))

@@ -1,4 +1,5 @@
-"""The providers' side of I/O. Reading order: `base` (what the exchange asks for), `providers`, `answer`, `pool`, `connection`."""
+"""The providers' side of I/O. Reading order: `base` (what the exchange asks for), `providers`, `answer`, `pool`, `connection`;
+then `responses_ws` and `websocket`, the other way of asking."""
 
 from clawproxy.upstream.dns import Resolver
 from clawproxy.upstream.pool import PoolStatistics

@@ -140,8 +140,12 @@ class Opening:
         return answer
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.leave(exc_type is None)
+
+    def leave(self, well: bool) -> None:
+        """See `Answer.leave`."""
         if self._answer is not None:
-            self._answer.leave(exc_type is None)
+            self._answer.leave(well)
 
     def _wait(self) -> None:
         self._phases.enter("queue")

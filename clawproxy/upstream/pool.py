@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import trio
-from attrs import frozen
+from attrs import astuple, frozen
 
 from clawproxy.config import PoolConfig
 
@@ -46,6 +46,9 @@ class PoolStatistics:
     max: int
     opened_total: int
     reused_total: int
+
+    def plus(self, other: PoolStatistics) -> PoolStatistics:
+        return PoolStatistics(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class _Waiter:

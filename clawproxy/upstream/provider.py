@@ -18,9 +18,10 @@ from clawproxy.upstream.connection import Connection
 from clawproxy.upstream.dial import Dialer
 from clawproxy.upstream.dns import Resolver
 from clawproxy.upstream.faults import fault
-from clawproxy.upstream.pool import Pool
+from clawproxy.upstream.pool import Pool, PoolStatistics
 from clawproxy.upstream.proxy import Proxy
 from clawproxy.upstream.request import RequestEncoder
+from clawproxy.upstream.responses_ws import Sockets
 from clawproxy.upstream.url import BaseURL
 
 logger = logging.getLogger("clawproxy.upstream")
@@ -58,6 +59,7 @@ class Provider:
         self._connect_limit = deadlines.connect
         self._response_limit = response_limit
         self._dialer = Dialer(name, url, proxy, context, resolver)
+        self.sockets = Sockets(name, config.pool, self._dialer, response_limit, deadlines.connect) if config.websocket else None
         self._encoder = RequestEncoder(url, config.headers, dialect.auth_header, proxy if context is None else None)
 
     def __repr__(self) -> str:
@@ -73,6 +75,21 @@ class Provider:
         connection = Connection(self.name, await self._dialer.connect(), self._response_limit)
         self.pool.opened_total += 1
         return connection
+
+    def sweep(self) -> None:
+        self.pool.sweep()
+        if self.sockets is not None:
+            self.sockets.pool.sweep()
+
+    def close(self) -> None:
+        self.pool.close()
+        if self.sockets is not None:
+            self.sockets.pool.close()
+
+    def statistics(self) -> PoolStatistics:
+        """Of its connections, sockets included."""
+        figures = self.pool.statistics()
+        return figures if self.sockets is None else figures.plus(self.sockets.pool.statistics())
 
     def put_back(self, connection: Connection, finished: bool = False) -> None:
         """The place, and the connection with it where its answer ended cleanly; else it is closed now. `finished`: see

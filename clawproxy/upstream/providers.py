@@ -26,6 +26,7 @@ from clawproxy.upstream.pool import PoolStatistics
 from clawproxy.upstream.provider import MAX_PAUSE, Provider
 from clawproxy.upstream.proxy import Proxy, proxy_for
 from clawproxy.upstream.request import header_problem
+from clawproxy.upstream.responses_ws import SocketOpening
 from clawproxy.upstream.url import BaseURL, parse_base_url
 
 
@@ -105,6 +106,8 @@ class Providers:
         made, `first_token` always."""
         provider = self._providers.get(route.provider)
         if provider is not None:
+            if provider.sockets is not None:
+                return SocketOpening(provider, provider.sockets, request, outbound, phases, fair_key)
             return Opening(provider, request, outbound, phases, fair_key)
         inner = self._in_process.get(route.provider)
         if inner is None:
@@ -119,19 +122,19 @@ class Providers:
         pause = min((provider.pause for provider in self._providers.values()), default=MAX_PAUSE)
         while True:
             for provider in self._providers.values():
-                provider.pool.sweep()
+                provider.sweep()
             for provider in self._providers.values():
                 await provider.warm_up()
             await trio.sleep(pause)
 
     def statistics(self) -> Mapping[str, PoolStatistics]:
         """By provider."""
-        return {name: provider.pool.statistics() for name, provider in self._providers.items()}
+        return {name: provider.statistics() for name, provider in self._providers.items()}
 
     async def aclose(self) -> None:
         """Close the idle connections now, and those at work when their answers end."""
         for provider in self._providers.values():
-            provider.pool.close()
+            provider.close()
         await trio.lowlevel.checkpoint()
 
     # --- checking the configuration --------------------------------------------------------------------------------------

@@ -78,6 +78,13 @@ class Wire:
         self._more = len(data) == READ_SIZE
         return data
 
+    def send_nowait(self, data: bytes) -> bool:
+        """Whether the kernel took all of these few bytes at once. After False the connection is of no more use."""
+        try:
+            return self._socket.send(data) == len(data)
+        except OSError:
+            return False
+
     def quiet(self) -> bool:
         """Whether the peer has neither closed nor sent anything. One system call."""
         try:
@@ -145,6 +152,11 @@ class TLSWire(Wire):
             ciphertext = self._unsent + self._outgoing.read()
             self._unsent = b""
             await self._push(ciphertext)
+
+    def send_nowait(self, data: bytes) -> bool:
+        self._tls.write(data)
+        self._push_nowait()
+        return not self._unsent
 
     def receive_nowait(self) -> bytes | None:
         while True:

@@ -82,12 +82,14 @@ async def gateway(
     plugins: dict[str, object] | None = None,
     sections: Mapping[str, Mapping[str, Any]] | None = None,
     dialects: Mapping[str, str] | None = None,
+    websocket: bool = False,
     **changes: Any,
 ) -> AsyncIterator[Running]:
     """Args:
     plugins: objects, by name.
     sections: `[plugins.NAME]`.
     dialects: one provider for each of these, of that name, all of them the scripted one: what their `base_url` ends with.
+    websocket: what those providers' `websocket` is.
     changes: fields of `Config` to replace.
     """
     if sections is not None:
@@ -97,7 +99,7 @@ async def gateway(
         url = await nursery.start(provider.serve, "127.0.0.1", 0)
         if dialects is not None:
             changes["providers"] = {
-                name: ProviderConfig(name, url.removesuffix("/v1") + path, SecretRef("", PROVIDER_KEY))
+                name: ProviderConfig(name, url.removesuffix("/v1") + path, SecretRef("", PROVIDER_KEY), websocket=websocket)
                 for name, path in dialects.items()
             }
         config = make_config(tmp_path, url, **changes)

@@ -8,7 +8,7 @@ import pytest
 
 from clawproxy.config import ModelConfig, RouteConfig
 from clawproxy.dialects import CLIENT, PROVIDER
-from tests.e2e.harness import gateway
+from tests.e2e.harness import Running, gateway
 from tests.matrix.cells import SCENARIOS, Cell, Refused
 from tests.matrix.expected import BASE, CLIENTS, PROVIDERS, expected
 
@@ -39,11 +39,26 @@ async def verdict(cell: Cell, scenario: str) -> str:
 async def test_the_matrix(tmp_path: Path, client: str, provider: str) -> None:
     models = {f"via-{name}": ModelConfig((RouteConfig(name, "scripted-1"),)) for name in PROVIDERS}
     async with gateway(tmp_path, models=models, dialects=BASE) as running:
-        cell = Cell(running, client, provider)
-        wrong = []
-        for scenario in SCENARIOS:
-            wanted = expected(scenario, client, provider)
-            if wanted != "-" and (found := await verdict(cell, scenario)) != wanted:
-                wrong.append(f"{scenario}: expected {wanted}, found {found}")
-        await running.at_rest()
+        await every_scenario(running, client, provider)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_provider_that_is_asked_over_websockets_is_no_other(tmp_path: Path, client: str) -> None:
+    provider = "openai_responses"
+    models = {f"via-{provider}": ModelConfig((RouteConfig(provider, "scripted-1"),))}
+    async with gateway(tmp_path, models=models, dialects={provider: BASE[provider]}, websocket=True) as running:
+        await every_scenario(running, client, provider)
+        methods = {entry.method for entry in running.provider.log.entries}
+        assert methods == {"GET"}, "some went over HTTP"
+        assert not running.provider.log.malformed
+
+
+async def every_scenario(running: Running, client: str, provider: str) -> None:
+    cell = Cell(running, client, provider)
+    wrong = []
+    for scenario in SCENARIOS:
+        wanted = expected(scenario, client, provider)
+        if wanted != "-" and (found := await verdict(cell, scenario)) != wanted:
+            wrong.append(f"{scenario}: expected {wanted}, found {found}")
+    await running.at_rest()
     assert not wrong, "\n".join(wrong)
