@@ -140,7 +140,7 @@ class Choice:
 
     def _by_speed(self, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
         """The fastest as far as is known; what is not known is tried by one request at a time, and now and then another than
-        the fastest, the one nobody asked for longest: it may have become the fastest."""
+        the fastest, for that may have become it. Each is tried the less often the slower it is, and never forgotten."""
         learned, now = self.learned, self.now
         places = [learned.place(way[0].key) for way in ways]
         known = [place.seconds(self.output, now, self.memory) for place in places]
@@ -150,11 +150,16 @@ class Choice:
         pick: int | None = None
         if untried:
             pick = untried[0]
-        elif len(ways) > 1 and learned.random.random() < self.explore:
+        elif len(ways) > 1 and self.explore:
             best = min(range(len(ways)), key=scores.__getitem__)
-            pick = min((at for at in range(len(ways)) if at != best), key=lambda at: places[at].asked)
+            each = (len(ways) - 1) / self.explore / (scores[best] or 1.0)
+            due = [at for at, place in enumerate(places) if at != best and place.passed_over >= each * scores[at]]
+            pick = max(due, key=lambda at: places[at].passed_over, default=None)
+        for place in places:
+            place.passed_over += 1
         arranged = self._sorted(ways, scores)
         if pick is not None:
+            places[pick].passed_over = 0
             way = ways[pick]
             arranged = [way, *(each for each in arranged if each is not way)]
             self.explored = way[0]

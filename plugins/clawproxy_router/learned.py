@@ -21,7 +21,8 @@ MOST_PLACES: Final = 4096
 MOST_SORTS: Final = 4096
 LEAST_SHARE: Final = 1 / 16
 """Of a new figure in the average, however soon it follows the one before."""
-OUTPUT_SHARE: Final = 1 / 32
+OUTPUTS_COUNTED: Final = 64
+"""Answers after which the average of their lengths begins to forget."""
 UNKNOWN_OUTPUT: Final = 256
 """Tokens of an answer, before any was seen."""
 FAILED: Final = 2.0
@@ -62,8 +63,8 @@ class Place:
     in_flight: int = 0
     first_token: Average = field(factory=Average)
     per_token: Average = field(factory=Average)
-    asked: float = -math.inf
-    """When a request was last sent there."""
+    passed_over: int = 0
+    """Choices by speed since a request was last sent there."""
 
     def seconds(self, tokens: float, now: float, memory: float) -> float | None:
         """How long an answer of so many tokens would take. None where nothing is known."""
@@ -79,8 +80,8 @@ class Learned:
     now: Callable[[], float]
     random: Random
     places: dict[Key, Place] = field(factory=dict)
-    outputs: dict[tuple[str, int, int], float] = field(factory=dict)
-    """Tokens an answer has, by model and the sizes of prompt and limit."""
+    outputs: dict[tuple[str, int, int], tuple[float, int]] = field(factory=dict)
+    """Tokens an answer has, and how many answers said so, by model and the sizes of prompt and limit."""
 
     def place(self, key: Key) -> Place:
         place = self.places.get(key)
@@ -94,15 +95,16 @@ class Learned:
 
     def output(self, model: str, input_tokens: int, max_tokens: int | None) -> float:
         """How many tokens an answer will likely have."""
-        known = self.outputs.get(_sort(model, input_tokens, max_tokens), UNKNOWN_OUTPUT)
+        known, _ = self.outputs.get(_sort(model, input_tokens, max_tokens), (UNKNOWN_OUTPUT, 0))
         return known if max_tokens is None else min(known, max_tokens)
 
     def tell_output(self, model: str, input_tokens: int, max_tokens: int | None, tokens: int) -> None:
         sort = _sort(model, input_tokens, max_tokens)
-        known = self.outputs.get(sort)
-        if known is None and len(self.outputs) >= MOST_SORTS:
+        known, count = self.outputs.get(sort, (0.0, 0))
+        if not count and len(self.outputs) >= MOST_SORTS:
             self.outputs.clear()
-        self.outputs[sort] = float(tokens) if known is None else known + (tokens - known) * OUTPUT_SHARE
+        count = min(count + 1, OUTPUTS_COUNTED)
+        self.outputs[sort] = known + (tokens - known) / count, count
 
     def tell_failed(self, place: Place, seconds: float, memory: float) -> None:
         """It failed after so long, for a reason of its own."""

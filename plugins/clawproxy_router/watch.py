@@ -34,7 +34,8 @@ class Watch:
         self._upstream = 0.0
 
     def __aenter__(self) -> Awaitable[None]:
-        self._began = self._place.asked = self._learned.now()
+        self._began = self._learned.now()
+        self._place.passed_over = 0
         self._upstream = self._exchange.timing.upstream or 0.0
         self._place.in_flight += 1
         return DONE
