@@ -168,8 +168,9 @@ class Choice:
     def _by_load(self, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
         """The less loaded of two drawn at random (Mitzenmacher 2001), then the others by their load."""
         loads = [self._load(child) for child in kept]
-        one, other = self.learned.random.sample(range(len(ways)), 2)
-        pick = one if loads[one] <= loads[other] else other
+        ready = [at for at, load in enumerate(loads) if math.isfinite(load)] or list(range(len(ways)))
+        drawn = ready if len(ready) < 2 else self.learned.random.sample(ready, 2)
+        pick = min(drawn, key=loads.__getitem__)
         arranged = self._sorted(ways, loads)
         return [ways[pick], *(way for way in arranged if way is not ways[pick])]
 
