@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +174,8 @@ class Exchange:
     answer_headers: tuple[tuple[str, str], ...] = ()
     operation: str = "chat"
     """As in `messages.ChatRequest`."""
+    wanted: Mapping[str, str] = EMPTY
+    """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
     considered: Sequence[Considered] = ()
     """What the router weighed, best first; nothing where it had nothing to weigh."""
 

@@ -92,6 +92,7 @@ class Generation:
             session_id=call.session_id,
             attribution=call.attribution,
             cache_control=call.cache_control,
+            wanted=call.wanted,
             user=call.principal.user,
             app=call.principal.app,
         )

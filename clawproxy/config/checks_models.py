@@ -52,9 +52,9 @@ def check_route(route: RouteConfig, where: KeyPath, names: Names, found: Finding
             found.wrong((*where, "model"), f'"{shown(route.model)}" is not in [models]; {hint}, or add a provider')
         for key in _OF_A_PROVIDER:
             if getattr(route, key) is not None:
-                found.wrong((*where, key), "has no meaning on a route to another model; write it on that model's own routes")
+                found.wrong((*where, key), "has no meaning on a route to a model; write it on that model's own routes")
         if route.quality:
-            found.wrong((*where, "quality"), "has no meaning on a route to another model; write it on that model's own routes")
+            found.wrong((*where, "quality"), "has no meaning on a route to a model; write it on that model's own routes")
     for key in ("context_tokens", "max_output_tokens"):
         value = getattr(route, key)
         if value is not None and value < 1:
@@ -64,10 +64,10 @@ def check_route(route: RouteConfig, where: KeyPath, names: Names, found: Finding
     _check_tier(route.quality, (*where, "quality"), found)
     for index, tag in enumerate(route.capabilities or ()):
         if not _TAG.fullmatch(tag):
-            sentence = f'"{shown(tag)}" is no capability; use lower-case letters, digits, `.`, `_` and `-`, like "tools"'
+            sentence = f'"{shown(tag)}" is no capability; write small letters, digits, `.`, `_`, `-`, like "tools"'
             found.wrong((*where, "capabilities", index), sentence)
     if route.region is not None and not _TAG.fullmatch(route.region):
-        sentence = f'"{shown(route.region)}" is no region; use lower-case letters, digits, `.`, `_` and `-`, like "eu"'
+        sentence = f'"{shown(route.region)}" is no region; write small letters, digits, `.`, `_`, `-`, like "eu"'
         found.wrong((*where, "region"), sentence)
 
 

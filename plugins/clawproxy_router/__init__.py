@@ -110,7 +110,7 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
 
 def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group) -> PriorityPlan:
     """A plan for this request alone, and why."""
-    needs = needs_of(request, exchange.principal)
+    needs = needs_of(request, exchange.principal, exchange.wanted)
     exchange.state["router"] = needs
     learned, settings = state.learned(), state.settings
     choice = Choice(needs, learned, request.model, settings.explore, settings.memory, learned.now())

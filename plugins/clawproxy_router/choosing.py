@@ -109,7 +109,7 @@ class Choice:
             return ClawError("no_route", "No route in this key's region could serve the request.")
         if words == {"low_quality"}:
             sentence = f"No route of this model has a quality of {needs.quality}."
-            return ClawError("unsupported_parameter", sentence, param="metadata.quality")
+            return ClawError("unsupported_parameter", sentence, param="quality")
         if words:
             sentence = f"No route of this model can serve what the request needs: {', '.join(sorted(needs.capabilities))}."
             return ClawError("unsupported_parameter", sentence, param=_parameter(needs.capabilities))

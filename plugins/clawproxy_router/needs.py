@@ -1,8 +1,8 @@
 """What a request needs of a route: read off the request, never guessed from its words.
 
 Rule 1: what stands in a request is needed: tools, images, audio, files, a JSON schema, the room its prompt takes.
-Rule 2: on the Claw WebSocket a client may say more in its metadata: `capabilities`, `quality`, `region`. On other surfaces
-        metadata is the client's own and means nothing here.
+Rule 2: a client may say more: `capabilities`, `quality`, `region`, in headers (`x-claw-region`), or in the metadata of the Claw
+        WebSocket. On other surfaces metadata is the client's own and means nothing here.
 Rule 3: the operator's word binds: a principal's tag `region:NAME` leaves no other region. The client's `region` only comes first.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from clawproxy.errors import ClawError
-from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Principal
+from clawproxy.messages import EMPTY, AudioPart, ChatRequest, FilePart, ImagePart, Message, Principal
 
 INFERRED: Final = frozenset({"tools", "images", "audio", "files", "json_schema"})
 """What is read off a request, and what a route that states nothing is taken to be able to do."""
@@ -42,8 +42,8 @@ class Needs:
     """Whether another region may not be taken."""
 
 
-def needs_of(request: ChatRequest, principal: Principal) -> Needs:
-    """Raises ClawError("invalid_request") for metadata that can not be meant."""
+def needs_of(request: ChatRequest, principal: Principal, headers: Mapping[str, str] = EMPTY) -> Needs:
+    """Raises ClawError("invalid_request") for what can not be meant. `headers`: as in `Exchange.wanted`."""
     wanted: set[str] = set()
     size = 0
     for message in request.messages:
@@ -56,10 +56,14 @@ def needs_of(request: ChatRequest, principal: Principal) -> Needs:
         wanted.add("json_schema")
         size += len(repr(request.response_format.schema))
     quality, region = 0, None
-    if request.metadata and request.dialect == "claw":
-        wanted |= _capabilities(request.metadata.get("capabilities"))
-        quality = _quality(request.metadata.get("quality"))
-        region = _region(request.metadata.get("region"))
+    said: Mapping[str, Any] = headers
+    prefix = "x-claw-"
+    if request.dialect == "claw":
+        said, prefix = request.metadata, "metadata."
+    if said:
+        wanted |= _capabilities(said.get("capabilities"), prefix)
+        quality = _quality(said.get("quality"), prefix)
+        region = _region(said.get("region"), prefix)
     bound = next((tag.removeprefix(REGION_TAG) for tag in principal.tags if tag.startswith(REGION_TAG)), None)
     return Needs(
         frozenset(wanted),
@@ -91,34 +95,34 @@ def _size(message: Message, wanted: set[str]) -> int:
     return size
 
 
-def _capabilities(said: object) -> set[str]:
+def _capabilities(said: object, prefix: str) -> set[str]:
     if said is None:
         return set()
     if not isinstance(said, str):
-        raise _invalid("capabilities", 'must be a string, like "tools, images"')
+        raise _invalid(prefix + "capabilities", 'must be a string, like "tools, images"')
     tags = {tag for tag in re.split(r"[,\s]+", said) if tag}
     if len(tags) > MOST_ASKED or not all(_TAG.fullmatch(tag) for tag in tags):
-        raise _invalid("capabilities", f'must be at most {MOST_ASKED} names, like "tools, images"')
+        raise _invalid(prefix + "capabilities", f'must be at most {MOST_ASKED} names, like "tools, images"')
     return tags
 
 
-def _quality(said: object) -> int:
+def _quality(said: object, prefix: str) -> int:
     if isinstance(said, str) and said.isdecimal() and said.isascii() and len(said) <= 4:
         said = int(said)
     if said is None:
         return 0
     if type(said) is not int or not 0 <= said <= 1000:
-        raise _invalid("quality", "must be a whole number from 0 to 1000")
+        raise _invalid(prefix + "quality", "must be a whole number from 0 to 1000")
     return said
 
 
-def _region(said: object) -> str | None:
+def _region(said: object, prefix: str) -> str | None:
     if said is None:
         return None
     if not isinstance(said, str) or not _TAG.fullmatch(said):
-        raise _invalid("region", 'must be the name of a region, like "eu"')
+        raise _invalid(prefix + "region", 'must be the name of a region, like "eu"')
     return said
 
 
 def _invalid(name: str, sentence: str) -> ClawError:
-    return ClawError("invalid_request", f"`metadata.{name}` {sentence}.", param=f"metadata.{name}")
+    return ClawError("invalid_request", f"`{name}` {sentence}.", param=name)

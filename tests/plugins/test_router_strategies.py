@@ -137,7 +137,7 @@ async def test_every_strategy_leaves_out_what_can_not_serve_the_request(strategy
         (asking(AudioPart("AA==", "wav")), (), "unsupported_parameter", "messages"),
         (asking(tools=(Tool("t"),)), ("region:us",), "no_route", None),
         (make_request("x" * 50_000), (), "context_length_exceeded", None),
-        (asking(dialect="claw", metadata={"quality": 9}), (), "unsupported_parameter", "metadata.quality"),
+        (asking(dialect="claw", metadata={"quality": 9}), (), "unsupported_parameter", "quality"),
     ],
 )
 async def test_where_none_is_left_it_says_what_is_lacking(
