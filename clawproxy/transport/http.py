@@ -270,7 +270,7 @@ class HttpClient:
             route = exchange.route
             if route is not None:
                 way = response.pair(route.provider, route.model)
-                if route.strategy != "priority":
+                if route.strategy != "priority" and route.recorded is None:
                     way += f"; strategy={response.escaped(route.strategy)}; reason={response.escaped(route.reason)}"
                 lines += f"x-claw-route: {way}\r\n"
             if exchange.notices:
