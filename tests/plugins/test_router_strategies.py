@@ -197,10 +197,14 @@ async def test_a_route_may_lead_to_another_model() -> None:
 
 
 async def test_a_region_binds_below_the_group_that_looks_at_it() -> None:
-    eu = ModelConfig(routes("ab", region=["eu", "eu"]), "load")
     outer = ModelConfig((RouteConfig(model="eu"), RouteConfig("c", "m", region="us")), "region")
-    assert set(await order(outer, None, "region:eu", eu=eu)) == set("ab")
-    assert await order(outer, None, "region:us", eu=eu) == "c"
+    for strategy in ("load", "priority"):
+        eu = ModelConfig(routes("ab", region=["eu", "eu"]), strategy)
+        assert set(await order(outer, None, "region:eu", eu=eu)) == set("ab")
+        assert await order(outer, None, "region:us", eu=eu) == "c"
+        assert set(await order(evolve(outer, strategy="priority"), None, "region:us", eu=eu)) == set(
+            "c" if strategy == "load" else "abc"
+        )
 
 
 # --- they all fail over alike --------------------------------------------------------------------------------------------
@@ -325,6 +329,17 @@ async def test_what_is_learnt_outlives_a_reload_and_is_bounded() -> None:
     assert len(learned.places) <= MOST_PLACES
     assert len(learned.outputs) <= MOST_SORTS
     assert learned.places["busy", "m"].in_flight == 1
+
+
+def test_a_peak_rises_at_once_and_fades_within_memory() -> None:
+    average = Average()
+    for now in range(20):
+        average.tell(1.0, float(now), 30.0)
+    average.tell(9.0, 20.0, 30.0)
+    average.tell(1.0, 21.0, 30.0)
+    assert average.peak_at(21.0, 30.0) > 8.0
+    assert average.mean < 2.0
+    assert average.peak_at(21.0 + 90.0, 30.0) < average.mean + 0.5
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e4), st.floats(0, 1e4)), min_size=1, max_size=30), st.floats(0.1, 1e4))
