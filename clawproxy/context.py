@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
@@ -173,6 +174,10 @@ class Exchange:
     answer_headers: tuple[tuple[str, str], ...] = ()
     operation: str = "chat"
     """As in `messages.ChatRequest`."""
+    wanted: Mapping[str, str] = EMPTY
+    """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
+    considered: Sequence[Considered] = ()
+    """What the router weighed, best first; nothing where it had nothing to weigh."""
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the
@@ -184,6 +189,18 @@ class Exchange:
     def notice(self, code: str, message: str, **details: Any) -> None:
         """Tell the client something about its request; sent before the next content."""
         self.notices.append(Notice(code, message, details or EMPTY))
+
+
+@value
+class Considered:
+    """A route as a router saw it."""
+
+    provider: str
+    model: str
+    why: str
+    """In a word of a closed set: why it came first, or was left out; empty for those between."""
+    score: float | None = None
+    """What it was ordered by, less is better; None where no figure did."""
 
 
 def _no_secrets(ref: SecretRef) -> Secret:
@@ -209,6 +226,8 @@ class App:
     """The service nursery, for work that outlives a request."""
     count: Callable[..., None] = lambda *_a, **_k: None
     """`count("clawproxy_name_total", label="value")`: add one to a counter; labels from closed sets only."""
+    random: Random = field(factory=Random)
+    """Chance, for whatever needs no secrecy; seeded in tests."""
 
 
 @define(eq=False)

@@ -20,6 +20,7 @@ from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
+from clawproxy.config.groups import flat_routes
 from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
@@ -91,6 +92,7 @@ class Generation:
             session_id=call.session_id,
             attribution=call.attribution,
             cache_control=call.cache_control,
+            wanted=call.wanted,
             user=call.principal.user,
             app=call.principal.app,
         )
@@ -244,7 +246,7 @@ class Gateway:
     def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
         config = self.current.config
         if config.models:
-            pairs = [(name, model.routes[0].provider) for name, model in config.models.items()]
+            pairs = [(name, flat_routes(config.models, name)[0].provider or "") for name in config.models]
         else:
             pairs = [(f"{name}/{model}", name) for name, provider in config.providers.items() for model in provider.models]
         return [(model, provider) for model, provider in pairs if principal.may_use(model)]
@@ -276,10 +278,7 @@ def _expired(principal: Principal) -> bool:
 
 def candidates_for(config: Config, model: str) -> Sequence[Route]:
     """Every route the request might take, so that prompts can be fitted before one is chosen."""
-    known = config.models.get(model)
-    if known is None:
-        return ()
     return [
-        Route(route.provider, route.model, context_tokens=route.context_tokens, max_output_tokens=route.max_output_tokens)
-        for route in known.routes
+        Route(route.provider or "", route.model, context_tokens=route.context_tokens, max_output_tokens=route.max_output_tokens)
+        for route in flat_routes(config.models, model)
     ]

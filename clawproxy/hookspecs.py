@@ -90,7 +90,8 @@ def configure(config: Any, app: App) -> Any:
     """At start and at each reload: the plugin's own checked settings in, a fresh state for the new generation out.
     `app.config` is the whole configuration of the new generation. Raises ConfigError: nothing is changed then.
 
-    The value returned is handed to the plugin's other hooks as `state`. Nothing shared is touched here.
+    The value returned is handed to the plugin's other hooks as `state`. Nothing shared is touched here. Hooks that it names in
+    an attribute `unused_hooks` are not called in this generation, and so cost nothing.
     """
 
 

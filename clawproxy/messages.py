@@ -17,6 +17,7 @@ from attrs import field, frozen
 from clawproxy.values import value
 
 if TYPE_CHECKING:
+    from clawproxy.config import PriceConfig
     from clawproxy.events import Batch
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -244,7 +245,7 @@ class Route:
     provider: str
     model: str
     reason: str = ""
-    """Why this one, in a word, for the client and the log: `priority`, `failover`."""
+    """Why this one, in a word of a closed set, for the client and the log: `priority`, `cheapest`, `failover`."""
     strategy: str = "priority"
     context_tokens: int | None = None
     """The context window, where the operator stated it."""
@@ -252,3 +253,5 @@ class Route:
     recorded: Sequence[Batch] | None = None
     """A whole answer to play instead of asking anybody: nothing is sent, so nothing is billed. `provider` names where it is
     from; it need not be configured."""
+    price: PriceConfig | None = None
+    """What it costs, where the model's own price does not say."""

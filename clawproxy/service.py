@@ -6,7 +6,7 @@ A transport knows bytes and its client; the exchange knows what happens to a req
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import define
@@ -17,7 +17,7 @@ from clawproxy.context import Attribution, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.lifetime import Lifetime
-from clawproxy.messages import ChatRequest, Credentials, Principal, Usage
+from clawproxy.messages import EMPTY, ChatRequest, Credentials, Principal, Usage
 from clawproxy.steering import Steering
 
 
@@ -44,6 +44,8 @@ class Call:
     """Where the client may say more while it is answered."""
     began: float | None = None
     """Trio time at which the request's first message came, where its prompt was streamed: `total` counts from there."""
+    wanted: Mapping[str, str] = EMPTY
+    """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
 
 
 class Client(Protocol):

@@ -19,6 +19,7 @@ import attrs
 
 from clawproxy.clocks import CLOCKS, Deadlines
 from clawproxy.config.checks_dialect import check_dialect_options
+from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
@@ -26,8 +27,6 @@ from clawproxy.config.schema import Config, ProviderConfig
 from clawproxy.config.structure import listed, suggest
 from clawproxy.config.units import render_duration, shown
 
-STRATEGIES = ("priority",)
-LATER_STRATEGIES = ("weighted", "cost", "latency", "load", "capability")
 DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure", "scripted")
 PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
 """The clocks of one attempt, so that a provider can have its own."""
@@ -162,36 +161,6 @@ def check_headers(headers: Mapping[str, str], path: KeyPath, found: Findings) ->
             found.wrong((*path, name), "is set by the gateway itself; remove it")
         if not re.fullmatch(r"[\t\x20-\x7e]*", value) or value != value.strip():
             found.wrong((*path, name), "has a value no header can have; use printable ASCII without white space around it")
-
-
-def check_models(config: Config, names: Names, found: Findings) -> None:
-    for name, model in config.models.items():
-        path: KeyPath = ("models", name)
-        if not name or len(name) > 256 or not name.isprintable():
-            found.wrong(path, "is no name for a model; use 1 to 256 printable characters")
-        if model.strategy not in STRATEGIES:
-            if model.strategy in LATER_STRATEGIES:
-                found.wrong(
-                    (*path, "strategy"),
-                    f'"{model.strategy}" arrives in a later version; use "priority": the first route that works',
-                )
-            else:
-                found.wrong(
-                    (*path, "strategy"), f'"{shown(model.strategy)}" is no known strategy; {suggest(model.strategy, STRATEGIES)}'
-                )
-        if not model.routes:
-            found.wrong((*path, "routes"), 'is empty; add one, like { provider = "openai", model = "gpt-4o-mini" }')
-        for index, route in enumerate(model.routes):
-            where: KeyPath = (*path, "routes", index)
-            if route.provider not in names.providers:
-                hint = suggest(route.provider, sorted(names.providers)) if names.providers else "add it under [providers]"
-                found.wrong((*where, "provider"), f'"{shown(route.provider)}" is not in [providers]; {hint}')
-            if not route.model:
-                found.wrong((*where, "model"), "is empty; write the model's name at the provider")
-            for key in ("context_tokens", "max_output_tokens"):
-                value = getattr(route, key)
-                if value is not None and value < 1:
-                    found.wrong((*where, key), f"{value} is no number of tokens; write 1 or more, or leave it out")
 
 
 def check_keys(config: Config, names: Names, found: Findings) -> None:

@@ -97,21 +97,33 @@ class ProviderConfig:
 
 
 @frozen
-class RouteConfig:
-    provider: str
-    model: str
-    context_tokens: int | None = None
-    max_output_tokens: int | None = None
-
-
-@frozen
 class PriceConfig:
-    """What a model costs, whichever route serves it. Tokens of a kind without a price of its own cost what input does."""
+    """What a model costs, or one of its routes. Tokens of a kind without a price of its own cost what input does."""
 
     input: Price
     output: Price
     cached_input: Price | None = None
     cache_write: Price | None = None
+
+
+@frozen
+class RouteConfig:
+    """To a provider's model; or, without a `provider`, to another of `[models]`, whose own strategy then chooses."""
+
+    provider: str | None = None
+    model: str = ""
+    """Required."""
+    context_tokens: int | None = None
+    max_output_tokens: int | None = None
+    weight: int = 1
+    """Its share, against the others'; 0: only where the others failed."""
+    price: PriceConfig | None = None
+    """Over the model's."""
+    quality: int = 0
+    """Its tier; higher is better."""
+    capabilities: tuple[str, ...] | None = None
+    """What it can do; None: whatever can be inferred from a request."""
+    region: str | None = None
 
 
 @frozen
@@ -121,6 +133,8 @@ class ModelConfig:
     deadlines: Mapping[str, Duration] = field(factory=dict)
     price: PriceConfig | None = None
     """None: not known, so that no cost is (which is not the same as free)."""
+    quality: int = 0
+    """The least tier of a route that a request for it takes."""
 
 
 @frozen

@@ -255,6 +255,7 @@ def compile_pipeline(plugins: Plugins, order: Sequence[str], settings: Mapping[s
         hooks[hook] = [
             (impl.plugin_name, bind(impl, given, {"state": states.get(impl.plugin_name), "app": app}))
             for impl in plugins.implementations(hook, order)
+            if hook not in getattr(states.get(impl.plugin_name), "unused_hooks", ())
         ]
     return Pipeline(hooks, report)
 

@@ -12,7 +12,7 @@ from clawproxy.config import LimitsConfig
 from clawproxy.context import Attribution
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
-from clawproxy.messages import Credentials
+from clawproxy.messages import EMPTY, Credentials
 
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 _BEARER = re.compile(r"bearer[ ]+(.*)", re.IGNORECASE | re.DOTALL)
@@ -61,6 +61,9 @@ def read_credentials(head: Head, peer: str, surface: str) -> Credentials:
     return Credentials(shown[0], peer, surface)
 
 
+_WANTED = frozenset({"x-claw-capabilities", "x-claw-quality", "x-claw-region"})
+
+
 def check_content(head: Head) -> None:
     """The body must be JSON in UTF-8, as it is. Raises ClawError("unsupported_media_type")."""
     coding = head.get("content-encoding")
@@ -103,6 +106,18 @@ def cache_control(head: Head) -> str | None:
     values = [value for name, value in head.headers if name == "cache-control"]
     text = ", ".join(values)
     return text if values and len(text) <= 256 else None
+
+
+def wanted(head: Head) -> Mapping[str, str]:
+    """`x-claw-capabilities`, `x-claw-quality` and `x-claw-region`, by the words after `x-claw-`.
+    Raises ClawError("invalid_request") for what is no short text."""
+    said: dict[str, str] = {}
+    for name, value in head.headers:
+        if name in _WANTED:
+            if name[7:] in said or _ATTRIBUTION.fullmatch(value.strip()) is None:
+                raise ClawError("invalid_request", f"{name} may be said once, in at most 256 printable characters.", param=name)
+            said[name[7:]] = value.strip()
+    return said or EMPTY
 
 
 @lru_cache(maxsize=4)  # one entry for each generation of the configuration

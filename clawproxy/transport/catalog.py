@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import trio
 
-from clawproxy.config import Config, ModelConfig, PriceConfig
+from clawproxy.config import Config, ModelConfig, PriceConfig, RouteConfig
+from clawproxy.config.groups import flat_routes
 from clawproxy.dialects import jsonio
 from clawproxy.http1.head import Head
 from clawproxy.messages import Principal
@@ -88,7 +89,7 @@ def catalog(config: Config, models: Any, serves: Callable[[str], bool]) -> dict[
         dialect = settings.dialect if settings else ""
         if entry is None:
             entry = providers[provider] = _provider(provider, dialect, serves)
-        entry["models"].append(_model(name, config.models.get(name), _capabilities(dialect, serves)))
+        entry["models"].append(_model(name, config, _capabilities(dialect, serves)))
     return {"providers": list(providers.values())}
 
 
@@ -129,18 +130,19 @@ def _capabilities(dialect: str, serves: Callable[[str], bool]) -> list[str]:
     return [*(capability for capability, path in paths.items() if serves(path)), "llm.stream"]
 
 
-def _model(name: str, model: ModelConfig | None, capabilities: list[str]) -> dict[str, Any]:
+def _model(name: str, config: Config, capabilities: list[str]) -> dict[str, Any]:
+    model: ModelConfig | None = config.models.get(name)
     document: dict[str, Any] = {"id": name, "upstream": name, "capabilities": capabilities}
-    if model is not None and (pricing := _pricing(model, model.price)):
+    if model is not None and (pricing := _pricing(flat_routes(config.models, name), model.price)):
         document["pricing"] = pricing
     return document
 
 
-def _pricing(model: ModelConfig, price: PriceConfig | None) -> dict[str, int]:
+def _pricing(routes: Sequence[RouteConfig], price: PriceConfig | None) -> dict[str, int]:
     """Prices, as far as they are known, and limits, which the contract keeps here too: those every route keeps, for the request
     may take any of them."""
-    windows = [route.context_tokens for route in model.routes if route.context_tokens is not None]
-    answers = [route.max_output_tokens for route in model.routes if route.max_output_tokens is not None]
+    windows = [route.context_tokens for route in routes if route.context_tokens is not None]
+    answers = [route.max_output_tokens for route in routes if route.max_output_tokens is not None]
     figures = {
         "inputMicrosPerMillion": price.input if price is not None else None,
         "outputMicrosPerMillion": price.output if price is not None else None,

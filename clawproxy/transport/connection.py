@@ -63,6 +63,7 @@ class Asked:
     decode_limits: Mapping[str, int]
     attribution: Attribution | None
     cache_control: str | None
+    wanted: Mapping[str, str]
 
 
 async def serve_connection(
@@ -246,6 +247,7 @@ class Connection:
             limits,
             access.attribution(head),
             access.cache_control(head),
+            access.wanted(head),
         )
         self._asked = asked if self._reader.remember(head) else None
         return asked
@@ -287,6 +289,7 @@ class Connection:
             asked.deadline,
             attribution=asked.attribution,
             cache_control=asked.cache_control,
+            wanted=asked.wanted,
         )
         if self._gone:
             lifetime.hang_up()

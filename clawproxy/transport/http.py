@@ -276,7 +276,10 @@ class HttpClient:
         if exchange is not None:
             route = exchange.route
             if route is not None:
-                lines += f"x-claw-route: {response.pair(route.provider, route.model)}\r\n"
+                way = response.pair(route.provider, route.model)
+                if route.strategy != "priority" and route.recorded is None:
+                    way += f"; strategy={response.escaped(route.strategy)}; reason={response.escaped(route.reason)}"
+                lines += f"x-claw-route: {way}\r\n"
             if exchange.notices:
                 codes = dict.fromkeys(response.escaped(notice.code) for notice in exchange.notices[:_MAX_NOTICES])
                 lines += f"x-claw-notice: {', '.join(codes)}\r\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
+from clawproxy.config.groups import flat_routes
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.ollama.pages import show_body, tags_body, version_body
 from clawproxy.errors import ClawError
@@ -49,7 +50,6 @@ def _context(service: Service, principal: Principal, name: str) -> int | None:
     """The smallest window of the model's routes: what fits there, fits wherever it goes."""
     if all(model != name for model, _ in service.models(principal)):
         raise ClawError("model_not_found")
-    known = service.config.models.get(name)
-    windows = [route.context_tokens for route in known.routes] if known is not None else []
+    windows = [route.context_tokens for route in flat_routes(service.config.models, name)]
     stated = [window for window in windows if window is not None]
     return min(stated) if stated and len(stated) == len(windows) else None

@@ -22,7 +22,7 @@ _PORTS = {"http": 80, "https": 443}
 _METHODS = "GET, POST, OPTIONS"
 _ALLOWED_HEADERS = (
     "authorization, content-type, x-api-key, api-key, anthropic-version, anthropic-beta, openai-beta, x-request-id, "
-    "x-claw-deadline-ms, idempotency-key"
+    "x-claw-deadline-ms, x-claw-capabilities, x-claw-quality, x-claw-region, idempotency-key"
 )
 _EXPOSED = "x-request-id, x-claw-route, x-claw-notice, server-timing, retry-after"
 

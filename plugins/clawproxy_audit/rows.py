@@ -21,6 +21,7 @@ from clawproxy.messages import Usage
 MAX_TEXT = 256
 MAX_ATTEMPTS = 50
 MAX_NOTICES = 50
+MAX_CONSIDERED = 16
 
 _encode = msgspec.json.Encoder().encode
 _HIDDEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -58,8 +59,15 @@ class _Usage(msgspec.Struct, gc=False):
     source: str
 
 
+class _Considered(msgspec.Struct, gc=False):
+    provider: str
+    model: str
+    why: str
+    score: float | None
+
+
 class Row(msgspec.Struct, gc=False):
-    """What a row holds beside `seq` and `prev`, in its order; nothing stays out."""
+    """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh."""
 
     time: str
     request_id: str
@@ -86,6 +94,7 @@ class Row(msgspec.Struct, gc=False):
     timing_ms: dict[str, float]
     notices: list[str]
     operation: str
+    considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -118,6 +127,9 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
         [notice.code for notice in exchange.notices[:MAX_NOTICES]] if exchange.notices else [],
         exchange.operation,
     )
+    if exchange.considered:
+        weighed = exchange.considered[:MAX_CONSIDERED]
+        row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
     return to_line(row)
 
 

@@ -61,7 +61,9 @@ def lifespan(app: App) -> AbstractAsyncContextManager[None]:
 
 @hookimpl
 def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Meter) -> AttemptContext:
-    price = state.prices.get(request.model) if state.prices else None
+    price = route.price
+    if price is None and state.prices:
+        price = state.prices.get(request.model)
     return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
 
 

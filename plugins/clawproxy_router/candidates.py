@@ -6,6 +6,7 @@ import re
 
 from clawproxy.config import Config
 from clawproxy.messages import Principal, Route
+from clawproxy_router.tree import leaves, tree_of
 
 # Without [models] the client names the provider's model itself, and some formats put that name in a path: so only what a
 # model's name can be passes.
@@ -21,20 +22,10 @@ def candidates_for(config: Config, model: str, principal: Principal) -> tuple[Ro
     if not principal.may_use(model):
         return ()
     if config.models:
-        entry = config.models.get(model)
-        if entry is None:
+        if model not in config.models:
             return ()
-        return tuple(
-            Route(
-                route.provider,
-                route.model,
-                "failover" if place else "priority",
-                entry.strategy,
-                route.context_tokens,
-                route.max_output_tokens,
-            )
-            for place, route in enumerate(entry.routes)
-        )
+        routes = [leaf.other if place else leaf.route for place, leaf in enumerate(leaves(tree_of(config, model)))]
+        return tuple(routes)
     if not _NAME.fullmatch(model) or ".." in model or "//" in model or model.endswith("/"):
         return ()
     provider, slash, name = model.partition("/")

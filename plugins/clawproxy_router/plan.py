@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attrs import evolve, field, frozen, validators
 
+from clawproxy.config import Duration
 from clawproxy.context import Attempt
 from clawproxy.errors import ClawError
 from clawproxy.messages import Route
@@ -36,6 +37,10 @@ class RouterSettings:
 
     max_attempts: int = field(default=3, validator=validators.ge(1))
     """Calls of providers for one request, the first included."""
+    explore: float = field(default=0.02, validator=[validators.ge(0.0), validators.le(1.0)])
+    """The share of requests that `latency` sends elsewhere than to the fastest route, to learn how fast the others are."""
+    memory: Duration = field(default=Duration(30.0), validator=validators.gt(Duration(0.0)))
+    """How long what was measured counts: after so many seconds, about a third of it."""
 
 
 @frozen(slots=True)

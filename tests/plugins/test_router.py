@@ -113,7 +113,7 @@ def test_register_and_configure() -> None:
 
 
 def test_an_unknown_strategy_is_refused_at_load() -> None:
-    config = Config(models={"m": ModelConfig((), strategy="cost")})
+    config = Config(models={"m": ModelConfig((), strategy="cheap")})
     with pytest.raises(ConfigError, match=r'models."m".strategy'):
         clawproxy_router.configure(RouterSettings(), make_app(config))
 
