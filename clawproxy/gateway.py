@@ -54,6 +54,7 @@ class Generation:
     ) -> None:
         """Raises ConfigError, with every problem, and changes nothing."""
         self.number = number
+        self.in_flight = 0
         self.config = config
         self.gateway = gateway
         self.app = evolve(gateway.app, config=config)
@@ -78,6 +79,7 @@ class Generation:
     def begin(self, call: Call) -> Exchange:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
+        self.in_flight += 1
         exchange = Exchange(
             started=self.alarms.now(),
             request_id=call.request_id,
@@ -125,6 +127,7 @@ class Generation:
     async def closed(self, exchange: Exchange, outcome: Outcome) -> None:
         """The closing hooks, the log line and the figures: once for each exchange that began."""
         self.gateway.in_flight -= 1
+        self.in_flight -= 1
         try:
             await self.pipeline.closed(exchange, outcome)
         finally:
@@ -146,6 +149,8 @@ class Gateway:
         self.alarms = Alarms()
         """The clocks of all exchanges; its `run` is a task of the service nursery."""
         self.calls: set[Call] = set()
+        self.reload_problems: Sequence[str] = ()
+        """Why the last reload was refused; empty where it was taken over."""
         self._cut: ClawError | None = None
         self._changed = trio.Event()
         self.current: Generation
@@ -155,8 +160,11 @@ class Gateway:
     # --- generations --------------------------------------------------------------------------------------------------------
 
     def install(self, generation: Generation) -> Generation | None:
-        """Make it the current one; returns the one before, to be drained."""
+        """Make it the current one, with its limits; returns the one before, to be drained."""
         before, self.current = getattr(self, "current", None), generation
+        limits = generation.config.limits
+        self.admission.configure(limits.in_flight, limits.in_flight_per_key)
+        self.app.config = generation.config
         self.metrics.allow("provider", generation.config.providers)
         self._verdicts.clear()
         return before
