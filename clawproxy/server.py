@@ -179,7 +179,7 @@ class Server:
                 if admin is not None:
                     connections.start_soon(self._accept, admin, _admin(gateway), connections, False)
                 if signals:
-                    service.start_soon(self._take_signals)
+                    await service.start(self._take_signals)
                 service.start_soon(self._drain_when_asked, connections.cancel_scope)
                 listening = Listening([each.url for each in bound], admin.url if admin else None, os.getpid())
                 log_event("server.listening", "info", listen=listening.listen, admin=listening.admin)
@@ -272,9 +272,10 @@ class Server:
 
     # --- the end ---
 
-    async def _take_signals(self) -> None:
+    async def _take_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *([hang_up] if hang_up else [])) as received:
+            task_status.started()  # before anybody is told that it listens: a SIGHUP that is not waited for kills
             async for number in received:
                 if number == hang_up:
                     self.reloader.ask()
