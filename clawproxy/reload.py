@@ -116,6 +116,7 @@ class Reloader:
     _files: Seen = field(factory=dict)
     _ready: Collection[str] = ()
     """The plugins that may be in the order: those whose lifespan runs, and those that have none."""
+    _one: trio.Lock = field(factory=trio.Lock)
     _asked: trio.Event = field(factory=trio.Event)
     _retired: list[Generation] = field(factory=list)
     _scripted: dict[tuple[str, str | None], _Scripted] = field(factory=dict)
@@ -153,8 +154,10 @@ class Reloader:
 
     async def reload(self, reason: str) -> bool:
         """One reload, from reading to swapping; False where it was refused: it is logged and counted, and nothing has changed."""
-        if self.gateway.draining:
-            return False
+        async with self._one:
+            return not self.gateway.draining and await self._reload(reason)
+
+    async def _reload(self, reason: str) -> bool:
         path = self._running.path
         problems: list[str] = []
         try:
