@@ -62,13 +62,12 @@ class Generation:
         self.alarms = gateway.alarms
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
         self.upstream = upstream
-        self._deadlines = {
-            (model, provider): config.deadlines.overridden(settings_.deadlines).overridden(
-                config.models[model].deadlines if model in config.models else {}
-            )
-            for provider, settings_ in config.providers.items()
-            for model in [*config.models, ""]
-        }
+        self._deadlines: dict[tuple[str, str], Deadlines] = {}
+        for provider, own in config.providers.items():
+            clocks = config.deadlines.overridden(own.deadlines)
+            self._deadlines["", provider] = clocks
+            for name, model in config.models.items():
+                self._deadlines[name, provider] = clocks.overridden(model.deadlines) if model.deadlines else clocks
         self._candidates = {model: candidates_for(config, model) for model in config.models}
         self._model_deadlines = {
             name: config.deadlines.overridden(model.deadlines) for name, model in config.models.items() if model.deadlines

@@ -337,7 +337,7 @@ class Reloader:
         return await trio.to_thread.run_sync(look, self._files, abandon_on_cancel=True, limiter=_THREADS)
 
 
-async def _serve_scripted(
+async def _serve_scripted(  # noqa: ASYNC114
     script: str | None, scope: trio.CancelScope, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
     with scope:

@@ -272,7 +272,9 @@ class Server:
 
     # --- the end ---
 
-    async def _take_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _take_signals(  # noqa: ASYNC114
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *([hang_up] if hang_up else [])) as received:
             task_status.started()  # before anybody is told that it listens: a SIGHUP that is not waited for kills
