@@ -7,6 +7,7 @@ Rule 3: keys take turns (round-robin), and within a key it is first come, first 
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 
 import trio
@@ -52,9 +53,19 @@ class FairQueue:
 
     def leave(self) -> None:
         """Give the place back, or to whoever is next."""
-        if not self._queues:
+        if not self._queues or self.active > self.limit:
             self.active -= 1
             return
+        self._hand_on()
+
+    def resize(self, limit: int) -> None:
+        """Another limit from now on: waiters that it lets in begin, those at work beyond it finish."""
+        self.limit = limit
+        while self._queues and self.active < limit:
+            self.active += 1
+            self._hand_on()
+
+    def _hand_on(self) -> None:
         key, queue = next(iter(self._queues.items()))
         task, _ = queue.popitem(last=False)
         if queue:
@@ -69,44 +80,52 @@ class Admission:
     """The limits on requests at work: in all (they queue) and per key (they are refused). 0 is off."""
 
     def __init__(self, in_flight: int, per_key: int) -> None:
-        self.queue = FairQueue(in_flight) if in_flight else None
-        self.per_key = per_key
+        self.queue: FairQueue | None = None
         self.active = 0
         self._keys: dict[str, int] = {}
+        self.configure(in_flight, per_key)
 
-    def _count(self, key: str) -> None:
+    def configure(self, in_flight: int, per_key: int) -> None:
+        """Other limits, after a reload; who is in stays in. What began while the limit per key was off does not count to it."""
+        self.per_key = per_key
+        if self.queue is not None:
+            self.queue.resize(in_flight or sys.maxsize)  # a queue stays: those at work will leave it
+        elif in_flight:
+            self.queue = FairQueue(in_flight)
+            self.queue.active = self.active
+
+    def _count(self, key: str) -> Ticket:
         if self.per_key:
             if self._keys.get(key, 0) >= self.per_key:
                 raise ClawError("limit.in_flight", retry_after_ms=1000)
             self._keys[key] = self._keys.get(key, 0) + 1
         self.active += 1
+        return CountedTicket(key) if self.per_key else Ticket(key)
 
     def try_enter(self, key: str) -> Ticket | None:
         """A ticket at once, or None where `enter` would have to wait. Raises ClawError("limit.in_flight")."""
         if self.queue is not None and not self.queue.try_enter():
             return None
         try:
-            self._count(key)
+            return self._count(key)
         except ClawError:
             if self.queue is not None:
                 self.queue.leave()
             raise
-        return Ticket(key)
 
     async def enter(self, key: str) -> Ticket:
         if self.queue is not None:
             await self.queue.enter(key)
         try:
-            self._count(key)
+            return self._count(key)
         except ClawError:
             if self.queue is not None:
                 self.queue.leave()
             raise
-        return Ticket(key)
 
     def release(self, ticket: Ticket) -> None:
         self.active -= 1
-        if self.per_key:
+        if ticket.counted:
             left = self._keys[ticket] - 1
             if left:
                 self._keys[ticket] = left
@@ -120,3 +139,10 @@ class Ticket(str):
     """A place held by a key."""
 
     __slots__ = ()
+    counted = False
+    """Whether it counts to the key's own limit."""
+
+
+class CountedTicket(Ticket):
+    __slots__ = ()
+    counted = True

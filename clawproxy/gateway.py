@@ -55,6 +55,7 @@ class Generation:
     ) -> None:
         """Raises ConfigError, with every problem, and changes nothing."""
         self.number = number
+        self.in_flight = 0
         self.config = config
         self.gateway = gateway
         self.app = evolve(gateway.app, config=config)
@@ -62,13 +63,12 @@ class Generation:
         self.alarms = gateway.alarms
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
         self.upstream = upstream
-        self._deadlines = {
-            (model, provider): config.deadlines.overridden(settings_.deadlines).overridden(
-                config.models[model].deadlines if model in config.models else {}
-            )
-            for provider, settings_ in config.providers.items()
-            for model in [*config.models, ""]
-        }
+        self._deadlines: dict[tuple[str, str], Deadlines] = {}
+        for provider, own in config.providers.items():
+            clocks = config.deadlines.overridden(own.deadlines)
+            self._deadlines["", provider] = clocks
+            for name, model in config.models.items():
+                self._deadlines[name, provider] = clocks.overridden(model.deadlines) if model.deadlines else clocks
         self._candidates = {model: candidates_for(config, model) for model in config.models}
         self._model_deadlines = {
             name: config.deadlines.overridden(model.deadlines) for name, model in config.models.items() if model.deadlines
@@ -79,6 +79,7 @@ class Generation:
     def begin(self, call: Call) -> Exchange:
         """An exchange begins: from here on `closed` will be called once."""
         self.gateway.in_flight += 1
+        self.in_flight += 1
         exchange = Exchange(
             started=self.alarms.now(),
             request_id=call.request_id,
@@ -127,6 +128,7 @@ class Generation:
     async def closed(self, exchange: Exchange, outcome: Outcome) -> None:
         """The closing hooks, the log line and the figures: once for each exchange that began."""
         self.gateway.in_flight -= 1
+        self.in_flight -= 1
         try:
             await self.pipeline.closed(exchange, outcome)
         finally:
@@ -148,6 +150,8 @@ class Gateway:
         self.alarms = Alarms()
         """The clocks of all exchanges; its `run` is a task of the service nursery."""
         self.calls: set[Call] = set()
+        self.reload_problems: Sequence[str] = ()
+        """Why the last reload was refused; empty where it was taken over."""
         self._cut: ClawError | None = None
         self._changed = trio.Event()
         self.current: Generation
@@ -157,8 +161,11 @@ class Gateway:
     # --- generations --------------------------------------------------------------------------------------------------------
 
     def install(self, generation: Generation) -> Generation | None:
-        """Make it the current one; returns the one before, to be drained."""
+        """Make it the current one, with its limits; returns the one before, to be drained."""
         before, self.current = getattr(self, "current", None), generation
+        limits = generation.config.limits
+        self.admission.configure(limits.in_flight, limits.in_flight_per_key)
+        self.app.config = generation.config
         self.metrics.allow("provider", generation.config.providers)
         self._verdicts.clear()
         return before

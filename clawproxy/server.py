@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
-from attrs import evolve, frozen
+from attrs import frozen
 
 from clawproxy.config import Config
 from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PATTERNS, PREFIXES, SPEAKERS, Spoken, is_served, provider_dialects
+from clawproxy.dialects import CLIENT, PATTERNS, PREFIXES, SPEAKERS, Spoken, is_served
 from clawproxy.errors import ClawError, ConfigError
-from clawproxy.gateway import Gateway, Generation
+from clawproxy.gateway import Gateway
 from clawproxy.http1.head import Head
 from clawproxy.keys import load_or_create_pepper
 from clawproxy.listeners import Bound, bind_all, tls_context
@@ -38,6 +38,7 @@ from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
 from clawproxy.pipeline.compile import lifespans
+from clawproxy.reload import Reloader
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
 from clawproxy.transport.catalog import catalog_pages
@@ -47,7 +48,6 @@ from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
-from clawproxy.upstream.providers import Providers
 
 if TYPE_CHECKING:
     from clawproxy.config import SecretRef
@@ -81,7 +81,7 @@ async def run(
         ready: called once every listener is up.
         ephemeral: keep nothing on disk.
         plugins: plugin objects by name, for embedding and tests; the order must hold their names.
-        signals: take SIGTERM and SIGINT; without, cancelling `run` ends it at once.
+        signals: take SIGTERM and SIGINT, and SIGHUP to reload; without, cancelling `run` ends it at once.
 
     Raises:
         ConfigError: nothing was started; every problem at once as far as they can be known together.
@@ -97,7 +97,8 @@ class Server:
         self.config = config
         self.ephemeral = ephemeral
         self.instance = f"{socket.gethostname()[:40]}-{secrets.token_hex(4)}"
-        self.plugins = Plugins(config.pipeline.order, plugins)
+        # Those with a section only, too: a reload may put them into the order.
+        self.plugins = Plugins([*config.pipeline.order, *config.plugins], plugins)
         self.settings = settings_of(config, self.plugins.registry.settings)
         problems, _ = check_secrets(config, self.plugins.registry.secret_schemes)
         if problems:
@@ -150,13 +151,12 @@ class Server:
         app.count = gateway.count
         async with trio.open_nursery() as service:
             app.nursery = service
-            config = await self._start_scripted(service)
-            upstream = Providers(config, provider_dialects(self.plugins.registry.dialects), self._resolve, 1)
-            gateway.install(Generation(1, config, gateway, self.plugins, self.settings, upstream))
-            for _, manager in lifespans(self.plugins, config.pipeline.order, app):
+            self.reloader = reloader = Reloader(gateway, self.plugins, self._resolve, self.limits, service, tls)
+            await reloader.begin(self.config, self.settings)
+            for _, manager in lifespans(self.plugins, self.config.pipeline.order, app):
                 await stack.enter_async_context(manager)
-            self._watch(upstream)
-            for background in (self.front.run, upstream.run, gateway.lag.watch, gateway.alarms.run, LOG.run):
+            self._watch(reloader)
+            for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)
@@ -174,18 +174,17 @@ class Server:
                     ),
                 )
                 for each in bound:
-                    connections.start_soon(self._accept, each, tls, surfaces, connections)
+                    connections.start_soon(self._accept, each, surfaces, connections)
                 if admin is not None:
-                    pages = _admin(AdminPages(gateway, config.server.hosts))
-                    connections.start_soon(self._accept, admin, None, pages, connections)
+                    connections.start_soon(self._accept, admin, _admin(gateway), connections, False)
                 if signals:
-                    service.start_soon(self._take_signals)
+                    await service.start(self._take_signals)
                 service.start_soon(self._drain_when_asked, connections.cancel_scope)
                 listening = Listening([each.url for each in bound], admin.url if admin else None, os.getpid())
                 log_event("server.listening", "info", listen=listening.listen, admin=listening.admin)
                 ready(listening)
             with trio.move_on_after(LAST_WORDS, shield=True):
-                await upstream.aclose()
+                await gateway.current.upstream.aclose()
             service.cancel_scope.cancel()
         log_event("server.stopped", "info")
 
@@ -200,21 +199,9 @@ class Server:
             return self._resolve(self.config.server.pepper).reveal().encode()
         return load_or_create_pepper(state_dir) if state_dir is not None else secrets.token_bytes(32)
 
-    async def _start_scripted(self, nursery: trio.Nursery) -> Config:
-        """Providers of the `scripted` dialect without an address live in this process, behind a real socket."""
-        providers = dict(self.config.providers)
-        for name, provider in providers.items():
-            if provider.dialect == "scripted" and provider.base_url is None:
-                from clawproxy.scripted import ScriptedProvider
-
-                scripted = ScriptedProvider(provider.script) if provider.script else ScriptedProvider()
-                url = await nursery.start(scripted.serve, "127.0.0.1", 0)
-                providers[name] = evolve(provider, base_url=url)
-        return evolve(self.config, providers=providers)
-
     # --- connections ---
 
-    async def _accept(self, bound: Bound, tls: ssl.SSLContext | None, surfaces: Surfaces, nursery: trio.Nursery) -> None:
+    async def _accept(self, bound: Bound, surfaces: Surfaces, nursery: trio.Nursery, public: bool = True) -> None:
         listener = bound.listener
         reserve = ReserveDescriptor()
         try:
@@ -228,7 +215,7 @@ class Server:
                     log_event("server.out_of_descriptors", "error")
                     await trio.sleep(0.02)
                     continue
-                nursery.start_soon(self._connection, stream, tls, surfaces)
+                nursery.start_soon(self._connection, stream, self.reloader.tls if public else None, surfaces)
         finally:
             reserve.close()
 
@@ -257,7 +244,7 @@ class Server:
 
     # --- watching ---
 
-    def _watch(self, upstream: Providers) -> None:
+    def _watch(self, reloader: Reloader) -> None:
         metrics = self.metrics
         add_process(metrics)
         metrics.gauge("clawproxy_connections", "Clients' connections open now.", lambda: self.limits.open)
@@ -268,14 +255,14 @@ class Server:
         def pools() -> dict[tuple[str, ...], float]:
             return {
                 (name, state): getattr(pool, state)
-                for name, pool in upstream.statistics().items()
+                for name, pool in reloader.statistics().items()
                 for state in ("active", "idle", "waiting", "max")
             }
 
         def opened() -> dict[tuple[str, ...], float]:
             return {
                 (name, "reused" if reused else "opened"): pool.reused_total if reused else pool.opened_total
-                for name, pool in upstream.statistics().items()
+                for name, pool in reloader.statistics().items()
                 for reused in (False, True)
             }
 
@@ -284,9 +271,16 @@ class Server:
 
     # --- the end ---
 
-    async def _take_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+    async def _take_signals(  # noqa: ASYNC114
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        hang_up = getattr(signal, "SIGHUP", None)  # Windows has none
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *([hang_up] if hang_up else [])) as received:
+            task_status.started()  # before anybody is told that it listens: a SIGHUP that is not waited for kills
             async for number in received:
+                if number == hang_up:
+                    self.reloader.ask()
+                    continue
                 if self.gateway.draining:
                     self.hurry()
                 log_event("server.signal", "info", signal=signal.Signals(number).name)
@@ -322,15 +316,16 @@ class Server:
         connections.cancel()
 
 
-def _admin(pages: AdminPages) -> Surfaces:
+def _admin(gateway: Gateway) -> Surfaces:
     """The admin listener's surfaces: its pages, behind its own Host policy, and nothing else."""
+    pages = AdminPages(gateway)
 
     async def page(head: Head, body: bytes, peer: str) -> PlainResponse:
         answer = await pages.handle(head.method, head.path)
         return PlainResponse(answer.status, answer.content_type, answer.body, answer.headers)
 
     def check(head: Head, config: Config, secure: bool) -> ClawError | None:
-        return None if pages.admits(head.get("host")) else ClawError("misdirected")
+        return None if AdminPages(gateway, config.server.hosts).admits(head.get("host")) else ClawError("misdirected")
 
     return Surfaces(fallback=page, models=False, check=check)
 

@@ -88,3 +88,54 @@ async def test_per_key_limit_refuses_and_gives_the_place_back() -> None:
     assert admission.active == 0
     assert admission.queue is not None
     assert admission.queue.active == 0
+
+
+async def test_a_new_limit_lets_waiters_in_and_sends_nobody_away() -> None:
+    admission = Admission(1, 0)
+    tickets = [await admission.enter("a")]
+    async with trio.open_nursery() as nursery:
+
+        async def client() -> None:
+            tickets.append(await admission.enter("a"))
+
+        for _ in range(4):
+            nursery.start_soon(client)
+        await trio.testing.wait_all_tasks_blocked()
+        admission.configure(3, 0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (admission.active, len(tickets)) == (3, 3)
+        admission.configure(2, 0)
+        admission.release(tickets.pop())
+        await trio.testing.wait_all_tasks_blocked()
+        assert admission.active == 2, "three were in: the one that left is not replaced"
+        admission.configure(0, 0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert admission.active == 4
+    for ticket in tickets:
+        admission.release(ticket)
+    assert admission.queue is not None
+    assert (admission.active, admission.queue.active, admission.queue.waiting) == (0, 0, 0)
+
+
+async def test_limits_that_come_and_go_lose_no_count() -> None:
+    admission = Admission(0, 0)
+    before = [await admission.enter("a") for _ in range(3)]
+    admission.configure(5, 1)
+    counted = await admission.enter("a")
+    with pytest.raises(ClawError):
+        await admission.enter("a")
+    other = admission.try_enter("b")
+    assert other is not None
+    assert admission.try_enter("c") is None, "three from before and two: it is full"
+    for ticket in [*before, other]:
+        admission.release(ticket)
+    with pytest.raises(ClawError):
+        await admission.enter("a")
+    admission.configure(0, 0)
+    free = [await admission.enter("a") for _ in range(9)]
+    for ticket in [counted, *free]:
+        admission.release(ticket)
+    admission.configure(1, 1)
+    admission.release(await admission.enter("a"))
+    assert admission.queue is not None
+    assert (admission.active, admission.queue.active) == (0, 0)

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 @click.option("--ready-file", type=click.Path(path_type=Path), metavar="PATH", help="Write the addresses here once all listen.")
 @click.option("--ephemeral", is_flag=True, help="Keep nothing: no ledger, no keys, no audit log.")
 def command(config_file: Path | None, ready_file: Path | None, ephemeral: bool) -> None:
-    """Run the gateway until SIGTERM or Ctrl-C, then let running answers finish."""
+    """Run the gateway until SIGTERM or Ctrl-C, then let running answers finish.
+
+    SIGHUP, or a change of the file, reloads the configuration; a file that is wrong changes nothing and is reported in the log.
+    """
     from clawproxy.server import run
 
     loaded, plugins = load_config(config_file)

@@ -98,6 +98,15 @@ def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
             yield ("server", name), ref
 
 
+def files_read(config: Config) -> set[Path]:
+    """The files whose content is part of the configuration: itself, secrets, certificates."""
+    tls = config.server.tls
+    named = [Path(ref.value) for _, ref in references(config) if ref.scheme == "file"]
+    named += [provider.ca_file for provider in config.providers.values() if provider.ca_file is not None]
+    named += [tls.certificate, tls.key] if tls is not None else []
+    return {*named, *([config.path] if config.path is not None else [])}
+
+
 def check_secrets(
     config: Config, schemes: Schemes = NO_SCHEMES, environ: Mapping[str, str] | None = None
 ) -> tuple[list[tuple[KeyPath, str]], list[tuple[KeyPath, str]]]:

@@ -21,6 +21,9 @@ JSON = "application/json"
 METRICS = "text/plain; version=0.0.4; charset=utf-8"
 REASONS: tuple[str, ...] = ("starting", "draining", "overloaded", "store", "config")
 
+MOST_PROBLEMS = 16
+"""Sentences about a refused reload that `/readyz` repeats; the log has them all."""
+
 
 @frozen(slots=True)
 class AdminResponse:
@@ -38,6 +41,11 @@ class ServiceView(Protocol):
 
     def not_ready(self) -> Sequence[str]:
         """Why a new request would be refused now, from `REASONS`; empty when ready. Synchronous and cheap."""
+        ...
+
+    @property
+    def reload_problems(self) -> Sequence[str]:
+        """Why the last reload was refused, a sentence each; empty where it was not."""
         ...
 
 
@@ -87,7 +95,11 @@ class AdminPages:
         if path == "/metrics":
             return AdminResponse(200, METRICS, self.view.metrics.expose())
         reasons = list(self.view.not_ready())
-        body = json.dumps({"ready": not reasons, "reasons": reasons}).encode() + b"\n"
+        said: dict[str, object] = {"ready": not reasons, "reasons": reasons}
+        refused = list(self.view.reload_problems)
+        if refused:  # ready all the same, with the configuration it had
+            said["reload_failed"] = refused[:MOST_PROBLEMS]
+        body = json.dumps(said).encode() + b"\n"
         return AdminResponse(503 if reasons else 200, JSON, body, {"cache-control": "no-store"})
 
     def misdirected(self) -> AdminResponse:

@@ -87,6 +87,7 @@ def fields(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:
         "cached_tokens": usage.cached_tokens if usage else None,
         "usage_source": usage.source if usage else None,
         "notices": [notice.code for notice in exchange.notices] or None,
+        "generation": exchange.generation or None,  # a line may be written after its generation was replaced
         **{f"{name}_ms": value for name, value in timing.items()},
     }
 
@@ -148,7 +149,7 @@ def short_line(exchange: Exchange, outcome: Outcome, log: Log) -> bytes | None:
     said = exchange.attribution or _UNSAID
     spent = exchange.timing.milliseconds().get
     row = _Line(
-        log.now(), "info", EVENT, log.instance, log.generation,
+        log.now(), "info", EVENT, log.instance, exchange.generation or log.generation,
         exchange.request_id, exchange.client_request_id,
         said.client, said.agent_id, said.session_id, said.project_id, exchange.surface, exchange.peer,
         principal.key, exchange.user, principal.team, exchange.app, exchange.requested_model,

@@ -326,6 +326,12 @@ def set_instance(instance: str, generation: int = 0) -> None:
     LOG.instance, LOG.generation = instance, generation
 
 
+def set_level(level: str) -> None:
+    """What is logged from now on, ours and others'."""
+    LOG.level = LEVELS[level]
+    logging.getLogger().setLevel(max(LEVELS[level], LEVELS["warning"]))
+
+
 class Bridge(logging.Handler):
     """Other libraries' records, in our lines."""
 
@@ -347,10 +353,10 @@ class Bridge(logging.Handler):
 
 def setup(level: str = "info", *, instance: str = "", generation: int = 0, stream: TextIO | None = None) -> Log:
     """Set the process's log up: `LOG`, and the standard library's root logger into it. Other libraries' debug lines stay out."""
-    LOG.level, LOG.instance, LOG.generation, LOG.stream = LEVELS[level], instance, generation, stream
+    LOG.instance, LOG.generation, LOG.stream = instance, generation, stream
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, Bridge)]
     root.addHandler(Bridge())
-    root.setLevel(max(LEVELS[level], LEVELS["warning"]))
+    set_level(level)
     logging.captureWarnings(True)
     return LOG

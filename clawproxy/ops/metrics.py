@@ -50,6 +50,7 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "code": frozenset({"1000", "1001", "1002", "1006", "1007", "1008", "1009", "1011", "1012", "1013"})
     | {"4400", "4401", "4403", "4408", "4429"},
     "state": frozenset({"active", "idle", "waiting"}),
+    "result": frozenset({"ok", "failed"}),
 }
 """The values each label may have. `provider` gets the configuration's names (`allow`)."""
 
@@ -89,8 +90,7 @@ def families() -> list[Family]:
         Family("clawproxy_plugin_faults_total", "counter", "Hooks that raised or were slow.", ("plugin", "what"), open=True),
         Family("clawproxy_ledger_rows_total", "counter", "Attempts booked.", ("source", "outcome"), open=True),
         Family("clawproxy_usage_clamped_total", "counter", "Usage figures of providers out of bounds.", ("provider",)),
-        Family("clawproxy_config_reloads_total", "counter", "Configurations taken over."),
-        Family("clawproxy_config_reload_failed_total", "counter", "Configurations refused at a reload."),
+        Family("clawproxy_reloads_total", "counter", "Reloads: configurations taken over (ok) or refused (failed).", ("result",)),
     ]
 
 

@@ -51,6 +51,8 @@ class Provider:
         self.name = name
         self.dialect = dialect
         self.url = url
+        self.made_of: tuple[object, ...] = ()
+        """All that it depends on, for a reload to compare."""
         self.pool: Pool[Connection] = Pool(name, config.pool)
         self._settings = config.pool
         self._api_key = config.api_key

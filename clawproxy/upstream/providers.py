@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
@@ -21,8 +21,9 @@ from clawproxy.messages import EMPTY, ChatRequest, Route
 from clawproxy.secrets import Secret
 from clawproxy.upstream import base
 from clawproxy.upstream.answer import Opening
+from clawproxy.upstream.connection import Connection
 from clawproxy.upstream.dns import Resolver
-from clawproxy.upstream.pool import PoolStatistics
+from clawproxy.upstream.pool import Pool, PoolStatistics
 from clawproxy.upstream.provider import MAX_PAUSE, Provider
 from clawproxy.upstream.proxy import Proxy, proxy_for
 from clawproxy.upstream.request import header_problem
@@ -40,6 +41,7 @@ class Providers:
         generation: the configuration's number, for `repr`.
         resolver: shared between generations, so that known names stay known.
         environ: where the proxy variables are; the process's own environment unless given.
+        before: the configuration this one replaces. A provider that is the same in both is one object, with one pool.
         in_process: who serves providers that have no `base_url`, by dialect name (`scripted`).
 
     Raises ConfigError with every problem found.
@@ -54,12 +56,16 @@ class Providers:
         *,
         resolver: Resolver | None = None,
         environ: Mapping[str, str] | None = None,
+        before: Providers | None = None,
         in_process: Mapping[str, base.Upstream] = EMPTY,
     ) -> None:
         self.generation = generation
-        self._resolver = resolver if resolver is not None else Resolver()
+        self._resolver: Resolver = resolver or (before._resolver if before is not None else Resolver())
         self._environ = os.environ if environ is None else environ
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        # The system's certificates are read once; a file of the operator's may have changed, and is read again.
+        self._contexts: dict[str, ssl.SSLContext] = (
+            {"": before._contexts[""]} if before is not None and "" in before._contexts else {}
+        )
         self._providers: dict[str, Provider] = {}
         self._in_process: dict[str, base.Upstream] = {}
         problems: list[str] = []
@@ -70,7 +76,13 @@ class Providers:
             found = self._check(f"providers.{name}", settings, dialects, problems)
             if found is not None:
                 dialect, url, proxy, context = found
-                self._providers[name] = Provider(
+                deadlines, limit = config.deadlines.overridden(settings.deadlines), config.limits.response
+                made_of = (settings, dialects[settings.dialect], proxy, context, deadlines, limit, self._resolver)
+                same = None if before is None else before._providers.get(name)
+                if same is not None and same.made_of == made_of:
+                    self._providers[name] = same
+                    continue
+                self._providers[name] = made = Provider(
                     name,
                     settings,
                     dialect,
@@ -79,9 +91,10 @@ class Providers:
                     context,
                     resolver=self._resolver,
                     resolve_secret=resolve_secret,
-                    deadlines=config.deadlines.overridden(settings.deadlines),
-                    response_limit=config.limits.response,
+                    deadlines=deadlines,
+                    response_limit=limit,
                 )
+                made.made_of = made_of
         if problems:
             raise ConfigError(problems)
 
@@ -127,9 +140,20 @@ class Providers:
                 await provider.warm_up()
             await trio.sleep(pause)
 
+    def pools(self) -> Iterable[Pool[Connection]]:
+        return [provider.pool for provider in self._providers.values()]
+
     def statistics(self) -> Mapping[str, PoolStatistics]:
         """By provider."""
         return {name: provider.statistics() for name, provider in self._providers.items()}
+
+    def replaced_by(self, successor: Providers) -> None:
+        """The successor serves new requests from now on: pools that it did not take over keep nothing more, and credentials are
+        read again where they are kept."""
+        for name, provider in self._providers.items():
+            if successor._providers.get(name) is not provider:
+                provider.pool.close()
+            provider.forget_credential()
 
     async def aclose(self) -> None:
         """Close the idle connections now, and those at work when their answers end."""

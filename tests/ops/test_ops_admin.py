@@ -13,6 +13,7 @@ class View:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.reasons: list[str] = []
+        self.reload_problems: list[str] = []
 
     def not_ready(self) -> Sequence[str]:
         return self.reasons
@@ -28,6 +29,11 @@ async def test_ready_means_a_request_would_be_admitted() -> None:
     pages = AdminPages(view)
     answer = await pages.handle("GET", "/readyz")
     assert (answer.status, json.loads(answer.body)) == (200, {"ready": True, "reasons": []})
+    view.reload_problems = ["claw.toml:3: server.listen: is changed"]
+    answer = await pages.handle("GET", "/readyz")
+    said = {"ready": True, "reasons": [], "reload_failed": ["claw.toml:3: server.listen: is changed"]}
+    assert (answer.status, json.loads(answer.body)) == (200, said)
+    view.reload_problems = []
     view.reasons = ["draining", "store"]
     answer = await pages.handle("GET", "/readyz")
     assert (answer.status, json.loads(answer.body)) == (503, {"ready": False, "reasons": ["draining", "store"]})

@@ -29,7 +29,7 @@ def test_counters_arrive_at_a_scrape() -> None:
     seen = samples(metrics)
     assert seen["clawproxy_requests_total", (("outcome", "complete"), ("surface", "claw"))] == 2
     assert seen["clawproxy_tokens_total", (("direction", "output"),)] == 41
-    assert seen["clawproxy_config_reload_failed_total", ()] == 0
+    assert seen["clawproxy_websocket_connections_total", ()] == 0
     assert (
         metrics.value("clawproxy_requests_total", surface="claw", outcome="complete")
         == metrics.total("clawproxy_requests_total")
