@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clawproxy.dialects.base import OutboundRequest
-from clawproxy.dialects.openai_responses import OpenAIResponsesProvider
+from clawproxy.dialects.openai_responses.provider import OpenAIResponsesProvider
 from clawproxy.dialects.openai_responses.provider_socket import SocketDecoder, create_message, read_refusal
 from clawproxy.events import Begin, End, Event, Failed, Finish, KeepAlive, Text
 from clawproxy.testing.factories import make_request

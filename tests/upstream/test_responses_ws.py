@@ -16,7 +16,7 @@ from attrs import define, evolve
 
 from clawproxy.config import Config, PoolConfig, ProviderConfig, SecretRef
 from clawproxy.config.schema import Duration, LimitsConfig, Size
-from clawproxy.dialects.openai_responses import OpenAIResponsesProvider
+from clawproxy.dialects.openai_responses.provider import OpenAIResponsesProvider
 from clawproxy.errors import ProviderFault
 from clawproxy.events import Batch, End, Failed, Finish, Reasoning, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import Route

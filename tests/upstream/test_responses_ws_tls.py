@@ -13,7 +13,7 @@ import pytest
 from wsproto.utilities import generate_accept_token
 
 from clawproxy.config import Config, ProviderConfig, SecretRef
-from clawproxy.dialects.openai_responses import OpenAIResponsesProvider
+from clawproxy.dialects.openai_responses.provider import OpenAIResponsesProvider
 from clawproxy.events import Event, Text
 from clawproxy.messages import Route
 from clawproxy.scripted.responses_socket import frame
