@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from attrs import evolve, frozen
@@ -27,7 +27,7 @@ from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PREFIXES, PROVIDER, SPEAKERS, is_served
+from clawproxy.dialects import CLIENT, PATTERNS, PREFIXES, SPEAKERS, Spoken, is_served, provider_dialects
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway, Generation
 from clawproxy.http1.head import Head
@@ -38,7 +38,6 @@ from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
 from clawproxy.pipeline.compile import lifespans
-from clawproxy.scripted import ScriptedProvider
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
 from clawproxy.transport.catalog import catalog_pages
@@ -46,7 +45,6 @@ from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
-from clawproxy.transport.responses_ws import serve_responses
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 from clawproxy.upstream.providers import Providers
@@ -153,7 +151,7 @@ class Server:
         async with trio.open_nursery() as service:
             app.nursery = service
             config = await self._start_scripted(service)
-            upstream = Providers(config, {**PROVIDER, **self.plugins.registry.dialects}, self._resolve, 1)
+            upstream = Providers(config, provider_dialects(self.plugins.registry.dialects), self._resolve, 1)
             gateway.install(Generation(1, config, gateway, self.plugins, self.settings, upstream))
             for _, manager in lifespans(self.plugins, config.pipeline.order, app):
                 await stack.enter_async_context(manager)
@@ -164,15 +162,15 @@ class Server:
                 service.start_soon(store.run)
             async with trio.open_nursery() as connections:
                 surfaces = Surfaces(
-                    http={path: CLIENT[name] for path, name in PATHS.items()},
-                    http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
+                    http=Spoken(),
+                    http_patterns=[(pattern, partial(CLIENT.__getitem__, name)) for pattern, name in PATTERNS],
                     plain=catalog_pages(gateway, is_served),
-                    speakers=[(knows, CLIENT[name]) for knows, name in SPEAKERS],
-                    http_prefixes={prefix: CLIENT[name] for prefix, name in PREFIXES.items()},
+                    speakers=[(knows, partial(CLIENT.__getitem__, name)) for knows, name in SPEAKERS],
+                    http_prefixes={prefix: partial(CLIENT.__getitem__, name) for prefix, name in PREFIXES.items()},
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
                     websockets=dict.fromkeys(
                         ("/v1/responses", "/openai/v1/responses"),
-                        partial(serve_responses, connections=self.websockets, secure=tls is not None),
+                        partial(_serve_responses, connections=self.websockets, secure=tls is not None),
                     ),
                 )
                 for each in bound:
@@ -207,6 +205,8 @@ class Server:
         providers = dict(self.config.providers)
         for name, provider in providers.items():
             if provider.dialect == "scripted" and provider.base_url is None:
+                from clawproxy.scripted import ScriptedProvider
+
                 scripted = ScriptedProvider(provider.script) if provider.script else ScriptedProvider()
                 url = await nursery.start(scripted.serve, "127.0.0.1", 0)
                 providers[name] = evolve(provider, base_url=url)
@@ -333,6 +333,13 @@ def _admin(pages: AdminPages) -> Surfaces:
         return None if pages.admits(head.get("host")) else ClawError("misdirected")
 
     return Surfaces(fallback=page, models=False, check=check)
+
+
+async def _serve_responses(*args: Any, **options: Any) -> None:
+    """Imported when the first client comes: most gateways have none, and it takes 40 ms."""
+    from clawproxy.transport.responses_ws import serve_responses
+
+    await serve_responses(*args, **options)
 
 
 async def _close_bounded(close: Callable[[], object]) -> None:
