@@ -69,7 +69,11 @@ class _Counted:
         world, name = self.world, self.provider
         world.at_work[name] = world.at_work.get(name, 0) + 1
         world.most[name] = max(world.most.get(name, 0), world.at_work[name])
-        return await self.opening.__aenter__()
+        try:
+            return await self.opening.__aenter__()
+        except BaseException:
+            world.at_work[name] -= 1
+            raise
 
     async def __aexit__(self, *exc: Any) -> None:
         self.world.at_work[self.provider] -= 1
