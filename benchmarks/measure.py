@@ -140,9 +140,11 @@ def hang_ups(target: Target, helper: Target, streams: int, every_us: int = 2000)
     return {"p50_us": noticed["p50"], "p99_us": noticed["p99"], "max_us": noticed["max"], "streams": noticed["count"]}
 
 
-def idle_websockets(target: Target, count: int) -> Numbers:
-    """`count` authenticated WebSockets that say nothing: memory for each, and how fast they were opened."""
+def idle_websockets(target: Target, helper: Target, count: int, seconds: float = 0.8) -> Numbers:
+    """`count` authenticated WebSockets that say nothing: memory for each, how fast they were opened, and what they do to the
+    slowest in a hundred of somebody else's requests."""
     assert target.pid is not None
+    free = min(closed_loop(target, helper, 1, seconds)["p99_us"] for _ in range(3))
     before, cpu, began = machine.rss_bytes(target.pid), _cpu(target), time.monotonic()
     command = load_command(target, "ws", BUILD, connections=count, hold=True, seconds=120)
     holder = subprocess.Popen(
@@ -158,6 +160,7 @@ def idle_websockets(target: Target, count: int) -> Numbers:
         held_cpu, held_from, grown = _cpu(target), time.monotonic(), machine.rss_bytes(target.pid) - before
         time.sleep(1.0)
         idle_share = (_cpu(target) - held_cpu) / (time.monotonic() - held_from)
+        beside = min(closed_loop(target, helper, 1, seconds)["p99_us"] for _ in range(3))
         errors = holder.communicate("\n", timeout=30)[1]
         if holder.returncode:
             raise BenchError(f"{target.name}: WebSockets were lost while held:\n{errors[-800:]}")
@@ -169,6 +172,7 @@ def idle_websockets(target: Target, count: int) -> Numbers:
         "opened_per_second": count / took,
         "cpu_us_to_open": spent / count * 1e6,
         "idle_cpu_percent": idle_share * 100,
+        "p99_times": beside / free,
         "count": count,
     }
 

@@ -25,7 +25,7 @@ class Figure:
 
     Attributes:
         measurement, number: where it stands in the results.
-        unit: us, ms (from us), /s, B (bytes), s or %.
+        unit: us, ms (from us), /s, B (bytes), s, % or x (times).
         added: what the provider alone takes is subtracted: the figure is what the target adds.
         aim: at most this, or for a `/s` at least this; None where the aim is a ratio or there is none.
     """
@@ -86,6 +86,7 @@ FIGURES = (
     Figure("hangup", "p99_us", "client gone to provider closed, p99", "ms", "the provider stops being billed for nobody", 20_000),
     Figure("idle", "bytes_each", "an idle authenticated WebSocket", "B", "growth of resident memory, by their number", 20 * 1024),
     Figure("idle", "idle_cpu_percent", "CPU to hold them", "%", "of one core, while nobody says anything"),
+    Figure("idle", "p99_times", "a request's p99 beside them", "x", "to what it is without them", 2.0),
     Figure("start", "seconds", "start to listening", "s", "from exec to the line that says it listens", 0.6),
     Figure("start", "rss_bytes", "resident memory at rest", "B", "right after the start", 60e6),
 )

@@ -46,7 +46,7 @@ class Plan:
 
 PLANS = {
     "quick": Plan(),
-    "full": Plan(rounds=5, loaded=5.0, single=3.0, paced=10.0, idle=10_000, requests=100_000, starts=5, growth=3.0),
+    "full": Plan(rounds=5, loaded=5.0, single=3.0, paced=10.0, idle=10_000, requests=200_000, starts=5, growth=3.0),
     "smoke": Plan(
         rounds=1, loaded=0.3, single=0.3, paced=0.6, streams=20, idle=20, requests=200, starts=1, growth=0.3, steps=(1, 20)
     ),
@@ -124,7 +124,7 @@ def run(plan: Plan, more: dict[str, PortStarter] | None = None, more_ws: dict[st
         say("start-up and idle WebSockets")
         results["start"] = {"clawproxy": measure.best_start(start_gateway, plan.starts)}
         with start_gateway() as fresh:
-            results["idle"] = {"clawproxy": measure.idle_websockets(fresh, plan.idle)}
+            results["idle"] = {"clawproxy": measure.idle_websockets(fresh, helper, plan.idle)}
         with start_gateway() as gateway:
             alone = Target("provider", helper.port)
             targets: dict[str, Starter] = {"provider": partial(just, alone)}

@@ -23,13 +23,12 @@ from attrs import define, evolve, field, frozen
 from clawproxy.config.load import Loaded, Source, load, parse, read
 from clawproxy.config.locate import lines
 from clawproxy.config.secretrefs import files_read
-from clawproxy.dialects import PROVIDER
+from clawproxy.dialects import provider_dialects
 from clawproxy.errors import ConfigError
 from clawproxy.gateway import Generation
 from clawproxy.listeners import tls_context
 from clawproxy.ops.logs import LOG, log_event, log_exception, set_level
 from clawproxy.pipeline.plugins import installed
-from clawproxy.scripted import ScriptedProvider
 from clawproxy.upstream.pool import PoolStatistics
 from clawproxy.upstream.providers import Providers
 
@@ -261,7 +260,7 @@ class Reloader:
         """Raises ConfigError. Nothing awaits between the look at the providers there are and the end."""
         config = await self._with_scripted(config)
         number = self.number + 1
-        dialects = {**PROVIDER, **self.plugins.registry.dialects}
+        dialects = provider_dialects(self.plugins.registry.dialects)
         upstream = Providers(config, dialects, self.resolve, number, before=self.upstream)
         return Generation(number, config, self.gateway, self.plugins, settings, upstream)
 
@@ -340,6 +339,8 @@ class Reloader:
 async def _serve_scripted(  # noqa: ASYNC114
     script: str | None, scope: trio.CancelScope, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    from clawproxy.scripted import ScriptedProvider
+
     with scope:
         provider = ScriptedProvider(script) if script else ScriptedProvider()
         await provider.serve("127.0.0.1", 0, task_status=task_status)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from attrs import frozen
@@ -27,7 +27,7 @@ from clawproxy.config.locate import dotted
 from clawproxy.config.secretrefs import check_secrets, resolve_secret
 from clawproxy.config.sections import settings_of
 from clawproxy.context import App
-from clawproxy.dialects import CLIENT, PATHS, PATTERNS, PREFIXES, SPEAKERS, is_served
+from clawproxy.dialects import CLIENT, PATTERNS, PREFIXES, SPEAKERS, Spoken, is_served
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway
 from clawproxy.http1.head import Head
@@ -46,7 +46,6 @@ from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
-from clawproxy.transport.responses_ws import serve_responses
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 
@@ -163,15 +162,15 @@ class Server:
                 service.start_soon(store.run)
             async with trio.open_nursery() as connections:
                 surfaces = Surfaces(
-                    http={path: CLIENT[name] for path, name in PATHS.items()},
-                    http_patterns=[(pattern, CLIENT[name]) for pattern, name in PATTERNS],
+                    http=Spoken(),
+                    http_patterns=[(pattern, partial(CLIENT.__getitem__, name)) for pattern, name in PATTERNS],
                     plain=catalog_pages(gateway, is_served),
-                    speakers=[(knows, CLIENT[name]) for knows, name in SPEAKERS],
-                    http_prefixes={prefix: CLIENT[name] for prefix, name in PREFIXES.items()},
+                    speakers=[(knows, partial(CLIENT.__getitem__, name)) for knows, name in SPEAKERS],
+                    http_prefixes={prefix: partial(CLIENT.__getitem__, name) for prefix, name in PREFIXES.items()},
                     websocket=partial(serve_websocket, connections=self.websockets, secure=tls is not None),
                     websockets=dict.fromkeys(
                         ("/v1/responses", "/openai/v1/responses"),
-                        partial(serve_responses, connections=self.websockets, secure=tls is not None),
+                        partial(_serve_responses, connections=self.websockets, secure=tls is not None),
                     ),
                 )
                 for each in bound:
@@ -329,6 +328,13 @@ def _admin(gateway: Gateway) -> Surfaces:
         return None if AdminPages(gateway, config.server.hosts).admits(head.get("host")) else ClawError("misdirected")
 
     return Surfaces(fallback=page, models=False, check=check)
+
+
+async def _serve_responses(*args: Any, **options: Any) -> None:
+    """Imported when the first client comes: most gateways have none, and it takes 40 ms."""
+    from clawproxy.transport.responses_ws import serve_responses
+
+    await serve_responses(*args, **options)
 
 
 async def _close_bounded(close: Callable[[], object]) -> None:

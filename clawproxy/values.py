@@ -26,7 +26,11 @@ else:
         said = dict(cls.__dict__)
         if "__attrs_post_init__" in said or any(isinstance(each, _WITH_OPTIONS) for each in said.values()):
             raise TypeError(f"{cls.__name__} has more than plain fields: use attrs.frozen")
-        fields = attrs.fields(attrs.frozen(slots=True)(cls))
+        # only for the list of its fields: no method is generated, which would take half a millisecond a class
+        plain = attrs.define(
+            slots=False, init=False, repr=False, eq=False, order=False, getstate_setstate=False, match_args=False
+        )
+        fields = attrs.fields(plain(type(cls)(cls.__name__, (), dict(said))))
         types = cls.__annotations__
         made = msgspec.defstruct(
             cls.__name__,

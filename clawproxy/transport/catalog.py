@@ -131,20 +131,21 @@ def _capabilities(dialect: str, serves: Callable[[str], bool]) -> list[str]:
 
 def _model(name: str, model: ModelConfig | None, capabilities: list[str]) -> dict[str, Any]:
     document: dict[str, Any] = {"id": name, "upstream": name, "capabilities": capabilities}
-    if model is not None and model.price is not None:
-        document["pricing"] = _pricing(model, model.price)
+    if model is not None and (pricing := _pricing(model, model.price)):
+        document["pricing"] = pricing
     return document
 
 
-def _pricing(model: ModelConfig, price: PriceConfig) -> dict[str, int]:
-    """Limits are those every route keeps: the request may take any of them."""
+def _pricing(model: ModelConfig, price: PriceConfig | None) -> dict[str, int]:
+    """Prices, as far as they are known, and limits, which the contract keeps here too: those every route keeps, for the request
+    may take any of them."""
     windows = [route.context_tokens for route in model.routes if route.context_tokens is not None]
     answers = [route.max_output_tokens for route in model.routes if route.max_output_tokens is not None]
     figures = {
-        "inputMicrosPerMillion": price.input,
-        "outputMicrosPerMillion": price.output,
-        "cachedInputMicrosPerMillion": price.cached_input,
-        "cacheWrite5mInputMicrosPerMillion": price.cache_write,
+        "inputMicrosPerMillion": price.input if price is not None else None,
+        "outputMicrosPerMillion": price.output if price is not None else None,
+        "cachedInputMicrosPerMillion": price.cached_input if price is not None else None,
+        "cacheWrite5mInputMicrosPerMillion": price.cache_write if price is not None else None,
         "maxInputTokens": min(windows, default=None),
         "defaultMaxOutputTokens": min(answers, default=None),
     }

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Mapping
 
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from clawproxy.alarms import Alarm
 from clawproxy.clocks import expired
@@ -208,6 +208,8 @@ class Connection:
         asked = self._asked
         if asked is not None and asked.config is config and self._reader.recognised:
             self._extra, self._dialect = asked.extra, asked.dialect
+            if self._reader.varied:
+                self._asked = asked = evolve(asked, client_request_id=access.client_request_id(head))
             return await self._exchange(head, asked.dialect, asked)
         refused = surfaces.check(head, config, self._secure)
         if refused is not None:

@@ -1,6 +1,6 @@
 """What an HTTP client gets: answers of exchanges (`HttpClient`), errors, and plain responses.
 
-Rule 1: one write for each `send`. The first carries the head as well.
+Rule 1: at most one write for each `send`. The first carries the head as well, the last the end of the body.
 Rule 2: an error before the first byte is a status and the dialect's error body; after it, the dialect's error event and a
         clean end of the body.
 Rule 3: once a write failed or was cancelled nothing is written any more, and the connection closes.
@@ -18,7 +18,7 @@ from clawproxy.context import Exchange, Timing
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.base import AnswerEncoder, ClientDialect
 from clawproxy.errors import ClawError
-from clawproxy.events import Batch, Outcome
+from clawproxy.events import Batch, End, Outcome
 from clawproxy.http1 import response
 from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest, Usage
@@ -123,6 +123,7 @@ class HttpClient:
         "_extra",
         "_id_line",
         "_keepalive",
+        "_last",
         "_limit",
         "_pulse",
         "_quiet_since",
@@ -163,6 +164,8 @@ class HttpClient:
         self._encoder: AnswerEncoder | None = None
         self._stream = False
         self._keepalive = b""
+        self._last = b""
+        """The bytes that end with the provider's terminal marker: they wait for the end of the body, which follows at once."""
         self._quiet_since: float | None = None
         self.committed = False
         """The head of a streaming answer is on its way."""
@@ -197,7 +200,11 @@ class HttpClient:
             return
         # `_framed` in line: this is what every batch but the first is.
         framed = b"%x\r\n%b\r\n" % (len(data), data) if data and self.committed and self._chunked else self._framed(data)
-        if framed:
+        if self._last:
+            framed, self._last = self._last + framed, b""
+        if batch.events and type(batch.events[-1]) is End:
+            self._last = framed
+        elif framed:
             await self._wire.write(framed, self._limit)
 
     async def finish(self, outcome: Outcome, usage: Usage | None) -> None:
@@ -208,7 +215,7 @@ class HttpClient:
         data = self._encoder.finish(outcome, usage)
         self._end()
         if self._stream:
-            await self._wire.write(self._framed(data) + self._tail(), self._limit)
+            await self._wire.write(self._last + self._framed(data) + self._tail(), self._limit)
             self.delivered = True
             return
         self.status = 200
@@ -228,7 +235,7 @@ class HttpClient:
         if self.committed:
             assert self._encoder is not None
             data = self._encoder.fail(error)
-            text = self._framed(data) + self._tail()
+            text = self._last + self._framed(data) + self._tail()
         else:
             self._close |= self._close_on_error and error.status < 500
             self.status = error.status

@@ -66,6 +66,11 @@ class RequestReader:
         """Whether the current request's head is the known one, and its whole body here."""
         return self._content is not None
 
+    @property
+    def varied(self) -> bool:
+        """Whether it then brought ids of its own."""
+        return self.known is not None and self.known.varied
+
     # --- heads -------------------------------------------------------------------------------------------------------------
 
     async def head(self, limits: LimitsConfig, deadlines: Deadlines, *, first: bool, draining: bool) -> Head | None:

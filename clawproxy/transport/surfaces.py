@@ -38,6 +38,10 @@ MODEL_PATHS = (
 )
 
 
+Lazily = Callable[[], ClientDialect]
+"""A dialect that is made when it is first needed."""
+
+
 @frozen(slots=True)
 class Surfaces:
     """Everything is matched by the raw path, exactly.
@@ -58,8 +62,8 @@ class Surfaces:
     """
 
     http: Mapping[str, ClientDialect] = MappingProxyType({})
-    http_patterns: Sequence[tuple[re.Pattern[str], ClientDialect]] = ()
-    speakers: Sequence[tuple[Callable[[Head], bool], ClientDialect]] = ()
+    http_patterns: Sequence[tuple[re.Pattern[str], Lazily]] = ()
+    speakers: Sequence[tuple[Callable[[Head], bool], Lazily]] = ()
     websocket: WebSocketSurface | None = None
     websocket_paths: frozenset[str] = frozenset({"/websocket"})
     plain: Mapping[tuple[str, str], PlainHandler] = MappingProxyType({})
@@ -67,23 +71,23 @@ class Surfaces:
     models: bool = True
     check: Callable[[Head, Config, bool], ClawError | None] = check_origin
     plain_body: int = 1024 * 1024
-    http_prefixes: Mapping[str, ClientDialect] = MappingProxyType({})
+    http_prefixes: Mapping[str, Lazily] = MappingProxyType({})
     websockets: Mapping[str, WebSocketSurface] = MappingProxyType({})
 
     def by_pattern(self, path: str) -> ClientDialect | None:
         for pattern, dialect in self.http_patterns:
             if pattern.fullmatch(path) is not None:
-                return dialect
+                return dialect()
         return None
 
     def speaker(self, head: Head) -> ClientDialect | None:
         """In whose words an error is told where nothing is served for this head; None: in OpenAI's."""
         for prefix, dialect in self.http_prefixes.items():
             if head.path.startswith(prefix):
-                return dialect
+                return dialect()
         for knows, dialect in self.speakers:
             if knows(head):
-                return dialect
+                return dialect()
         return self.http.get(head.path)
 
     def upgrade_at(self, path: str) -> WebSocketSurface | None:

@@ -10,7 +10,7 @@ import pytest
 
 from clawproxy.config import ProviderConfig
 from clawproxy.dialects import CLIENT, PROVIDER
-from clawproxy.dialects.anthropic import AnthropicProvider
+from clawproxy.dialects.anthropic.provider import AnthropicProvider
 from clawproxy.dialects.base import OutboundRequest
 from clawproxy.dialects.translate import leftovers
 from clawproxy.errors import ClawError

@@ -12,7 +12,7 @@ from clawproxy.config import Config, ProviderConfig
 from clawproxy.config.checks_dialect import PROFILES as NAMES
 from clawproxy.config.load import load
 from clawproxy.dialects import PROVIDER
-from clawproxy.dialects.openai_chat import OpenAIChatProvider
+from clawproxy.dialects.openai_chat.provider import OpenAIChatProvider
 from clawproxy.dialects.profiles import PROFILES, profile_for
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Notice

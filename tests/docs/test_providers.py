@@ -16,7 +16,7 @@ from clawproxy.config import SecretRef
 from clawproxy.config.load import load
 from clawproxy.config.schema import PipelineConfig
 from clawproxy.dialects import PROVIDER
-from clawproxy.dialects.openai_chat import OpenAIChatProvider
+from clawproxy.dialects.openai_chat.provider import OpenAIChatProvider
 from clawproxy.dialects.profiles import PROFILES
 from clawproxy.pipeline import Plugins
 from clawproxy.scripted import ScriptedProvider

@@ -73,7 +73,7 @@ async def test_the_catalog_is_what_the_client_reads(tmp_path: Path) -> None:
             "defaultMaxOutputTokens": 4096,
         }
         assert second["id"] == "test-model"
-        assert "pricing" not in second, "no price is not a price of zero"
+        assert second["pricing"] == {"maxInputTokens": 100_000}, "no price is not a price of zero"
         assert (await ask(running, first["id"])).status == 200
 
 

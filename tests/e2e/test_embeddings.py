@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from clawproxy.config import ModelConfig, PipelineConfig, ProviderConfig, RouteConfig
-from clawproxy.dialects.openai_chat import OpenAIChatProvider
+from clawproxy.dialects.openai_chat.provider import OpenAIChatProvider
 from clawproxy.dialects.profiles import Profile
 from clawproxy.hookspecs import Transform, hookimpl
 from clawproxy.scripted.openai_embeddings import encoded, vector

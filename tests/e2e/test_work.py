@@ -98,7 +98,7 @@ async def test_one_write_and_one_step_for_each_read_of_the_provider(
         trio.lowlevel.remove_instrument(steps)
     assert reply.text().count(" ") > 50
     assert reads >= 1
-    assert writes <= reads + 1  # the end of the body is the one that no read brings
+    assert writes <= reads
     assert steps.count <= reads + 3  # the request, the last look at a connection that goes back to the pool, and no other
 
 

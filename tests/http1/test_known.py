@@ -19,7 +19,15 @@ SDK = (
     + b"Accept: */*\r\nConnection: keep-alive\r\nX-Stainless-Read-Timeout: 600\r\ncontent-LENGTH:  12 \t\r\nX-B: \xff\r\n\r\n"
 )
 SHORT = FIRST + b"Content-Length: 2\r\n\r\n"
-HEADS = [SDK, SHORT, SHORT.replace(b"X-A:", b"Connection:"), b"POST / HTTP/1.1\r\nContent-Length:7\r\nHost:a\r\n\r\n"]
+TRACED = FIRST + b"X-Request-ID: run-1:model:2\r\nContent-Length: 2\r\ntraceparent: 00-0af7-b7ad-01\r\n\r\n"
+HEADS = [
+    SDK,
+    SHORT,
+    TRACED,
+    TRACED.replace(b"traceparent:", b"x-request-id:"),
+    SHORT.replace(b"X-A:", b"Connection:"),
+    b"POST / HTTP/1.1\r\nContent-Length:7\r\nHost:a\r\n\r\n",
+]
 EDITS = [
     b"",
     b"\r\n",
@@ -85,8 +93,8 @@ def edited(draw: st.DrawFn) -> tuple[bytes, bytes]:
     raw = draw(st.sampled_from(HEADS))
     data = raw
     if draw(st.booleans()):
-        number = b"12" if raw is SDK else b"7" if raw is HEADS[3] else b"2"
-        at = raw.rindex(number)
+        number = b"12" if raw is SDK else b"7" if raw is HEADS[-1] else b"2"
+        at = raw.index(number, raw.lower().index(b"content-length:"))
         data = raw[:at] + draw(st.sampled_from(LENGTHS)) + raw[at + len(number) :]
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(data)))
@@ -106,6 +114,19 @@ def test_a_head_is_known_only_where_the_full_check_reads_the_same(pair: tuple[by
     # And whatever was recognised in between, the first head is recognised again.
     assert known(raw).recognise(raw) == each.recognise(raw) == len(raw)
     assert each.head == parse_head(raw, ENGINES[0]())
+
+
+def test_a_head_with_another_id_is_known() -> None:
+    each = known(TRACED)
+    assert (each.recognise(TRACED), each.varied) == (len(TRACED), False)
+    other = TRACED.replace(b"run-1:model:2", b"run-1:model:17").replace(b"0af7", b"1111").replace(b": 2\r", b": 31\r")
+    assert (each.recognise(other + b"body"), each.varied) == (len(other), True)
+    assert each.head == parse_head(other, ENGINES[0]())
+    assert (each.recognise(other), each.varied) == (len(other), False)
+    for wrong in (b"run 1", b"", b"\xff", b"x" * 129, b"a\r\nb: c"):
+        assert each.recognise(TRACED.replace(b"run-1:model:2", wrong)) == 0
+    twice = TRACED.replace(b"traceparent:", b"x-request-id:")
+    assert known(twice).recognise(twice.replace(b"run-1", b"run-2")) == 0
 
 
 @pytest.mark.parametrize("raw", HEADS)

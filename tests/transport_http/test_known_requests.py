@@ -164,3 +164,13 @@ async def test_the_request_count_and_the_error_count_go_on(recognised: list[bool
         answers = [await asked(raw, post({"fail": "invalid_request"})) for _ in range(3)]
         assert ["connection" in fields for _, fields, _ in answers] == [False, False, True]
         assert await raw.rest() == b""
+
+
+async def test_a_request_with_an_id_of_its_own_is_recognised_and_known_by_it(recognised: list[bool]) -> None:
+    async with opened() as door:
+        raw = await door.connect()
+        for number in (1, 2, 2, 3):
+            assert (await asked(raw, post(BODY, f"X-Request-ID: run:{number}", "traceparent: 00-1-2-01")))[0] == 200
+        assert (await asked(raw, post(BODY, "X-Request-ID: two words", "traceparent: 00-1-2-01")))[0] == 200
+        assert [call.client_request_id for call in door.service.calls] == ["run:1", "run:2", "run:2", "run:3", None]
+        assert recognised == [False, True, True, True, False]

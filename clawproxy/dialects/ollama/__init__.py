@@ -3,10 +3,3 @@
 `client_*` reads their requests and writes our answers; `provider_*` writes our requests and reads their answers. Source: the
 official Python SDK's models (ollama 0.6), and docs/api.md of the server.
 """
-
-from __future__ import annotations
-
-from clawproxy.dialects.ollama.client import OllamaChat, OllamaEmbed, OllamaGenerate
-from clawproxy.dialects.ollama.provider import OllamaProvider
-
-__all__ = ["OllamaChat", "OllamaEmbed", "OllamaGenerate", "OllamaProvider"]

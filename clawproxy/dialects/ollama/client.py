@@ -51,3 +51,8 @@ class OllamaEmbed(OllamaChat):
 
     def answer(self, exchange: Exchange, request: ChatRequest) -> AnswerEncoder:
         return EmbedEncoder(exchange, request, old=self.old)
+
+
+def old_embeddings() -> OllamaEmbed:
+    """The dialect of `/api/embeddings`."""
+    return OllamaEmbed(old=True)

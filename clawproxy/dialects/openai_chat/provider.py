@@ -12,7 +12,7 @@ from clawproxy.dialects.openai_chat.client_answer import NAME
 from clawproxy.dialects.openai_chat.provider_answer import StreamDecoder, WholeDecoder
 from clawproxy.dialects.openai_chat.provider_embeddings import EmbeddingsDecoder, encode_embeddings
 from clawproxy.dialects.openai_chat.provider_request import encode_body
-from clawproxy.dialects.profiles import DEFAULT, Profile, profile_for
+from clawproxy.dialects.profiles import DEFAULT, PROFILES, Profile, profile_for
 from clawproxy.dialects.translate import refuse_operation
 from clawproxy.errors import ProviderFault
 from clawproxy.messages import ChatRequest, Route
@@ -76,3 +76,8 @@ class OpenAIChatProvider:
 
     def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFault:
         return provider_faults.decode_error(status, headers, body)
+
+
+def azure() -> OpenAIChatProvider:
+    """The dialect `azure`."""
+    return OpenAIChatProvider(PROFILES["azure"])

@@ -3,10 +3,3 @@
 `client_*` reads their requests and writes our answers; `provider_*` writes our requests and reads their answers; `tools` and
 `items` say, for both directions, what a tool and an input item are in the vocabulary. `socket` is what the WebSocket mode adds.
 """
-
-from __future__ import annotations
-
-from clawproxy.dialects.openai_responses.client import OpenAIResponsesClient
-from clawproxy.dialects.openai_responses.provider import OpenAIResponsesProvider
-
-__all__ = ["OpenAIResponsesClient", "OpenAIResponsesProvider"]
