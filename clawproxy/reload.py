@@ -339,6 +339,8 @@ class Reloader:
 async def _serve_scripted(  # noqa: ASYNC114
     script: str | None, scope: trio.CancelScope, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    from clawproxy.scripted import ScriptedProvider
+
     with scope:
         from clawproxy.scripted import ScriptedProvider
 
