@@ -211,6 +211,7 @@ async def disconnect(cell: Cell) -> None:
             head += [f"{name}: {value}" for name, value in question.headers.items()]
             await stream.send_all("\r\n".join([*head, f"content-length: {len(question.body)}", "", ""]).encode() + question.body)
         with trio.fail_after(5):
+            await cell.running.provider.log.wait_for(lambda log: log.in_progress)
             assert await stream.receive_some(100)
     with trio.fail_after(5):
         await cell.running.provider.log.wait_for(lambda log: log.counts["closed_by_peer"] > before)
