@@ -50,7 +50,7 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "code": frozenset({"1000", "1001", "1002", "1006", "1007", "1008", "1009", "1011", "1012", "1013"})
     | {"4400", "4401", "4403", "4408", "4429"},
     "state": frozenset({"active", "idle", "waiting"}),
-    "result": frozenset({"ok", "failed"}),
+    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass"}),
 }
 """The values each label may have. `provider` gets the configuration's names (`allow`)."""
 

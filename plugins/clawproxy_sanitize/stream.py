@@ -132,7 +132,8 @@ class Answer:
             pieces = window.feed(text)
             if pieces is None:
                 return text
-            return "".join([*pieces, *window.interrupt()] if window.held else pieces)
+            changed = "".join([*pieces, *window.interrupt()] if window.held else pieces)
+            return text if changed == text else changed  # the same object where it says the same: then its bytes may stand
 
         said = msgspec.json.decode(event.data)
         made = deep(said, change, MACHINES, lambda key: self._scanner.redact(key, self._counts))
