@@ -23,22 +23,35 @@ _DIGITS = re.compile(rb"[1-9][0-9]{0,14}")
 _VARIES = re.compile(rb"\r\n((?i:" + "|".join(VARYING).encode() + rb")): ?([\x21-\x7e]{1,128})(?=\r\n)")
 
 
+_WORD = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
 class KnownHead:
     """One head, whole and checked."""
 
-    __slots__ = ("_after", "_before", "_names", "_pattern", "_said", "head", "varied")
+    __slots__ = ("_after", "_pieces", "_said", "head", "varied")
 
     def __init__(self, head: Head, before: bytes, after: bytes) -> None:
         self.head = head
         """The head as it was recognised last."""
         self.varied = False
         """Whether it then differed from the one before in more than its length."""
-        self._before = before
-        self._after = after
-        self._names: tuple[str, ...] = ()
-        self._said: tuple[bytes, ...] = ()
-        self._pattern: re.Pattern[bytes] | None = None
-        self._vary()
+        whole = before + b"0" + after
+        marks = [(len(before), len(before) + 1, "content-length", _DIGITS)]
+        for match in _VARIES.finditer(whole):
+            name = match[1].decode().lower()
+            if sum(name == field[0] for field in head.headers) == 1:
+                marks.append((match.start(2), match.end(2), name, _WORD))
+        place = 0
+        pieces: list[tuple[bytes, str, re.Pattern[bytes]]] = []
+        for start, end, name, pattern in sorted(marks, key=lambda mark: mark[0]):
+            pieces.append((whole[place:start], name, pattern))
+            place = end
+        self._pieces = tuple(pieces)
+        """What stands before each value that may vary, its field, and what it may be. No pattern is made for a head: compiling
+        one takes milliseconds, and each connection brings its own."""
+        self._after = whole[place:]
+        self._said: list[bytes] = []
 
     @classmethod
     def of(cls, raw: bytes, head: Head) -> KnownHead | None:
@@ -50,56 +63,37 @@ class KnownHead:
             return None
         digits = b"%d" % length
         at = raw.index(digits, raw.lower().index(b"\r\ncontent-length:"))
-        return cls(head, raw[:at], raw[at + len(digits) :])
-
-    def _vary(self) -> None:
-        """Make the pattern, where the head holds fields that vary, each of them once."""
-        whole = self._before + b"0" + self._after
-        found = list(_VARIES.finditer(whole))
-        names = tuple([match[1].decode().lower() for match in found])
-        if not found or any(sum(name == field[0] for field in self.head.headers) != 1 for name in names):
-            return
-        pieces, place = [], 0
-        length = len(self._before)
-        for start, end, pattern in sorted(
-            [(match.start(2), match.end(2), rb"([\x21-\x7e]{1,128})") for match in found]
-            + [(length, length + 1, rb"(?P<length>[1-9][0-9]{0,14})")]
-        ):
-            pieces += [re.escape(whole[place:start]), pattern]
-            place = end
-        self._pattern = re.compile(b"".join([*pieces, re.escape(whole[place:])]))
-        self._names = names
-        self._said = tuple([match[2] for match in found])
+        made = cls(head, raw[:at], raw[at + len(digits) :])
+        made.recognise(raw)
+        made.varied = False
+        return made
 
     def recognise(self, data: bytes) -> int:
         """Where the head ends that `data` begins with, and `head` is that head then; 0 where it is another, or not whole."""
-        if self._pattern is not None:
-            return self._recognise_varying(self._pattern, data)
-        if not data.startswith(self._before):
+        place, said = 0, []
+        for before, _, pattern in self._pieces:
+            if not data.startswith(before, place):
+                return 0
+            match = pattern.match(data, place + len(before))
+            if match is None:
+                return 0
+            said.append(match[0])
+            place = match.end()
+        if not data.startswith(self._after, place):
             return 0
-        match = _DIGITS.match(data, len(self._before))
-        if match is None or not data.startswith(self._after, match.end()):
-            return 0
-        length = int(match[0])
-        if length != self.head.content_length:
-            self._become(length, {"content-length": str(length)})
-        return match.end() + len(self._after)
+        if said == self._said:
+            self.varied = False
+        else:
+            self._become(said)
+        return place + len(self._after)
 
-    def _recognise_varying(self, pattern: re.Pattern[bytes], data: bytes) -> int:
-        match = pattern.match(data)
-        if match is None:
-            return 0
-        at = pattern.groupindex["length"]
-        said = tuple([value for number, value in enumerate(match.groups(), 1) if number != at])
-        length = int(match[at])
-        self.varied = said != self._said
-        if self.varied or length != self.head.content_length:
-            self._said = said
-            changed = dict(zip(self._names, [value.decode("ascii") for value in said], strict=True))
-            self._become(length, changed | {"content-length": str(length)})
-        return match.end()
-
-    def _become(self, length: int, changed: dict[str, str]) -> None:
-        old = self.head
+    def _become(self, said: list[bytes]) -> None:
+        changed = {name: value.decode("ascii") for (_, name, _), value in zip(self._pieces, said, strict=True)}
+        length, old = int(changed["content-length"]), self.head
         headers = tuple([field if field[0] not in changed else (field[0], changed[field[0]]) for field in old.headers])
-        self.head = Head(old.method, old.target, old.path, old.query, headers, old.keep_alive, length, False, "1.1")
+        self.varied = any(
+            now != was and name != "content-length" for (_, name, _), now, was in zip(self._pieces, said, self._said, strict=False)
+        )
+        self._said = said
+        if headers != old.headers:
+            self.head = Head(old.method, old.target, old.path, old.query, headers, old.keep_alive, length, False, "1.1")
