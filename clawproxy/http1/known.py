@@ -92,7 +92,8 @@ class KnownHead:
         length, old = int(changed["content-length"]), self.head
         headers = tuple([field if field[0] not in changed else (field[0], changed[field[0]]) for field in old.headers])
         self.varied = any(
-            now != was and name != "content-length" for (_, name, _), now, was in zip(self._pieces, said, self._said, strict=False)
+            now != was and name != "content-length"
+            for (_, name, _), now, was in zip(self._pieces, said, self._said, strict=False)
         )
         self._said = said
         if headers != old.headers:
