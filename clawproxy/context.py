@@ -117,7 +117,7 @@ class Attempt:
     id: str
     number: int
     reason: str
-    """first, retry, failover, steer (hedge and continue are to come)."""
+    """first, retry, failover, hedge, steer, continue."""
     route: Route
     started: float = 0.0
     """Unix time."""
@@ -178,6 +178,10 @@ class Exchange:
     """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
     considered: Sequence[Considered] = ()
     """What the router weighed, best first; nothing where it had nothing to weigh."""
+    rules: Sequence[RuleHit] = ()
+    """The policies that spoke, in the order they did."""
+    last_resort: Route | None = None
+    """What to answer from where no route can, before anything was released (an older answer, `Route.recorded`)."""
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the
@@ -189,6 +193,18 @@ class Exchange:
     def notice(self, code: str, message: str, **details: Any) -> None:
         """Tell the client something about its request; sent before the next content."""
         self.notices.append(Notice(code, message, details or EMPTY))
+
+
+@value
+class RuleHit:
+    """A policy that applied to a request."""
+
+    rule: str
+    """Its name in the configuration."""
+    action: str
+    """In a word of a closed set: what it did."""
+    shadow: bool = False
+    """It only watches: this is what it would have done."""
 
 
 @value

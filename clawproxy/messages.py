@@ -255,3 +255,9 @@ class Route:
     from; it need not be configured."""
     price: PriceConfig | None = None
     """What it costs, where the model's own price does not say."""
+    credential: int = 0
+    """Which of the provider's credentials, in the order they are configured."""
+    after: float = 0.0
+    """Seconds to wait before it is tried: a retry's backoff."""
+    hedge_after: float | None = None
+    """Where no content came within so many seconds of its being tried, the plan is asked for another to run beside it."""
