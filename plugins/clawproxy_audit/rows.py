@@ -95,6 +95,8 @@ class Row(msgspec.Struct, gc=False):
     notices: list[str]
     operation: str
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
+    tags: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """The key's, its `region:` among them."""
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -130,6 +132,8 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
     if exchange.considered:
         weighed = exchange.considered[:MAX_CONSIDERED]
         row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
+    if principal.tags:
+        row.tags = list(principal.tags[:MAX_NOTICES])
     return to_line(row)
 
 
