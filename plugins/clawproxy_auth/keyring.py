@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from attrs import field, frozen, validators
 
 from clawproxy.config import Duration
-from clawproxy.messages import EMPTY, Principal
+from clawproxy.messages import Principal
 from clawproxy_auth.introspection import Introspection, IntrospectionSettings
 from clawproxy_auth.issuers import IssuerSettings
 
@@ -23,7 +23,7 @@ class AuthSettings:
     failures: int = field(default=10, validator=validators.ge(1))
     """Failed attempts from one address, or on one token prefix, within `window` before they are answered 429."""
     window: Duration = field(default=Duration(60.0), validator=validators.gt(Duration(0.0)))
-    issuers: Mapping[str, IssuerSettings] = EMPTY
+    issuers: Mapping[str, IssuerSettings] = field(factory=dict)
     """Whose JSON Web Tokens are credentials."""
     introspection: IntrospectionSettings | None = None
 
