@@ -46,6 +46,13 @@ class Running:
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream(*self.address)
 
+    def forget_trouble(self) -> None:
+        """Breakers are closed and credentials well, whatever a test made the provider do."""
+        health = self.server.gateway.app.shared.get("router.health")
+        if health is not None:
+            health.breakers.clear()
+            health.credentials.clear()
+
     async def at_rest(self) -> None:
         """Wait until nothing is held any more; the caller bounds it."""
         while not self.is_at_rest():
