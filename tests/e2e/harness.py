@@ -22,6 +22,8 @@ from clawproxy.server import Listening, Server
 
 KEY = "sk-test-0123456789abcdefghijklmnop"
 PROVIDER_KEY = "sk-canary-4f1d0c8a9b7e6f5d4c3b2a1908172635"
+ONCE: Mapping[str, Any] = {"retries": {"most": 0}}
+"""`[plugins.router]` unless a test has its own: a provider fails as often as it was told to, and is not asked again."""
 
 
 @attrs.define
@@ -99,8 +101,7 @@ async def gateway(
     websocket: what those providers' `websocket` is.
     changes: fields of `Config` to replace.
     """
-    if sections is not None:
-        changes["config_plugins"] = sections
+    changes["config_plugins"] = {"router": ONCE, **(sections or {})}
     provider = ScriptedProvider()
     async with trio.open_nursery() as nursery:
         url = await nursery.start(provider.serve, "127.0.0.1", 0)

@@ -1,4 +1,4 @@
-"""Providers that fail, limit and come back, over real sockets: what clients see, and what the providers did by their own account."""
+"""Providers that fail, limit and come back, over real sockets: what clients see, and what the providers saw."""
 
 from __future__ import annotations
 
