@@ -184,7 +184,7 @@ class Guard:
         return None
 
     def told(self, exchange: Exchange, plan: PriorityPlan) -> None:
-        """Say which routes are left out, in `exchange.considered`. Changes nothing."""
+        """Say which routes are left out, in `exchange.considered`. Takes nothing."""
         now, left_out = self.now(), {}
         last = ejected([place_of(route) for route in plan.candidates], self.health, now, self.ejecting)
         for route in plan.candidates:

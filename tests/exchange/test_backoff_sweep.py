@@ -1,4 +1,4 @@
-"""The wait before a retry: cancelled at every schedule point, bounded by what is left, and no excuse for a client that says more."""
+"""The wait before a retry: cancelled at every schedule point, bounded by what is left, ended by a client's word."""
 
 from __future__ import annotations
 
