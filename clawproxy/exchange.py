@@ -137,7 +137,7 @@ class _Story:
             )
             history.append(attempt)
             exchange.route = route
-            if tried == 1 and route.recorded is None:
+            if tried == 1 and route.recorded is None and route.reason != "retry":
                 exchange.notice("fallback", "The first route failed; another one answers.")
             run = AttemptRun(self.generation, exchange, self.client, self.call.lifetime, self.clock)
             if steering is not None:

@@ -117,6 +117,10 @@ class Guard:
         key = place_of(route)
         breaker = self.health.breakers.get(key)
         if breaker is not None:
+            attempt = breaker.probe.attempt() if breaker.probe is not None else None
+            answers = attempt is not None and attempt.content  # nobody waits for the end of a long answer
+            if answers and breaker.probed(True, now, self.breaking, self.app.random) is not None:
+                self._tell(key, breaker)
             if breaker.look(now) is not None:
                 self._tell(key, breaker)
             wait = breaker.wait(now)

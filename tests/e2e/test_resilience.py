@@ -295,6 +295,46 @@ async def test_a_provider_that_dies_is_not_felt_and_gets_its_traffic_back(tmp_pa
         assert statuses == {200}
 
 
+@pytest.mark.slow
+async def test_under_load_with_the_defaults(tmp_path: Path) -> None:
+    """A provider dies and comes back under 100 requests a second: nobody notices, and it has its traffic back within 15 s."""
+    seen: list[tuple[float, float, str, int]] = []
+
+    async with world(tmp_path, router={}) as it, trio.open_nursery() as nursery:
+        it.a.latency = it.b.latency = 0.02
+
+        async def one() -> None:
+            began = trio.current_time()
+            async with await it.running.connect() as stream:
+                reply = await chat(stream, "hello", key=KEY, model="test-model")
+            seen.append((began, trio.current_time() - began, reply.headers.get("x-claw-route", "-")[0], reply.status))
+
+        async def load(scope: trio.CancelScope) -> None:
+            with scope:
+                while True:
+                    nursery.start_soon(one)
+                    await trio.sleep(0.01)
+
+        scope = trio.CancelScope()
+        nursery.start_soon(load, scope)
+        await trio.sleep(1.0)
+        died = trio.current_time()
+        it.a.default = parse("status 500")
+        await trio.sleep(2.0)
+        back = trio.current_time()
+        it.a.default = parse("say hello")
+        with trio.fail_after(15):
+            while [route for _, _, route, _ in seen[-20:]] != ["a"] * 20:
+                await trio.sleep(0.05)
+        scope.cancel()
+
+    assert {status for *_, status in seen} == {200}
+    usual = sorted(seconds for began, seconds, *_ in seen if began < died - 0.1)
+    without = sorted(seconds for began, seconds, *_ in seen if died + 0.5 < began < back)
+    assert len(without) > 50
+    assert without[int(0.95 * len(without))] < 2 * usual[int(0.95 * len(usual))] + 0.05
+
+
 async def test_state_outlives_a_reload(tmp_path: Path) -> None:
     file = tmp_path / "clawproxy.toml"
     async with world(tmp_path, path=file, router={"breaker": {"open": "30s", "longest": "30s"}}) as it:

@@ -29,7 +29,7 @@ class Refusing:
         self.times = 0
         self.asked: list[float] = []
         self._open = gateway.upstream.open
-        gateway.upstream.open = self.open  # type: ignore[method-assign]
+        gateway.upstream.open = self.open  # type: ignore[method-assign, assignment]
 
     def open(self, *args: Any) -> Any:
         self.asked.append(trio.current_time())

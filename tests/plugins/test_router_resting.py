@@ -134,6 +134,21 @@ def test_a_probe_s_end_decides_or_leaves_it_to_the_next(slug: str) -> None:
     assert desk.guard.health.breakers["a", "m"].probe is None
 
 
+def test_a_probe_that_has_content_closes_it_though_its_answer_is_long() -> None:
+    desk, history = Desk(), list[Attempt]()
+    desk.fail("a", times=5)
+    desk.now += 3.0
+    probe = desk.plan().next(history)
+    assert probe is not None
+    running = make_attempt(route=probe, sent=True)
+    history.append(running)
+    desk.now += 100.0
+    assert first(desk.plan()) == "b", "however long it takes, there is one"
+    running.content = True
+    assert first(desk.plan()) == "a"
+    assert [each["state"] for each in desk.events("route.breaker")] == ["open", "half_open", "closed"]
+
+
 def test_where_all_are_open_it_is_said_at_once_and_when_to_come_back() -> None:
     desk = Desk()
     desk.fail("a", times=5)
