@@ -26,7 +26,8 @@ from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
-from clawproxy.exchange_clock import ExchangeClock
+from clawproxy.exchange_clock import FALLBACK_SHARE, ExchangeClock
+from clawproxy.lastresort import without_route
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.steering import Steering, staying
 
@@ -120,10 +121,13 @@ class _Story:
             assert request is not None
             assert plan is not None
             tried = len(leg)
-            if (leg and leg[-1].content) or (route := plan.next(leg)) is None:
-                raise (leg[-1].error if leg else None) or ClawError("no_route")
+            route = self._next(plan, leg)
             if leg and self.call.lifetime.scope.cancel_called:
                 await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
+            if route.after > 0.0:
+                await self._back_off(route.after)
+                if steering is not None and steering.waits:
+                    continue
             attempt = Attempt(
                 id=f"{exchange.request_id}.{len(history) + 1}" if history else exchange.request_id,
                 number=len(history) + 1,
@@ -133,7 +137,7 @@ class _Story:
             )
             history.append(attempt)
             exchange.route = route
-            if tried == 1:
+            if tried == 1 and route.recorded is None and route.reason != "retry":
                 exchange.notice("fallback", "The first route failed; another one answers.")
             run = AttemptRun(self.generation, exchange, self.client, self.call.lifetime, self.clock)
             if steering is not None:
@@ -147,6 +151,32 @@ class _Story:
                     self.result, self.lost = Outcome(attempt.outcome or "complete", None, run.finish), run.lost
             if attempt.error is None and not (steering is not None and steering.waits):
                 return await self._finish(Outcome(attempt.outcome or "complete", None, run.finish))
+
+    def _next(self, plan: Plan, leg: Sequence[Attempt]) -> Route:
+        """The next route; where no route can answer, and nothing was released, what was set aside for that. Raises what the last
+        attempt came to, or what the plan says is in the way."""
+        exchange, last = self.exchange, leg[-1] if leg else None
+        error = last.error if last is not None else None
+        content = last is not None and last.content
+        if not content:
+            try:
+                route = plan.next(leg)
+            except ClawError as refused:
+                route, error = None, refused
+            if route is not None:
+                return route
+        return without_route(exchange, last, error or ClawError("no_route"), self._unavailable())
+
+    def _unavailable(self) -> str | None:
+        model = self.generation.config.models.get(self.exchange.requested_model)
+        return None if model is None else model.unavailable
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait before a retry: in the request's scope, and never into what is set aside for another route."""
+        now = self.generation.alarms.now()
+        await trio.sleep(min(seconds, max(0.0, self.clock.ends - now) * (1 - FALLBACK_SHARE)))
+        timing = self.exchange.timing
+        timing.queue = (timing.queue or 0.0) + self.generation.alarms.now() - now
 
     def _reason(self, leg: Sequence[Attempt], route: Route) -> str:
         if leg:

@@ -71,7 +71,9 @@ class Plan(Protocol):
     """A router's answer: asked for the next route before each attempt, with the attempts so far.
 
     The route says what its attempt is for. After content was released only a route with the reason `continue` is taken: its
-    attempt goes on where the last one was cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is."""
+    attempt goes on where the last one was cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is.
+
+    `next` raises ClawError where it knows better than the last attempt why there is none (all of them rest)."""
 
     def next(self, history: Sequence[Attempt]) -> Route | None: ...
 

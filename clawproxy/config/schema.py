@@ -94,6 +94,13 @@ class ProviderConfig:
     """For the `scripted` dialect: what it says, unless a prompt brings its own script."""
     models: tuple[str, ...] = ()
     """The names to list where no `[models]` are configured."""
+    api_keys: tuple[SecretRef, ...] = ()
+    """More credentials, beside `api_key` or instead of it: requests take turns among those that are well."""
+
+    @property
+    def credentials(self) -> tuple[SecretRef, ...]:
+        """All of them, in the order `Route.credential` counts."""
+        return self.api_keys if self.api_key is None else (self.api_key, *self.api_keys)
 
 
 @frozen
@@ -135,6 +142,8 @@ class ModelConfig:
     """None: not known, so that no cost is (which is not the same as free)."""
     quality: int = 0
     """The least tier of a route that a request for it takes."""
+    unavailable: str | None = None
+    """What its clients are told where no route could serve them, instead of the fault's own words."""
 
 
 @frozen

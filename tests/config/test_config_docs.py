@@ -36,6 +36,10 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[limits]`": schema.LimitsConfig,
     "## `[log]`": schema.LogConfig,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
+    **{
+        f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
+        for name in ("breaker", "credentials", "retries", "ejection")
+    },
 }
 
 
@@ -60,7 +64,7 @@ def shown(cls: type[Any], attribute: Any) -> str:
         return "required"
     if default is None:
         return "none"
-    if isinstance(default, schema.PoolConfig):
+    if attrs.has(type(default)):
         return "a table"
     if isinstance(default, (dict, tuple)):
         return f"`{json.dumps(default)}`"
