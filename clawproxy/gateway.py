@@ -183,11 +183,12 @@ class Gateway:
 
     async def authenticate(self, credentials: Credentials) -> Principal:
         """Who is it? A good verdict is reused for at most 5 s, keyed by a digest of all that was shown."""
-        token = credentials.token
+        token, certificate = credentials.token, credentials.certificate
         now = time.monotonic()
         digest = b""
-        if token is not None:
-            seen = f"{credentials.surface}\0{credentials.peer}\0{token}"
+        if token is not None or certificate is not None:
+            shown = "" if certificate is None else certificate.digest
+            seen = f"{credentials.surface}\0{credentials.peer}\0{shown}\0{token or ''}"
             digest = hashlib.blake2b(seen.encode("utf-8", "surrogateescape"), digest_size=32).digest()
             known = self._verdicts.get(digest)
             if known is not None and now < known[1] and not _expired(known[0]):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import stat
 from pathlib import Path
 
 import trio
 from attrs import frozen
 
-from clawproxy.config import ServerConfig, TLSConfig
+from clawproxy.config import ServerConfig
 from clawproxy.config.units import Address, parse_address
 from clawproxy.errors import ConfigError
 
@@ -112,18 +111,3 @@ def _reason(error: OSError) -> str:
         2: "the folder of this socket does not exist",
     }
     return words.get(error.errno or 0, (error.strerror or type(error).__name__).lower())
-
-
-def tls_context(tls: TLSConfig) -> ssl.SSLContext:
-    """A server context: TLS 1.2 and up, HTTP/1.1 only. Raises ConfigError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ssl.SSLError) as error:
-        why = error.reason if isinstance(error, ssl.SSLError) and error.reason else error.strerror
-        raise ConfigError(
-            [f"server.tls: {tls.certificate} with {tls.key} can not be used: {why}; give a PEM certificate and its key"]
-        ) from error
-    return context

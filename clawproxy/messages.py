@@ -204,6 +204,18 @@ class Usage:
         return (self.input_tokens or 0) + (self.output_tokens or 0)
 
 
+@value
+class ClientCertificate:
+    """A certificate that a client showed and that was verified, as far as it says who it is."""
+
+    digest: str
+    """SHA-256 of all of it, in lower-case hexadecimal."""
+    identities: tuple[str, ...]
+    """`sha256:HEX`, then `san:NAME` and `cn:NAME` for what it says."""
+    expires: float
+    """Unix time."""
+
+
 @frozen(slots=True)
 class Credentials:
     """What somebody showed at the door. `token` is theirs: it goes to `authenticate` and nowhere else."""
@@ -212,6 +224,7 @@ class Credentials:
     peer: str = ""
     """The address it came from."""
     surface: str = ""
+    certificate: ClientCertificate | None = None
 
 
 @value

@@ -26,9 +26,9 @@ from clawproxy.config.secretrefs import files_read
 from clawproxy.dialects import provider_dialects
 from clawproxy.errors import ConfigError
 from clawproxy.gateway import Generation
-from clawproxy.listeners import tls_context
 from clawproxy.ops.logs import LOG, log_event, log_exception, set_level
 from clawproxy.pipeline.plugins import installed
+from clawproxy.servertls import tls_context
 from clawproxy.upstream.pool import PoolStatistics
 from clawproxy.upstream.providers import Providers
 

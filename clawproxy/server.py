@@ -32,13 +32,14 @@ from clawproxy.errors import ClawError, ConfigError
 from clawproxy.gateway import Gateway
 from clawproxy.http1.head import Head
 from clawproxy.keys import load_or_create_pepper
-from clawproxy.listeners import Bound, bind_all, tls_context
+from clawproxy.listeners import Bound, bind_all
 from clawproxy.ops.admin import AdminPages
 from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
 from clawproxy.pipeline.compile import lifespans
 from clawproxy.reload import Reloader
+from clawproxy.servertls import tls_context
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
 from clawproxy.transport.catalog import catalog_pages

@@ -31,7 +31,7 @@ LAYERS: list[tuple[int, str]] = [
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
     (2, r"clawproxy\.fetch$"),
-    (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|lastresort|listeners)$"),
+    (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|lastresort|listeners|servertls)$"),
     (4, r"clawproxy\.(server|reload|testing)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),
@@ -41,6 +41,7 @@ NURSERIES = {
     "clawproxy/server.py",
     "clawproxy/transport/front.py",  # the service's own tickers, not a request's
     "clawproxy/transport/pulse.py",
+    "clawproxy/upstream/providers.py",  # a task for each credential that is fetched
     "clawproxy/upstream/dial.py",  # racing a host's addresses
     "clawproxy/transport/websocket/session.py",
 }

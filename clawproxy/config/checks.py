@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 import attrs
 
 from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.config.checks_credentials import check_credentials
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server
+from clawproxy.config.checks_tls import check_certificates, check_provider_tls
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.locate import dotted
 from clawproxy.config.schema import Config, ProviderConfig
 from clawproxy.config.structure import listed, suggest
 from clawproxy.config.units import render_duration, shown
@@ -41,7 +42,6 @@ NOT_YET = {
 """Clocks this version does not run: only their defaults are accepted."""
 MAY_BE_ZERO = frozenset({"drain"})
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-MOST_CREDENTIALS = 64
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GATEWAYS_OWN = frozenset(
     {
@@ -70,6 +70,8 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
         check_provider(name, provider, names, found)
     check_models(config, names, found)
     check_keys(config, names, found)
+    if "server" not in broken:
+        check_certificates(config, found)
     if "pipeline" not in broken:
         check_pipeline(config, names, found)
     if "deadlines" not in broken:
@@ -95,7 +97,7 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
             f'"{shown(provider.dialect)}" is no known dialect; {suggest(provider.dialect, sorted(names.dialects))}',
         )
     elif scripted:
-        for key in ("base_url", "api_key", "api_keys", "ca_file"):
+        for key in ("base_url", "api_key", "api_keys", "ca_file", "oauth", "refresh", "tls"):
             if getattr(provider, key) not in (None, ()):
                 found.wrong((*path, key), "has no meaning for a scripted provider, which runs in this process; remove it")
     if not scripted:
@@ -107,25 +109,13 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
     if provider.ca_file is not None:
         check_file(provider.ca_file, (*path, "ca_file"), "a PEM file", found)
     check_credentials(provider, path, found)
+    if not scripted:
+        check_provider_tls(provider, path, found)
     pool = provider.pool
     if pool.max < 1:
         found.wrong((*path, "pool", "max"), f"{pool.max} leaves no connection; write 1 or more")
     if not 0 <= pool.min_idle <= max(pool.max, 0):
         found.wrong((*path, "pool", "min_idle"), f"{pool.min_idle} is out of range; write 0 to pool.max ({pool.max})")
-
-
-def check_credentials(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:
-    places = [((*path, "api_key"), provider.api_key)] if provider.api_key is not None else []
-    places += [((*path, "api_keys", index), ref) for index, ref in enumerate(provider.api_keys)]
-    if len(places) > MOST_CREDENTIALS:
-        found.wrong((*path, "api_keys"), f"come to {len(places)} credentials; {MOST_CREDENTIALS} are the most")
-    seen: dict[object, KeyPath] = {}
-    for where, ref in places:
-        if ref.scheme == "":
-            found.warn(where, 'is a secret in the file itself; write "env:NAME" or "file:PATH"')
-        if ref in seen:
-            found.wrong(where, f"is the same as {dotted(seen[ref])}; name each credential once")
-        seen.setdefault(ref, where)
 
 
 def check_base_url(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:
@@ -183,7 +173,7 @@ def check_keys(config: Config, names: Names, found: Findings) -> None:
         path: KeyPath = ("keys", name)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}", name):
             found.wrong(path, "is no name for a key; use letters, digits, `_`, `.`, `@` and `-`, at most 64")
-        if key.secret.scheme == "":
+        if key.secret is not None and key.secret.scheme == "":
             found.warn((*path, "secret"), 'is a secret in the file itself; write "env:NAME" or "file:PATH"')
         if key.expires is not None and key.expires < time.time():
             found.warn((*path, "expires"), "is in the past: this key is refused; remove the key, or set a later date")

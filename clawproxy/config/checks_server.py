@@ -1,13 +1,13 @@
-"""The checks of `[server]`: addresses that parse and do not clash, certificates that fit, names that can be compared."""
+"""The checks of `[server]`: addresses that parse and do not clash, names that can be compared."""
 
 from __future__ import annotations
 
 import re
-import ssl
 
-from clawproxy.config.findings import Findings, check_file
+from clawproxy.config.checks_tls import check_tls
+from clawproxy.config.findings import Findings
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import ServerConfig, TLSConfig
+from clawproxy.config.schema import ServerConfig
 from clawproxy.config.units import Address, parse_address, shown
 
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?")
@@ -66,20 +66,3 @@ def _clash(one: Address, two: Address) -> bool:
         return one.path == two.path
     same_host = one.host.lower() == two.host.lower() or one.wildcard or two.wildcard
     return one.port == two.port != 0 and same_host
-
-
-def check_tls(tls: TLSConfig, found: Findings) -> None:
-    missing = False
-    for name in ("certificate", "key"):
-        missing |= not check_file(getattr(tls, name), ("server", "tls", name), "a PEM file", found)
-    if missing:
-        return
-    try:
-        # A password makes OpenSSL ask on the terminal; an empty one makes it fail.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.certificate, tls.key, password=lambda: "")
-    except (ssl.SSLError, OSError) as error:
-        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else "not PEM, or encrypted"
-        found.wrong(
-            ("server", "tls"),
-            f"certificate and key can not be used together ({reason}); name a PEM certificate chain and its unencrypted key",
-        )

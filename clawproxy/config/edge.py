@@ -108,7 +108,7 @@ def _is_here(host: str) -> bool:
 
 def _keys(config: Config) -> Iterator[Finding]:
     for name, key in config.keys.items():
-        if not key.secret.scheme:
+        if key.secret is not None and not key.secret.scheme:
             yield ("keys", name, "secret"), "stands in the file; use env: or file:"
         if "*" in key.models and len(config.models) > 1:
             yield ("keys", name, "models"), f"may use every model, all {len(config.models)} of them"

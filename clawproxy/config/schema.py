@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, Literal, NewType
 
 from attrs import field, frozen
 
@@ -29,7 +29,7 @@ KIB, MIB = 1024, 1024 * 1024
 @frozen
 class SecretRef:
     """Where a secret is: `env:NAME`, `file:PATH`, a plugin's scheme, or a literal (`scheme == ""`). Resolved late, by whoever
-    needs it, so that `keys` and `usage` work without any provider's secret."""
+    needs it, so that `keys` and `usage` work without any provider's secret. Of a provider's, see also `FETCHED`."""
 
     scheme: str
     value: str = field(repr=False)
@@ -40,10 +40,31 @@ class SecretRef:
         return cls(match[1], match[2]) if match else cls("", text)
 
 
+FETCHED = ("command", "vault", "aws")
+"""Schemes of a provider's credentials that take time: they are had while requests go on, and never when a file is checked."""
+ClientAuth = Literal["none", "optional", "required"]
+
+
+@frozen
+class TLSNameConfig:
+    """The certificate for clients that ask for one of these names (SNI)."""
+
+    hosts: tuple[str, ...]
+    """`api.example`, or `*.example` for every name one label longer."""
+    certificate: Path
+    key: Path
+
+
 @frozen
 class TLSConfig:
     certificate: Path
     key: Path
+    client_ca: Path | None = None
+    """PEM certificates of the authorities whose client certificates are accepted."""
+    client_auth: ClientAuth = "none"
+    """Whether clients are asked for a certificate, and whether they must show one."""
+    names: tuple[TLSNameConfig, ...] = ()
+    """More certificates, by name; `certificate` is for the rest."""
 
 
 @frozen
@@ -73,6 +94,36 @@ class PoolConfig:
 
 
 @frozen
+class OAuthConfig:
+    """A provider's credential is an access token (RFC 6749): by the refresh token where there is one, else by the client's own
+    credentials."""
+
+    token_url: str
+    client_id: str
+    client_secret: SecretRef | None = None
+    scope: str | None = None
+    refresh_token: SecretRef | None = None
+    audience: str | None = None
+    """Sent as `audience`, for servers that want to know what the token is for."""
+    client_auth: Literal["basic", "post"] = "basic"
+    """Where `client_id` and `client_secret` go: a header, or the body (RFC 6749, 2.3.1)."""
+    ca_file: Path | None = None
+
+
+@frozen
+class ProviderTLSConfig:
+    """Of an https provider, beyond what is always verified."""
+
+    certificate: Path | None = None
+    """The gateway's own, for providers that ask for one; the chain included."""
+    key: Path | None = None
+    pin: tuple[str, ...] = ()
+    """`sha256/BASE64`: what the digest of the provider's public key (SPKI) must be, one of them."""
+    server_name: str | None = None
+    """What its certificate is for, where that is not the host of `base_url`."""
+
+
+@frozen
 class ProviderConfig:
     dialect: str = "openai_chat"
     base_url: str | None = None
@@ -96,10 +147,18 @@ class ProviderConfig:
     """The names to list where no `[models]` are configured."""
     api_keys: tuple[SecretRef, ...] = ()
     """More credentials, beside `api_key` or instead of it: requests take turns among those that are well."""
+    oauth: OAuthConfig | None = None
+    """Instead of them: tokens that an authorization server issues."""
+    refresh: Duration | None = None
+    """How long a credential is used before it is had anew where it comes from (`command:`, `vault:`, `aws:`, and tokens that do
+    not say when they expire). None: until the provider refuses it, or the configuration is read again."""
+    tls: ProviderTLSConfig | None = None
 
     @property
     def credentials(self) -> tuple[SecretRef, ...]:
         """All of them, in the order `Route.credential` counts."""
+        if self.oauth is not None:
+            return (SecretRef("oauth", f"{self.oauth.client_id} {self.oauth.token_url}"),)
         return self.api_keys if self.api_key is None else (self.api_key, *self.api_keys)
 
 
@@ -150,7 +209,8 @@ class ModelConfig:
 class KeyConfig:
     """A static client key. `clawproxy keys create` adds hashed ones to the store."""
 
-    secret: SecretRef
+    secret: SecretRef | None = None
+    """Required, unless `certificates` are given."""
     models: tuple[str, ...] = ("*",)
     user: str | None = None
     team: str | None = None
@@ -160,6 +220,8 @@ class KeyConfig:
     expires: float | None = None
     """A TOML date-time in the file; Unix time here."""
     may_assert: bool = False
+    certificates: tuple[str, ...] = ()
+    """What a client certificate must say to be this key: `sha256:HEX`, `san:NAME` or `cn:NAME`, any of them."""
 
 
 @frozen

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted
-from clawproxy.config.schema import Config, SecretRef
+from clawproxy.config.schema import FETCHED, Config, SecretRef
 from clawproxy.config.structure import listed
 from clawproxy.config.units import shown
 from clawproxy.errors import ConfigError
@@ -67,6 +67,8 @@ def _value(ref: SecretRef, schemes: Schemes, environ: Mapping[str, str]) -> str:
         return _file(ref.value)
     if ref.scheme in schemes:
         return schemes[ref.scheme](ref.value)
+    if ref.scheme in FETCHED:
+        raise LookupError("is only for a provider's api_key or api_keys; use env: or file: here")
     raise LookupError(f"is no known kind of secret; known are {listed(['env', 'file', *sorted(schemes)])}")
 
 
@@ -92,8 +94,13 @@ def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
             yield ("providers", name, "api_key"), provider.api_key
         for index, credential in enumerate(provider.api_keys):
             yield ("providers", name, "api_keys", index), credential
+        for part in ("client_secret", "refresh_token"):
+            secret: SecretRef | None = getattr(provider.oauth, part, None)
+            if secret is not None:
+                yield ("providers", name, "oauth", part), secret
     for name, key in config.keys.items():
-        yield ("keys", name, "secret"), key.secret
+        if key.secret is not None:
+            yield ("keys", name, "secret"), key.secret
     for name in ("admin_token", "pepper"):
         ref: SecretRef | None = getattr(config.server, name)
         if ref is not None:
@@ -103,10 +110,15 @@ def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
 def files_read(config: Config) -> set[Path]:
     """The files whose content is part of the configuration: itself, secrets, certificates."""
     tls = config.server.tls
-    named = [Path(ref.value) for _, ref in references(config) if ref.scheme == "file"]
-    named += [provider.ca_file for provider in config.providers.values() if provider.ca_file is not None]
-    named += [tls.certificate, tls.key] if tls is not None else []
-    return {*named, *([config.path] if config.path is not None else [])}
+    named: list[Path | None] = [Path(ref.value) for _, ref in references(config) if ref.scheme == "file"]
+    for provider in config.providers.values():
+        named.append(provider.ca_file)
+        if provider.tls is not None:
+            named += [provider.tls.certificate, provider.tls.key]
+    if tls is not None:
+        named += [tls.certificate, tls.key, tls.client_ca]
+        named += [file for each in tls.names for file in (each.certificate, each.key)]
+    return {file for file in (*named, config.path) if file is not None}
 
 
 def check_secrets(
@@ -117,6 +129,8 @@ def check_secrets(
     warnings: list[tuple[KeyPath, str]] = []
     found: dict[str, Secret] = {}
     for path, ref in references(config):
+        if ref.scheme in FETCHED and path[0] == "providers" and path[2] != "oauth":
+            continue  # had when it is needed, by `upstream.fetched`; how it is written was checked
         try:
             secret = resolve_secret(ref, schemes, environ=environ)
         except ConfigError as error:

@@ -31,7 +31,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import Duration, KeyConfig, Price, SecretRef, ServerConfig, Size
+from clawproxy.config.schema import Duration, KeyConfig, Price, ProviderTLSConfig, SecretRef, ServerConfig, Size
 from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_size, shown
 
 
@@ -247,6 +247,9 @@ def make_converter(base: Path) -> Converter:
             return tuple(part.strip() for part in value.split(",")) if isinstance(value, EnvText) else (value,)
         return tuple(_text(item) for item in _array(value))
 
+    def pins(value: Any, _: Any) -> tuple[str, ...]:
+        return (value,) if isinstance(value, str) and not value.startswith("[") else tuple(_text(pin) for pin in _array(value))
+
     def admin(value: Any, _: Any) -> str | None:
         return None if value in ("", "off") else _text(value)
 
@@ -267,6 +270,7 @@ def make_converter(base: Path) -> Converter:
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
     of_table(Deadlines, **clocks)
     of_table(KeyConfig, expires=override(struct_hook=_expires))
+    of_table(ProviderTLSConfig, pin=override(struct_hook=pins))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter
 

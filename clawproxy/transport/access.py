@@ -13,6 +13,7 @@ from clawproxy.context import Attribution
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.messages import EMPTY, Credentials
+from clawproxy.transport.certificates import shown as credentials_of
 
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 _BEARER = re.compile(r"bearer[ ]+(.*)", re.IGNORECASE | re.DOTALL)
@@ -53,12 +54,12 @@ def read_credentials(head: Head, peer: str, surface: str) -> Credentials:
     if not shown:
         if _KEY_IN_QUERY.search(head.query) is not None:
             raise ClawError("auth.missing", "The key must not stand in the URL, where logs keep it: send it in a header.")
-        return Credentials(None, peer, surface)
+        return credentials_of(None, peer, surface)
     if len(shown) > 1 and any(other != shown[0] for other in shown):
         raise ClawError("auth.ambiguous")
     if _TOKEN.fullmatch(shown[0]) is None:
         raise ClawError("auth.invalid")
-    return Credentials(shown[0], peer, surface)
+    return credentials_of(shown[0], peer, surface)
 
 
 _WANTED = frozenset({"x-claw-capabilities", "x-claw-quality", "x-claw-region"})

@@ -34,6 +34,7 @@ from clawproxy.lifetime import Lifetime
 from clawproxy.messages import Credentials
 from clawproxy.service import Call, Service
 from clawproxy.transport import access, origins
+from clawproxy.transport.certificates import peer_of
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import JSON, Fields, HttpClient, PlainHandler, bounded_write, error_fields, openai_error
 from clawproxy.transport.reader import RequestReader
@@ -102,6 +103,8 @@ class Connection:
         self._surfaces = surfaces
         self._front = front
         self._peer = peer
+        self._shown = peer
+        """The address, with the client's certificate where it has one: for who authenticates."""
         self._secure = secure
         self._clock = trio.CancelScope()
         self._alarm = Alarm(front.alarms, self._clock.cancel)
@@ -168,6 +171,7 @@ class Connection:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return False
             self._reader.phase = "new"
+            self._shown = peer_of(self._peer, stream)
         return True
 
     async def _serve(self) -> bool:
@@ -256,7 +260,7 @@ class Connection:
         """Args: asked: None where this head is not the one before."""
         service = self._service
         try:
-            credentials = access.read_credentials(head, self._peer, dialect.name) if asked is None else asked.credentials
+            credentials = access.read_credentials(head, self._shown, dialect.name) if asked is None else asked.credentials
             principal = await service.authenticate(credentials)
             refused = service.admit()
             if refused is not None:
@@ -316,7 +320,7 @@ class Connection:
                 self._keep &= self._reader.drop(head)
             else:
                 body = await self._reader.body(head, self._surfaces.plain_body, self._service.deadlines)
-            answer = await handler(head, body, self._peer)
+            answer = await handler(head, body, self._shown)
             fields = [("x-request-id", self._request_id), *answer.headers.items(), *self._extra]
             text = self._whole(answer.status, fields, answer.body, answer.content_type)
         except ClawError:
@@ -332,7 +336,7 @@ class Connection:
         self._front.monitor.unwatch(self._wire.sock)  # its own reader never stops
         self._front.discard(self)
         leftover, self._reader.leftover = self._reader.leftover, b""
-        await websocket(self._wire.stream, head, leftover, self._service, self._peer)
+        await websocket(self._wire.stream, head, leftover, self._service, self._shown)
         self._wire.broken = True  # spoken for: nothing of ours may follow
         return False
 

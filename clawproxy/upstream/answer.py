@@ -5,7 +5,8 @@ Rule 1: an opening holds one place in the pool from `acquire` on, and gives it b
 Rule 2: `close` is synchronous. A connection goes back to the pool only after a whole answer with a clean end, of which the last
         chunk may still be under way; anything else is closed at once, which is what stops a provider from generating (and
         billing) for nobody.
-Rule 3: a redirect is never followed and its Location never read. Of an error at most 64 KiB are read, for at most 5 s.
+Rule 3: where a credential is refused nothing was done: if there is another in its place by then, the request is sent once more.
+Rule 4: a redirect is never followed and its Location never read. Of an error at most 64 KiB are read, for at most 5 s.
 """
 
 from __future__ import annotations
@@ -109,42 +110,52 @@ class Opening:
         self._answer: Answer | None = None
 
     async def __aenter__(self) -> Answer:
-        provider, phases = self._provider, self._phases
-        data = provider.encode(self._outbound, self._credential)
-        connection = await provider.pool.acquire(self._fair_key, self._wait)
-        try:
-            if connection is not None:
-                phases.enter("first_token")
-                phases.sent = True
-                try:
-                    await connection.send(data)
-                except Unsent:
-                    phases.sent = False
-                    connection.close()
-                    connection = None
-            if connection is None:
-                phases.enter("connect")
-                connection = await provider.connect()
-                phases.enter("first_token")
-                phases.sent = True
-                try:
-                    await connection.send(data)
-                except Unsent as error:
-                    phases.sent = False
-                    raise fault("unreachable", provider.name, error.cause, sent=False) from error
-            head = await connection.read_head()
-            if head.status >= 300:
-                raise await self._refusal(connection, head)
-            self._answer = answer = Answer(provider, connection, provider.dialect.decoder(self._request), head.status)
-        except BaseException as error:
-            if connection is not None and isinstance(error, ProviderFault):
-                provider.put_back(connection)
-            else:
+        provider, phases, again = self._provider, self._phases, True
+        while True:
+            if provider.renewals:
+                await provider.obtain(self._credential, phases)
+            data = provider.encode(self._outbound, self._credential)
+            secret = provider.credentials[self._credential]
+            connection = await provider.pool.acquire(self._fair_key, self._wait)
+            try:
                 if connection is not None:
-                    connection.close()
-                provider.pool.release()
-            raise
-        return answer
+                    phases.enter("first_token")
+                    phases.sent = True
+                    try:
+                        await connection.send(data)
+                    except Unsent:
+                        phases.sent = False
+                        connection.close()
+                        connection = None
+                if connection is None:
+                    phases.enter("connect")
+                    connection = await provider.connect()
+                    phases.enter("first_token")
+                    phases.sent = True
+                    try:
+                        await connection.send(data)
+                    except Unsent as error:
+                        phases.sent = False
+                        raise fault("unreachable", provider.name, error.cause, sent=False) from error
+                head = await connection.read_head()
+                if head.status >= 300:
+                    raise await self._refusal(connection, head)
+                self._answer = answer = Answer(provider, connection, provider.dialect.decoder(self._request), head.status)
+            except BaseException as error:
+                if connection is not None and isinstance(error, ProviderFault):
+                    provider.put_back(connection)
+                else:
+                    if connection is not None:
+                        connection.close()
+                    provider.pool.release()
+                if not again or not isinstance(error, ProviderFault) or error.slug != "provider_error.auth":
+                    raise
+                refusal = error
+            else:
+                return answer
+            if not await provider.another(self._credential, secret, phases):
+                raise refusal
+            again = False
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.leave(exc_type is None)
@@ -173,6 +184,4 @@ class Opening:
                 pass  # a cut in an error's body does not make the error less of one
         error = provider.dialect.decode_error(head.status, head.headers(error_header), bytes(body[:ERROR_BODY_BYTES]))
         error.details = evolve(error.details, provider=provider.name, provider_status=head.status)
-        if error.slug == "provider_error.auth":
-            provider.forget_credential(self._credential)
         return error

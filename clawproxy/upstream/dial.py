@@ -14,9 +14,11 @@ import ssl
 
 import trio
 
+from clawproxy.config import ProviderTLSConfig
 from clawproxy.errors import ProviderFault
 from clawproxy.upstream.dns import Address, Resolver
 from clawproxy.upstream.faults import fault, unreachable
+from clawproxy.upstream.pins import pin_of
 from clawproxy.upstream.proxy import Proxy
 from clawproxy.upstream.response_parser import BadAnswer, parse_head
 from clawproxy.upstream.url import BaseURL
@@ -24,17 +26,28 @@ from clawproxy.upstream.wire import TLSWire, Wire
 
 STAGGER = 0.25
 MAX_TUNNEL_HEAD = 16384
+NOTHING_MORE = ProviderTLSConfig()
 
 
 class Dialer:
     """Makes connections to one provider. `context` is None for http."""
 
-    def __init__(self, name: str, url: BaseURL, proxy: Proxy | None, context: ssl.SSLContext | None, resolver: Resolver) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: BaseURL,
+        proxy: Proxy | None,
+        context: ssl.SSLContext | None,
+        resolver: Resolver,
+        tls: ProviderTLSConfig = NOTHING_MORE,
+    ) -> None:
         self._name = name
         self._url = url
         self._proxy = proxy
         self._context = context
         self._resolver = resolver
+        self._server_name = tls.server_name or url.server_name
+        self._pins = frozenset(tls.pin)
 
     async def connect(self) -> Wire:
         """Raises ProviderFault("provider_error.unreachable"), or ClawError("overloaded") where we are out of descriptors."""
@@ -57,8 +70,10 @@ class Dialer:
                 return wire
             if self._proxy is not None:
                 await self._tunnel(wire, self._proxy)
-            secured = TLSWire(sock, self._context, self._url.server_name)
+            secured = TLSWire(sock, self._context, self._server_name)
             await secured.handshake()
+            if self._pins and pin_of(secured.certificate()) not in self._pins:
+                raise self._refused("its public key is none of those that are pinned")
             return secured
         except OSError as error:
             wire.close()

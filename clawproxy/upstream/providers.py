@@ -8,6 +8,7 @@ Rule 3: a generation that is replaced is closed (`aclose`) and keeps serving the
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ from clawproxy.secrets import Secret
 from clawproxy.upstream import base
 from clawproxy.upstream.answer import Opening
 from clawproxy.upstream.connection import Connection
+from clawproxy.upstream.dial import NOTHING_MORE
 from clawproxy.upstream.dns import Resolver
 from clawproxy.upstream.pool import Pool, PoolStatistics
 from clawproxy.upstream.provider import MAX_PAUSE, Provider
@@ -129,10 +131,17 @@ class Providers:
         return inner.open(route, request, outbound, phases, fair_key)
 
     async def run(self) -> None:
-        """Maintenance, for ever; the server starts it and cancels it. Old connections are closed, `min_idle` is kept warm.
-
-        It is only hygiene: a connection that is too old is never taken, swept or not.
+        """Maintenance, for ever; the server starts it and cancels it. Old connections are closed, `min_idle` is kept warm, and
+        credentials that are fetched are, for whoever waits for them.
         """
+        async with trio.open_nursery() as nursery:
+            for provider in self._providers.values():
+                for renewal in provider.renewals.values():
+                    nursery.start_soon(renewal.run)
+            await self._keep_pools()
+
+    async def _keep_pools(self) -> None:
+        """It is only hygiene: a connection that is too old is never taken, swept or not."""
         pause = min((provider.pause for provider in self._providers.values()), default=MAX_PAUSE)
         while True:
             for provider in self._providers.values():
@@ -154,7 +163,7 @@ class Providers:
         for name, provider in self._providers.items():
             if successor._providers.get(name) is not provider:
                 provider.pool.close()
-            provider.forget_credential()
+            provider.reread_credentials()
 
     async def aclose(self) -> None:
         """Close the idle connections now, and those at work when their answers end."""
@@ -177,6 +186,8 @@ class Providers:
                 problems.append(f"{path}.headers: {name!r}: {problem}.")
         if settings.pool.max < 1 or not 0 <= settings.pool.min_idle <= settings.pool.max:
             problems.append(f"{path}.pool: max must be at least 1, and min_idle between 0 and max.")
+        if (settings.oauth or any(ref.scheme in ("vault", "aws") for ref in settings.credentials)) and not _can_fetch():
+            problems.append(f"{path}: its credentials need the package httpcore2; run `pip install clawproxy[control]`.")
         url = self._url(path, settings, problems)
         proxy = context = None
         if url is not None:
@@ -213,17 +224,32 @@ class Providers:
             return None
 
     def _context(self, path: str, settings: ProviderConfig, problems: list[str]) -> ssl.SSLContext | None:
-        """One context for each set of trusted certificates: loading the system's takes tens of milliseconds."""
-        key = "" if settings.ca_file is None else str(settings.ca_file)
+        """One context for each set of trusted certificates and certificate of our own: loading the system's takes tens of
+        milliseconds."""
+        tls = settings.tls or NOTHING_MORE
+        key = " ".join(str(file) for file in (settings.ca_file, tls.certificate, tls.key) if file is not None)
         context = self._contexts.get(key)
         if context is None:
             try:
                 # Verification and host name checks are on, and no setting turns them off.
-                context = ssl.create_default_context(cafile=key or None)
+                context = ssl.create_default_context(cafile=settings.ca_file)
             except OSError as error:  # ssl.SSLError, where it holds no certificate, is one
                 reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror or "unreadable"
                 problems.append(f"{path}.ca_file: {reason}.")
                 return None
+            try:
+                if tls.certificate is not None:
+                    context.load_cert_chain(tls.certificate, tls.key, password=lambda: "")
+            except OSError as error:
+                why = getattr(error, "reason", None) or "not PEM, encrypted, or not to be read"
+                problems.append(f"{path}.tls: certificate and key can not be used together: {why}.")
+                return None
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
             context.set_alpn_protocols(["http/1.1"])
             self._contexts[key] = context
         return context
+
+
+def _can_fetch() -> bool:
+    return importlib.util.find_spec("httpcore2") is not None

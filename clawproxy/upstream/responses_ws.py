@@ -178,7 +178,7 @@ class SocketOpening:
         message = None if self._sockets.refused else create_message(self._outbound)
         if message is not None:
             try:
-                self._answer = answer = await self._ask(message)
+                self._answer = answer = await self._ask_with_credential(message)
             except Refused as refused:
                 self._sockets.refuse(str(refused))
             else:
@@ -191,6 +191,20 @@ class SocketOpening:
             self._answer.leave(exc_type is None)
         elif self._http is not None:
             self._http.leave(exc_type is None)
+
+    async def _ask_with_credential(self, message: bytes) -> SocketAnswer:
+        """As `_ask`; once more where the credential was refused and there is another in its place."""
+        provider = self._provider
+        if provider.renewals:
+            await provider.obtain(self._credential, self._phases)
+        secret = provider.credentials[self._credential] if self._credential < len(provider.credentials) else None
+        try:
+            return await self._ask(message)
+        except ProviderFault as error:
+            refusal = error
+        if refusal.slug != "provider_error.auth" or not await provider.another(self._credential, secret, self._phases):
+            raise refusal
+        return await self._ask(message)
 
     async def _ask(self, message: bytes) -> SocketAnswer:
         """Raises Refused where nothing was asked, or the provider says so."""
@@ -250,8 +264,6 @@ class SocketOpening:
         headers = {name: value for name, value in refusal.headers.items() if error_header(name)}
         error = provider.dialect.decode_error(status, headers, refusal.body)
         error.details = evolve(error.details, provider=provider.name, provider_status=status)
-        if error.slug == "provider_error.auth":
-            provider.forget_credential(self._credential)
         return error
 
     def _wait(self) -> None:

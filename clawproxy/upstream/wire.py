@@ -144,6 +144,10 @@ class TLSWire(Wire):
                 await self._push(self._outgoing.read())
                 return
 
+    def certificate(self) -> bytes:
+        """The peer's, in DER; after the handshake."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
     async def send(self, data: bytes) -> None:
         self.accepted = 0
         view = memoryview(data)

@@ -3,7 +3,8 @@
 Rule 1: a key is known by its HMAC only (`clawproxy.keys`); comparing is a dictionary look-up by digest, then
         `hmac.compare_digest`.
 Rule 2: throttling refuses attempts that fail anyway. A valid credential is never refused by it.
-Rule 3: the verdict depends on the token and the address, on no other field of the request.
+Rule 3: the verdict depends on the token, the client's certificate and the address, on no other field of the request. Two of the
+        credentials that lead to two keys are nobody's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 import time
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import trio
 
 from clawproxy.config import KeyConfig
@@ -45,6 +47,10 @@ def configure(config: AuthSettings, app: App) -> Keyring:
     problems: list[str] = []
     ring = Keyring(config, app.pepper, _issuers(config, app, problems), _introspection(config, app, problems))
     for name, key in app.config.keys.items():
+        for identity in key.certificates:
+            ring.certificates[identity] = _static(name, key)
+        if key.secret is None:
+            continue
         try:
             token = app.resolve_secret(key.secret).reveal()
         except LookupError as error:
@@ -63,10 +69,23 @@ def configure(config: AuthSettings, app: App) -> Keyring:
 
 @hookimpl
 async def authenticate(credentials: Credentials, state: Keyring, app: App) -> Principal | None:
-    """Raises ClawError: auth.missing, auth.invalid, auth.expired, auth.throttled, store_unavailable."""
-    token = credentials.token
-    if not token:
+    """Raises ClawError: auth.missing, auth.invalid, auth.expired, auth.ambiguous, auth.throttled, store_unavailable."""
+    certificate = credentials.certificate
+    owner = None if certificate is None else state.owner(certificate)
+    if credentials.token:
+        principal = await _by_token(credentials.token, credentials.peer, state, app)
+        if owner is not None and owner.key != principal.key:
+            raise ClawError("auth.ambiguous")
+        return principal
+    if owner is None:
         raise ClawError("auth.missing")
+    assert certificate is not None
+    until = certificate.expires if owner.expires is None else min(certificate.expires, owner.expires)
+    return _current(attrs.evolve(owner, expires=until))
+
+
+async def _by_token(token: str, peer: str, state: Keyring, app: App) -> Principal:
+    """Raises ClawError: auth.invalid, auth.expired, auth.throttled, store_unavailable."""
     if is_credential(token):
         mark = digest(state.pepper, token)
         known = state.find(mark)
@@ -80,7 +99,7 @@ async def authenticate(credentials: Credentials, state: Keyring, app: App) -> Pr
         principal = await _vouched(token, state, app)
         if principal is not None:
             return principal
-    wait = _throttle(app, state.settings).failed(credentials.peer, token, trio.current_time())
+    wait = _throttle(app, state.settings).failed(peer, token, trio.current_time())
     if wait is not None:
         raise ClawError("auth.throttled", retry_after_ms=max(1, round(wait * 1000)))
     raise ClawError("auth.invalid")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from attrs import field, frozen, validators
 
 from clawproxy.config import Duration
-from clawproxy.messages import Principal
+from clawproxy.errors import ClawError
+from clawproxy.messages import ClientCertificate, Principal
 from clawproxy_auth.introspection import Introspection, IntrospectionSettings
 from clawproxy_auth.issuers import IssuerSettings
 
@@ -36,6 +37,15 @@ class Keyring:
     """Names of `settings.issuers`, by `iss`."""
     introspection: Introspection | None = None
     _known: dict[bytes, tuple[bytes, Principal]] = field(factory=dict, repr=False)
+    certificates: dict[str, Principal] = field(factory=dict)
+    """By identity: `sha256:HEX`, `san:NAME`, `cn:NAME`."""
+
+    def owner(self, certificate: ClientCertificate) -> Principal | None:
+        """Whose it is. Raises ClawError("auth.ambiguous") where what it says leads to several keys."""
+        found = {who.key: who for identity in certificate.identities if (who := self.certificates.get(identity)) is not None}
+        if len(found) > 1:
+            raise ClawError("auth.ambiguous")
+        return next(iter(found.values()), None)
 
     def add(self, mark: bytes, principal: Principal) -> Principal | None:
         """Keep a key by its digest. Returns who has it already, if anyone."""

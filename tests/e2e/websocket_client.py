@@ -10,13 +10,14 @@ from typing import Any
 import trio
 
 
-async def open_raw(stream: trio.abc.Stream, key: str, path: str = "/websocket") -> bytes:
+async def open_raw(stream: trio.abc.Stream, key: str | None, path: str = "/websocket") -> bytes:
     """Upgrade; returns what came behind the head. Raises EOFError where the gateway closed, AssertionError where it refused."""
     nonce = base64.b64encode(os.urandom(16)).decode()
     head = (
         f"GET {path} HTTP/1.1\r\nHost: gateway.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {nonce}\r\nAuthorization: Bearer {key}\r\n\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {nonce}\r\n"
     )
+    head += "\r\n" if key is None else f"Authorization: Bearer {key}\r\n\r\n"
     await stream.send_all(head.encode())
     data = b""
     while b"\r\n\r\n" not in data:

@@ -329,6 +329,8 @@ def make_providers(base_url: str | None, speaks: LineDialect | None = None, **ch
 async def bench(script: Script, tls: ssl.SSLContext | None = None, **changes: Any) -> AsyncIterator[Bench]:
     """A peer with this script and providers that talk to it. Leaving checks that no place is held."""
     dialect = changes.pop("dialect", None) or LineDialect()
+    if "provider_tls" in changes:
+        changes["tls"] = changes.pop("provider_tls")
     host = changes.pop("host", "127.0.0.1")
     prefix = changes.pop("prefix", "")
     scheme = "http" if tls is None else "https"

@@ -16,6 +16,7 @@ from clawproxy.context import new_id
 from clawproxy.errors import ClawError
 from clawproxy.http1.head import Head
 from clawproxy.service import Service
+from clawproxy.transport.certificates import Peer, shown
 from clawproxy.transport.websocket.connections import Connections
 from clawproxy.transport.websocket.handshake import OriginCheck, refusal, upgrade
 from clawproxy.transport.websocket.session import Session
@@ -62,17 +63,31 @@ async def serve_websocket(
     except ClawError as error:
         await turn_away(stream, refusal(error, request_id), service.deadlines.write)
         return
+    token = accepted.token
+    if token is None and isinstance(peer, Peer) and await _is_known(peer, service):
+        token = ""  # none: its certificate is enough, and no `auth` has to be waited for
     session = Session(stream, service, peer)
     if connections is not None:
         connections.add(session)
     service.count("clawproxy_websocket_connections_total")
     try:
-        await session.run(accepted.response, leftover, accepted.token)
+        await session.run(accepted.response, leftover, token)
     except Exception:  # a defect; one connection must not take the process with it
         logger.exception("websocket connection failed")
     finally:
         if connections is not None:
             connections.discard(session)
+
+
+async def _is_known(peer: str, service: Service) -> bool:
+    """Whether this client's certificate is a key by itself. One that is not says nothing: an `auth` may still come."""
+    with trio.move_on_after(service.deadlines.auth):
+        try:
+            await service.authenticate(shown(None, peer, Session.speech.name))
+        except ClawError as error:
+            return error.slug != "auth.missing"  # then the session says so
+        return True
+    return False
 
 
 async def turn_away(stream: trio.abc.Stream, answer: bytes, limit: float) -> None:

@@ -24,6 +24,7 @@ from clawproxy.dialects import claw
 from clawproxy.errors import ClawError
 from clawproxy.messages import EMPTY, Credentials, Principal
 from clawproxy.service import Service
+from clawproxy.transport.certificates import shown
 from clawproxy.transport.websocket import messages, requests
 from clawproxy.transport.websocket.client import ClawClient
 from clawproxy.transport.websocket.frames import CODES, Broken, Control, Reader, close_frame, ping_frame, pong_frame, text_frame
@@ -74,9 +75,8 @@ class Session:
         self._held = 0  # bytes received and not parsed because they wait for that verdict
         self._controls = Bucket(20, 20.0)
         self._offences = Bucket(50, 1.0)
-        self._replies = 0
         self._opened = self.used_at = self._heard = self._pinged = now
-        self._misses = 0
+        self._replies = self._misses = 0
         self._next_ping = now + service.deadlines.keepalive_ws
         self._assembly = math.inf  # when the message under way began
         self._failing: tuple[float, Broken] | None = None
@@ -248,7 +248,7 @@ class Session:
         if self.principal is not None:  # a fresh credential on an open connection has the same clock
             self._opened = trio.current_time()
             self._arm(self._opened + self.service.deadlines.auth)
-        self._nursery.start_soon(self._authenticate, Credentials(token, self._peer, self.speech.name), asked, self._verdict)
+        self._nursery.start_soon(self._authenticate, shown(token, self._peer, self.speech.name), asked, self._verdict)
 
     async def _authenticate(self, credentials: Credentials, asked: messages.Frame, verdict: trio.Event) -> None:
         principal = None
