@@ -45,8 +45,8 @@ def shown(token: str | None, peer: str, surface: str) -> Credentials:
 
 def read(said: Any, whole: bytes | None) -> ClientCertificate | None:
     """Args:
-        said: as `ssl` gives it; empty where the certificate was not verified.
-        whole: in DER.
+    said: as `ssl` gives it; empty where the certificate was not verified.
+    whole: in DER.
     """
     if not said or not whole:
         return None

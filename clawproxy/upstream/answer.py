@@ -141,20 +141,26 @@ class Opening:
                 if head.status >= 300:
                     raise await self._refusal(connection, head)
                 self._answer = answer = Answer(provider, connection, provider.dialect.decoder(self._request), head.status)
-            except BaseException as error:
-                if connection is not None and isinstance(error, ProviderFault):
+            except ProviderFault as error:
+                if connection is not None:
                     provider.put_back(connection)
                 else:
-                    if connection is not None:
-                        connection.close()
                     provider.pool.release()
-                if not again or not isinstance(error, ProviderFault) or error.slug != "provider_error.auth":
+                if not again or error.slug != "provider_error.auth":
                     raise
                 refusal = error
+            except BaseException:
+                if connection is not None:
+                    connection.close()
+                provider.pool.release()
+                raise
             else:
                 return answer
-            if not await provider.another(self._credential, secret, phases):
-                raise refusal
+            try:
+                if not await provider.another(self._credential, secret, phases):
+                    raise refusal
+            finally:
+                del refusal  # it knows this frame
             again = False
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

@@ -97,9 +97,7 @@ def signed(
     return f"AWS4-HMAC-SHA256 Credential={key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
 
 
-async def _fetched(
-    url: str, headers: list[tuple[str, str]], body: bytes | None, who: str, ca_file: Path | None
-) -> Fetched:
+async def _fetched(url: str, headers: list[tuple[str, str]], body: bytes | None, who: str, ca_file: Path | None) -> Fetched:
     try:
         answer = await fetch(url, method="GET" if body is None else "POST", headers=headers, body=body, ca_file=ca_file)
     except FetchError as error:

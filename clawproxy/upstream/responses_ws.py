@@ -202,8 +202,11 @@ class SocketOpening:
             return await self._ask(message)
         except ProviderFault as error:
             refusal = error
-        if refusal.slug != "provider_error.auth" or not await provider.another(self._credential, secret, self._phases):
-            raise refusal
+        try:
+            if refusal.slug != "provider_error.auth" or not await provider.another(self._credential, secret, self._phases):
+                raise refusal
+        finally:
+            del refusal  # it knows this frame
         return await self._ask(message)
 
     async def _ask(self, message: bytes) -> SocketAnswer:

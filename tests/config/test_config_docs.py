@@ -25,8 +25,11 @@ PLUGINS = Plugins(schema.PipelineConfig().order).registry
 SECTIONS: dict[str, type[Any]] = {
     "## `[server]`": schema.ServerConfig,
     "## `[server.tls]`": schema.TLSConfig,
+    "### `[[server.tls.names]]`": schema.TLSNameConfig,
     "## `[providers.NAME]`": schema.ProviderConfig,
     "## `[providers.NAME.pool]`": schema.PoolConfig,
+    "## `[providers.NAME.oauth]`": schema.OAuthConfig,
+    "## `[providers.NAME.tls]`": schema.ProviderTLSConfig,
     "## `[models.NAME]`": schema.ModelConfig,
     "Each route:": schema.RouteConfig,
     '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,

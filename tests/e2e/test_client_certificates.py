@@ -76,9 +76,7 @@ KEYS = {
 async def talking(running: Running, issued: trustme.LeafCert | None, **options: Any) -> AsyncIterator[trio.SSLStream[Any]]:
     context = options.pop("context", None) or client_context(issued)
     with trio.fail_after(5):
-        stream = await trio.open_ssl_over_tcp_stream(
-            *running.address, ssl_context=context, https_compatible=True, **options
-        )
+        stream = await trio.open_ssl_over_tcp_stream(*running.address, ssl_context=context, https_compatible=True, **options)
         try:
             yield stream
         finally:
@@ -256,3 +254,55 @@ async def test_what_is_spoken(tmp_path: Path) -> None:
         async with talking(running, None, context=context) as stream:
             with pytest.raises(trio.BrokenResourceError):
                 await stream.do_handshake()
+
+
+# --- reload -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_files_that_change_while_it_runs(tmp_path: Path) -> None:
+    """Another certificate for a name, another authority of clients: from the next connection on, and open ones go on."""
+    one = TLSNameConfig(("one.test",), *written(tmp_path, "one", AUTHORITY.issue_cert("one.test")))
+    server = server_of(tmp_path, client_auth="optional", names=(one,))
+    tls = server.tls
+    assert tls is not None
+    assert tls.client_ca is not None
+    async with gateway(tmp_path, server=server, keys=KEYS, path=tmp_path / "claw.toml") as running:
+        (tmp_path / "claw.toml").write_text(f"""
+[server]
+listen = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+state_dir = "{tmp_path}/state"
+[server.tls]
+certificate = "{tls.certificate}"
+key = "{tls.key}"
+client_ca = "{tls.client_ca}"
+client_auth = "optional"
+names = [{{ hosts = ["one.test"], certificate = "{one.certificate}", key = "{one.key}" }}]
+[providers.scripted]
+base_url = "{running.provider.base_url}"
+[keys.alice]
+certificates = ["san:alice.internal"]
+""")
+
+        async def named() -> set[str]:
+            stream = trio.SSLStream(await running.connect(), client_context(), server_hostname="one.test", https_compatible=True)
+            with trio.fail_after(5):
+                await stream.do_handshake()
+                found = names_of(stream)
+                await trio.aclose_forcefully(stream)
+            return found
+
+        assert await named() == {"one.test"}
+        async with talking(running, ALICE) as stream:
+            assert (await fetch(stream, "GET", "/v1/me")).status == 200
+            written(tmp_path, "one", AUTHORITY.issue_cert("one.test", "uno.test"))
+            STRANGERS.cert_pem.write_to_path(str(tls.client_ca))
+            assert await running.server.reloader.reload("test"), running.server.gateway.reload_problems
+            assert await named() == {"one.test", "uno.test"}
+            assert await refused(running, ALICE)
+            assert (await ask(running, STRANGER)).status == 200
+            assert (await fetch(stream, "GET", "/v1/me")).status == 200
+        tls.client_ca.write_text("nothing")
+        assert not await running.server.reloader.reload("test")
+        assert "client_ca" in "".join(running.server.gateway.reload_problems)
+        assert (await ask(running, STRANGER)).status == 200

@@ -355,16 +355,23 @@ async def test_a_key_that_is_no_header_value(key: str) -> None:
 
 
 async def test_a_refused_key_is_read_again() -> None:
-    keys = iter(["old", "new"])
+    """A refused request was not worked on: it is sent once more where the key has been replaced, and only there."""
+    keys = iter(["old", "old", "older", "new"])
+    asked = 0
 
     async def script(talk: Conversation) -> None:
+        nonlocal asked
         while True:
             seen = await talk.request()
+            asked += 1
             good = seen.all("authorization") == ["Bearer new"]
             await talk.say(whole(b"x.") if good else whole(b"", "401 Unauthorized"))
 
     async with bench(script, resolve=lambda ref: Secret(next(keys))) as b:
         assert (await b.fault(stream=False)).slug == "provider_error.auth"
+        assert asked == 1, "the same key"
+        assert (await b.fault(stream=False)).slug == "provider_error.auth"
+        assert asked == 3, "another, which is refused, too"
         assert await b.ask(stream=False) == [Text("x."), End()]
         assert await b.ask(stream=False) == [Text("x."), End()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -84,7 +85,7 @@ async def test_it_is_renewed_before_its_end_once(lasts: float, autojump_clock: M
         for _ in range(200):
             source.uses += 1
             await trio.sleep(lasts / 20)
-    gaps = [after - before for before, after in zip(source.asked_at, source.asked_at[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(source.asked_at)]
     assert len(gaps) >= 9
     lead = min(lasts / 4, 300.0)
     assert all(lasts - 1.21 * lead <= gap <= lasts - 0.79 * lead for gap in gaps), gaps
@@ -112,7 +113,7 @@ async def test_a_renewal_that_fails_is_tried_again_and_the_old_one_stays(autojum
             await trio.sleep(10)
         assert source.given == ["s1", "s2"]
         assert len(source.asked_at) == 7
-    pauses = [after - before for before, after in zip(source.asked_at[1:], source.asked_at[2:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(source.asked_at[1:])]
     assert pauses == sorted(pauses), "later each time"
     assert pauses[0] < 1 < pauses[-1]
 
@@ -197,7 +198,7 @@ async def test_another_generation_takes_over(autojump_clock: MockClock) -> None:
                 await renewal.run()
 
         nursery.start_soon(run, old)
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         got: list[Secret] = []
 
         async def need(then: Callable[[Secret], None]) -> None:
