@@ -3,6 +3,7 @@
 from clawproxy.config.schema import (
     KIB,
     MIB,
+    BudgetConfig,
     Config,
     Duration,
     KeyConfig,
@@ -24,6 +25,7 @@ from clawproxy.config.schema import (
 __all__ = [
     "KIB",
     "MIB",
+    "BudgetConfig",
     "Config",
     "Duration",
     "KeyConfig",
