@@ -1,8 +1,8 @@
 """Who waits for room in a budget: round-robin by key, first come first served within a key.
 
 Rule 1: decisions are synchronous; the only wait is for one's own turn.
-Rule 2: at most one of a line tries at a time. It has the turn until it gets its room, or leaves; then the next one has it. So nobody
-        overtakes, and a place that frees wakes one, not all.
+Rule 2: at most one of a line tries at a time. It has the turn until it gets its room, or leaves; then the next one has it. So
+        nobody overtakes, and a place that frees wakes one, not all.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from collections import OrderedDict, deque
 import trio
 
 from clawproxy.stores.base import Account
+
+SOON = 0.01
+"""Seconds between two tries at least."""
 
 
 class Line:
@@ -82,7 +85,7 @@ class Ticket:
             if self.line.turn is not self or self.frees_at is None:
                 await self.event.wait()
                 return
-            with trio.move_on_after(max(0.0, self.frees_at - time.time())):
+            with trio.move_on_after(max(SOON, self.frees_at - time.time())):
                 await self.event.wait()
             self.event.set()
 

@@ -21,7 +21,6 @@ from clawproxy_meter import figures
 if TYPE_CHECKING:
     from clawproxy.config import BudgetConfig
     from clawproxy.context import Exchange
-    from clawproxy.messages import ChatRequest, Route
 
 OF_OUTPUT: Final = frozenset({"tokens", "output_tokens", "nano"})
 """Units that the length of an answer counts in."""
