@@ -1,5 +1,6 @@
 """Configuration: `schema` holds the keys and their defaults, `load` reads and checks, `units` and `secretrefs` parse values."""
 
+from clawproxy.config.budgets import Action, Unit, parse_action, parse_limit, parse_scope, parse_soft
 from clawproxy.config.schema import (
     KIB,
     MIB,
@@ -25,6 +26,7 @@ from clawproxy.config.schema import (
 __all__ = [
     "KIB",
     "MIB",
+    "Action",
     "BudgetConfig",
     "Config",
     "Duration",
@@ -42,4 +44,9 @@ __all__ = [
     "ServerConfig",
     "Size",
     "TLSConfig",
+    "Unit",
+    "parse_action",
+    "parse_limit",
+    "parse_scope",
+    "parse_soft",
 ]

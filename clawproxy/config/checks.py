@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from clawproxy.clocks import CLOCKS, Deadlines
-from clawproxy.config.budgets import check_budgets
+from clawproxy.config.checks_budgets import check_budgets
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server

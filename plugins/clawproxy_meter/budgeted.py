@@ -105,15 +105,13 @@ class Budgeted(Metered):
 
     async def _reserve(self, row: LedgerOpen, answer: Awaitable[Shortage | None]) -> None:
         try:
-            asked = self._output
-            for _ in range(TRIES):
-                short = await answer
-                if short is None:
-                    break
+            asked, tries = self._output, 0
+            while (short := await answer) is not None:
+                tries += 1
+                if tries > TRIES:
+                    raise self._refused(short)
                 self._output = self._less(short)
                 answer = self._app.store.reserve(replace(row, reserved_output=self._output), self._claims())
-            else:
-                raise self._refused(short)
             if self._output < asked:
                 self._tell_capped()
             self._granted(row.opened)
@@ -171,9 +169,8 @@ class Budgeted(Metered):
         if short.frees_at is not None:
             details["retry_after_ms"] = max(1000, math.ceil((short.frees_at - now) * 1000))
             until = f" There is room again at {datetime.fromtimestamp(short.frees_at, UTC):%Y-%m-%dT%H:%M:%SZ}."
-        error = ClawError(
-            "budget.exhausted", f"The budget `{rule.name}` ({rule.words}) is used up.{until}", policy=rule.name, **details
-        )
+        words = f"The budget `{rule.name}` ({rule.words}) is used up.{until}"
+        error = ClawError("budget.exhausted", words, policy=rule.name, **details)
         self._app.count("clawproxy_budget_refused_total", budget=rule.name, action=rule.action)
         if rule.action == "fallback":
             return Detour(error, model=rule.model)
@@ -317,9 +314,8 @@ class Budgeted(Metered):
         if rule.action == "notify":
             return
         self._app.count("clawproxy_budget_overruns_total", budget=rule.name, provider=self.route.provider)
-        log.warning(
-            "budget %s: attempt %s used %d of %s beyond the %d that were held", rule.name, self.attempt.id, amount - held, rule.unit, held
-        )  # fmt: skip
+        words = "budget %s: attempt %s used %d of %s beyond the %d that were held"
+        log.warning(words, rule.name, self.attempt.id, amount - held, rule.unit, held)
 
     # --- telling -------------------------------------------------------------------------------------------------------------
 

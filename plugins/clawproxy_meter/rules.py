@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
 
-from clawproxy.config import PriceConfig
-from clawproxy.config.budgets import Action, Unit, parse_action, parse_limit, parse_scope, parse_soft
+from clawproxy.config import Action, PriceConfig, Unit, parse_action, parse_limit, parse_scope, parse_soft
 from clawproxy.messages import Usage
 from clawproxy.stores.base import UNLIMITED, Account, Claim, Window
 from clawproxy_meter import figures
