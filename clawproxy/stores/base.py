@@ -80,6 +80,18 @@ class LedgerClose(Struct, frozen=True, array_like=True, gc=False):
     source: Literal["measured", "estimated", "none", "cache"] = "none"
     """`cache`: an answer that was played again; no provider was asked."""
     cost_nano: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    """Part of `cache_write_tokens`, as the next ones are parts of the input and the output."""
+    cached_audio_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
+    service_tier: str | None = None
+    """As the provider named it."""
+    card: str | None = None
+    """What priced it: `config`, or the shipped card's version and entry. None where nothing did."""
 
 
 @frozen(slots=True)

@@ -3,7 +3,8 @@
 Rule 1: how far a segment is folded is written in the transaction that folds it. Whoever folds, and however often it crashes,
         each record is folded exactly once.
 Rule 2: within that, folding is idempotent by attempt id: the first opening and the first closing stay.
-Rule 3: a database of a newer version is refused, never migrated down, never guessed at.
+Rule 3: a database of a newer version is refused, never migrated down, never guessed at. An older one gets the columns it lacks
+        (`_SINCE`) when it is opened, in one transaction.
 
 All functions block, and run in a thread. They raise sqlite3.Error and OSError.
 """
@@ -29,7 +30,7 @@ from clawproxy.stores.statedir import open_private
 
 log = logging.getLogger("clawproxy.store")
 
-SCHEMA = 1
+SCHEMA = 2
 CHUNK = 256 * 1024
 """Bytes of journal folded in one transaction: short enough that nobody waits long for the lock."""
 KEPT_SEGMENT_ROWS = 1000
@@ -56,6 +57,21 @@ CREATE INDEX attempts_opened ON attempts (opened);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded INTEGER NOT NULL);
 """
 
+_SINCE = {
+    2: (  # token classes that are billed apart, and what priced a row
+        "cache_write_tokens INTEGER",
+        "cache_write_1h_tokens INTEGER",
+        "cached_audio_tokens INTEGER",
+        "audio_input_tokens INTEGER",
+        "audio_output_tokens INTEGER",
+        "image_input_tokens INTEGER",
+        "image_output_tokens INTEGER",
+        "service_tier TEXT",
+        "card TEXT",
+    ),
+}
+"""Columns of `attempts` that came with a later schema. Rows of before have NULL there: not known."""
+
 _names = ", ".join(f'"{name}"' for name in COLUMNS)
 _marks = ", ".join("?" * len(COLUMNS))
 _first_close = ", ".join(f"{name} = excluded.{name}" for name in _CLOSE)
@@ -63,8 +79,8 @@ _INSERT = (
     f"INSERT INTO attempts ({_names}) VALUES ({_marks}) ON CONFLICT (id) DO UPDATE SET {_first_close} "
     "WHERE attempts.closed IS NULL AND excluded.closed IS NOT NULL"
 )
-_ROWS_AT_ONCE = 32
-"""Rows in one statement: at 25 columns within what any SQLite takes, and the GIL changes hands once for all of them."""
+_ROWS_AT_ONCE = 999 // len(COLUMNS)
+"""Rows in one statement: within the parameters any SQLite takes, and the GIL changes hands once for all of them."""
 _INSERT_MANY = _INSERT.replace(f"VALUES ({_marks})", "VALUES " + ", ".join([f"({_marks})"] * _ROWS_AT_ONCE))
 _set_close = ", ".join(f"{name} = ?" for name in _CLOSE)
 _UPDATE = f"UPDATE attempts SET {_set_close} WHERE id = ? AND closed IS NULL"
@@ -122,6 +138,11 @@ def _prepare(connection: sqlite3.Connection, path: Path, busy: float) -> None:
         if version == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
+            version = 1
+        if version < SCHEMA:
+            for schema in range(version + 1, SCHEMA + 1):
+                for column in _SINCE[schema]:
+                    connection.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
 

@@ -11,6 +11,7 @@ Rule 2: what is written can be folded: integers fit SQLite's and can not overflo
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -38,9 +39,9 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, ...]).decode
 
 _OPEN_INTS = frozenset(map(OPEN_FIELDS.index, ("number", "generation", "reserved_input", "reserved_output")))
-_CLOSE_INTS = frozenset(
-    map(CLOSE_FIELDS.index, ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost_nano"))
-)
+_CLASSES = tuple(name for name in CLOSE_FIELDS if name.endswith("_tokens"))
+_CLOSE_INTS = frozenset(map(CLOSE_FIELDS.index, (*_CLASSES, "cost_nano")))
+_figures = attrgetter(*_CLASSES, "cost_nano")
 _COST = CLOSE_FIELDS.index("cost_nano")
 
 
@@ -61,7 +62,7 @@ def open_record(row: LedgerOpen) -> tuple[LedgerOpen, bytes]:
 def close_record(row: LedgerClose) -> tuple[LedgerClose, bytes]:
     """The same of a closing."""
     odd = not -_INFINITE < row.closed < _INFINITE
-    for value in (row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens, row.cost_nano):
+    for value in _figures(row):
         if value is not None and not 0 <= value <= MAX_TOKENS:
             odd = True
     if not odd:
