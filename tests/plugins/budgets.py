@@ -15,7 +15,7 @@ from clawproxy.testing import Answer, Claw, claw
 
 PRICE = PriceConfig(Price(1_000_000), Price(2_000_000))
 """A dollar a million tokens of a prompt, two of an answer: 1000 and 2000 nano-dollars each."""
-SURE = {"max_tokens": 20}
+SURE: dict[str, Any] = {"max_tokens": 20}
 
 
 def configured(budgets: Mapping[str, BudgetConfig], queue: float = 10.0) -> Config:
