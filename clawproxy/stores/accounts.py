@@ -14,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, Shortage, Standing, Unit, Window
+from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, Shortage, Standing
 from clawproxy.stores.counters import Counter, make_counter
-from clawproxy.stores.records import MAX_NANO, MAX_TEXT
+from clawproxy.stores.records import MAX_NANO, MAX_TEXT, Entry
 from clawproxy.stores.windows import FOREVER, LAST_TIME, period_of
 
 REMEMBERED = 8192
@@ -41,34 +41,19 @@ class Hold(NamedTuple):
     taken: list[Taken]
 
 
-class Entry(NamedTuple):
-    """What the books say of an account: as JSON an array. Of a hold `amount` is held, of a charge it is charged."""
-
-    scope: str
-    unit: Unit
-    window: Window
-    sliding: bool
-    period: int
-    amount: int
-    overrun: int = 0
-
-
 class Accounts:
     def __init__(self, now: float = 0.0) -> None:
         """`now`: a time that has been seen already."""
         self._counters: dict[Account, Counter] = {}
-        self._holds: dict[str, Hold] = {}
+        self.held: dict[str, Hold] = {}
+        """By the attempt's id. Read it freely."""
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._now = now
         self._tidy_at = FEW
 
-    def __len__(self) -> int:
-        """How many attempts hold something."""
-        return len(self._holds)
-
     def knows(self, id_: str) -> bool:
         """Whether this attempt holds something, or did just now."""
-        return id_ in self._holds or id_ in self._ended
+        return id_ in self.held or id_ in self._ended
 
     # --- taking --------------------------------------------------------------------------------------------------------------
 
@@ -101,14 +86,11 @@ class Accounts:
         for counter, period, amount, _ in taken:
             counter.holders += 1
             counter.add(period, 0, amount)
-        held = self._holds.get(id_)
+        held = self.held.get(id_)
         if held is None:
-            self._holds[id_] = Hold(self._now, taken)
+            self.held[id_] = Hold(self._now, taken)
         else:
             held.taken.extend(taken)
-
-    def holds(self, id_: str) -> bool:
-        return id_ in self._holds
 
     def _counter(self, of: Claim | Charge) -> Counter:
         scope = of.scope if of.scope.isascii() and len(of.scope) <= MAX_TEXT else _bounded(of.scope)
@@ -131,7 +113,7 @@ class Accounts:
     def end(self, id_: str, charges: Sequence[Charge]) -> list[Entry] | None:
         """Lets go of all the attempt holds and charges its accounts; what the books are to say of it. None where it holds
         nothing, or does no longer."""
-        hold = self._holds.pop(id_, None)
+        hold = self.held.pop(id_, None)
         if hold is None:
             return None
         self._ended[id_] = None
@@ -186,11 +168,19 @@ class Accounts:
 
     def restore(self, account: Account, period: int, used: int, overrun: int) -> None:
         """What was charged before this process began, in a period that counts still."""
+        self._known(account).add(period, used, 0, overrun)
+
+    def restore_held(self, entries: Iterable[Entry]) -> None:
+        """What an attempt of another process holds."""
+        for scope, unit, window, sliding, period, amount, _ in entries:
+            self._known(Account(scope, unit, window, sliding)).add(period, 0, amount)
+
+    def _known(self, account: Account) -> Counter:
         counter = self._counters.get(account)
         if counter is None:
             counter = self._counters[account] = make_counter(account)
             counter.roll(self._now)
-        counter.add(period, used, 0, overrun)
+        return counter
 
 
 def held_entries(taken: Iterable[Taken]) -> list[Entry]:

@@ -15,7 +15,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -23,14 +23,15 @@ from attrs import frozen
 from msgspec.structs import astuple
 
 from clawproxy.errors import ConfigError
+from clawproxy.stores import books
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy.stores.journal import segments
-from clawproxy.stores.records import CLOSE_FIELDS, OPEN_FIELDS, Values, read_lines
+from clawproxy.stores.records import CLOSE_FIELDS, OPEN_FIELDS, Line, Values, read_lines
 from clawproxy.stores.statedir import open_private
 
 log = logging.getLogger("clawproxy.store")
 
-SCHEMA = 2
+SCHEMA = 3
 CHUNK = 256 * 1024
 """Bytes of journal folded in one transaction: short enough that nobody waits long for the lock."""
 KEPT_SEGMENT_ROWS = 1000
@@ -57,20 +58,24 @@ CREATE INDEX attempts_opened ON attempts (opened);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded INTEGER NOT NULL);
 """
 
-_SINCE = {
-    2: (  # token classes that are billed apart, and what priced a row
-        "cache_write_tokens INTEGER",
-        "cache_write_1h_tokens INTEGER",
-        "cached_audio_tokens INTEGER",
-        "audio_input_tokens INTEGER",
-        "audio_output_tokens INTEGER",
-        "image_input_tokens INTEGER",
-        "image_output_tokens INTEGER",
-        "service_tier TEXT",
-        "card TEXT",
+_SINCE: dict[int, tuple[str, ...]] = {
+    2: tuple(  # token classes that are billed apart, and what priced a row
+        f"ALTER TABLE attempts ADD COLUMN {column}"
+        for column in (
+            "cache_write_tokens INTEGER",
+            "cache_write_1h_tokens INTEGER",
+            "cached_audio_tokens INTEGER",
+            "audio_input_tokens INTEGER",
+            "audio_output_tokens INTEGER",
+            "image_input_tokens INTEGER",
+            "image_output_tokens INTEGER",
+            "service_tier TEXT",
+            "card TEXT",
+        )
     ),
+    3: books.TABLES,
 }
-"""Columns of `attempts` that came with a later schema. Rows of before have NULL there: not known."""
+"""What came with a later schema. Rows of before have NULL in its columns: not known."""
 
 _names = ", ".join(f'"{name}"' for name in COLUMNS)
 _marks = ", ".join("?" * len(COLUMNS))
@@ -141,8 +146,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, busy: float) -> None:
             version = 1
         if version < SCHEMA:
             for schema in range(version + 1, SCHEMA + 1):
-                for column in _SINCE[schema]:
-                    connection.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+                for statement in _SINCE[schema]:
+                    connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
@@ -181,8 +186,8 @@ class Fresh:
     start: int
     end: int
     """From where to where it stands there, in bytes: whole lines."""
-    rows: list[LedgerOpen | LedgerClose] | None
-    """Those lines' records, as kept; None where they must be read."""
+    rows: list[LedgerOpen | LedgerClose | Line] | None
+    """Those lines' records, as kept, or the lines where they have entries; None where they must be read."""
 
 
 def fold(connection: sqlite3.Connection, folder: Path, fresh: Fresh | None = None) -> dict[str, int]:
@@ -211,14 +216,16 @@ def fold(connection: sqlite3.Connection, folder: Path, fresh: Fresh | None = Non
     return folded
 
 
-def _fold_fresh(connection: sqlite3.Connection, fresh: Fresh, rows: list[LedgerOpen | LedgerClose], number: int) -> bool:
+def _fold_fresh(connection: sqlite3.Connection, fresh: Fresh, rows: list[LedgerOpen | LedgerClose | Line], number: int) -> bool:
     """Whether it was done: not where something before is still to be folded, or another process was here."""
     if fresh.end == fresh.start:
         return _offset(connection, number) == fresh.end
     with immediate(connection):
         if _offset(connection, number) != fresh.start:
             return False
-        records = [("o" if type(row) is LedgerOpen else "c", astuple(row)) for row in rows]
+        records: list[books.Booked] = [
+            row if isinstance(row, Line) else ("o" if type(row) is LedgerOpen else "c", astuple(row), None) for row in rows
+        ]
         broken = _apply(connection, records)
         if broken:
             log.error("%d damaged lines in journal %s before byte %d are lost", broken, fresh.name, fresh.end)
@@ -261,19 +268,27 @@ def _whole(data: bytes) -> bytes:
     return data if end == 0 and len(data) == CHUNK else data[:end]
 
 
-def _apply(connection: sqlite3.Connection, records: list[tuple[str, Values]]) -> int:
+def _apply(connection: sqlite3.Connection, records: Sequence[books.Booked]) -> int:
     """How many records could not be applied."""
     opened: dict[str, Values] = {}
     closed: dict[str, Values] = {}
     later: list[Values] = []
-    for kind, values in records:
+    booked: list[books.Booked] = []
+    for record in records:
+        kind, values, entries = record
         id_ = values[0]
+        if entries is not None:
+            booked.append(record)
         if kind == "o":
             opened.setdefault(id_, values)
+        elif kind == "t":
+            continue
         elif id_ in opened:
             closed.setdefault(id_, values[1:])
         else:
             later.append((*values[1:], id_))
+    if booked:
+        books.apply(connection, booked)
     inserts = [values + closed.get(id_, _NOT_CLOSED) for id_, values in opened.items()]
     broken = _execute(connection, _UPDATE, later)
     whole = len(inserts) - len(inserts) % _ROWS_AT_ONCE

@@ -74,7 +74,7 @@ class MemoryStore:
         return self.open_row(row)
 
     def top_up(self, attempt: str, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
-        if not self._accounts.holds(attempt):
+        if attempt not in self._accounts.held:
             raise LookupError(f"the attempt {attempt} holds nothing that could be topped up")
         plan = self._accounts.plan(claims)
         if isinstance(plan, Shortage):
@@ -100,7 +100,7 @@ class MemoryStore:
         return [total for (_, period), total in sorted(self._totals.items()) if period >= since]
 
     async def holding(self) -> int:
-        return len(self._accounts)
+        return len(self._accounts.held)
 
     async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]:
         return sorted(self._between(since, until), key=lambda row: (row.opened.opened, row.opened.id))

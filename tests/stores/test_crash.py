@@ -117,11 +117,13 @@ async def test_kill_9_loses_no_attempt(tmp_path: Path) -> None:
         assert time.monotonic() - before < 2.0
         rows = {row.opened.id: row for row in await store.rows()}
         assert opened <= rows.keys()
-        assert closed <= {id_ for id_, row in rows.items() if row.closed}
+        ended = {id_ for id_, row in rows.items() if row.closed is not None and row.closed.outcome != "orphaned"}
+        assert closed <= ended
+        assert all(row.closed for row in rows.values())
         # at most what was under way when it was killed is there without having been said
         assert len(rows) - len(opened) <= CYCLES
         [total] = await store.usage()
-        done = sum(1 for row in rows.values() if row.closed)
+        done = len(ended)
         assert total.attempts == len(rows)
         assert total.input_tokens == 2 * done + 40 * (len(rows) - done)
         assert total.output_tokens == done
