@@ -79,13 +79,13 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
         price = state.prices.get(request.model)
     service, size = service_of(exchange), state.settings.estimate_bytes_per_token
     if state.rules.rules:
-        applied = state.rules.of(exchange, request.model, route.provider)
-        if applied:
-            if price is None and route.recorded is None and any(rule.unit == "nano" for rule, _ in applied):
+        cover = state.rules.cover(exchange, request.model, route.provider)
+        if cover is not None:
+            if price is None and cover.dollars and route.recorded is None:
                 log.error("model %s has no price, and comes under a budget in dollars", request.model)
                 raise ClawError("internal", policy="meter")
             budgets, most = budgets_of(service), state.settings.default_output_tokens
-            return Budgeted(service, exchange, request, route, attempt, size, price, budgets, applied, most)
+            return Budgeted(service, exchange, request, route, attempt, size, price, budgets, cover, most)
     return Metered(service, exchange, request, route, attempt, size, price)
 
 

@@ -27,9 +27,9 @@ from clawproxy.hookspecs import DONE, Detour
 from clawproxy.stores.base import UNLIMITED, Charge, Claim, LedgerClose, LedgerOpen, Shortage
 from clawproxy_meter import figures
 from clawproxy_meter.attempts import Metered
-from clawproxy_meter.budgets import Budgets, log
+from clawproxy_meter.budgets import Budgets, Watch, log
 from clawproxy_meter.queues import Ticket
-from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, Applied, Need, Rule, claim_of
+from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, Applied, Cover, Need, Rule, claim_of
 
 if TYPE_CHECKING:
     from clawproxy.context import App, Attempt, Exchange
@@ -45,7 +45,19 @@ TRIES: Final = 8
 class Budgeted(Metered):
     """A `Metered` attempt that comes under budgets."""
 
-    __slots__ = ("_applied", "_budgets", "_counted", "_held", "_need", "_output", "_strict", "_ticket", "_watched")
+    __slots__ = (
+        "_applied",
+        "_budgets",
+        "_cover",
+        "_edge",
+        "_free",
+        "_held",
+        "_need",
+        "_output",
+        "_ticket",
+        "_watched",
+        "is_counted",
+    )
 
     def __init__(
         self,
@@ -57,33 +69,27 @@ class Budgeted(Metered):
         bytes_per_token: float,
         price: PriceConfig | None,
         budgets: Budgets,
-        applied: Sequence[Applied],
+        cover: Cover,
         default_output: int,
     ) -> None:
         super().__init__(app, exchange, request, route, attempt, bytes_per_token, price)
         self._budgets = budgets
-        self._applied = applied
-        self._counted: set[tuple[str, str]] = exchange.state.setdefault("budgets", set())
-        """Budgets and scopes that this request was charged to already: its attempts are one request."""
+        self._cover = cover
+        self._applied = cover.applied
         self._held: list[int] = []
         """Of each budget that applies, in their order."""
         self._need = Need(self._reserved, price)
+        self._free = route.recorded is not None or request.operation == "count_tokens"
         self._output = 0
         """Tokens of the answer that are held."""
-        if not self._is_free() and any(rule.unit in OF_OUTPUT for rule, _ in applied):
+        self._edge = 0
+        """Bytes of it up to which they last."""
+        if cover.counts_answer and not self._free:
             self._output = default_output if self._reserved_output is None else self._reserved_output
-        self._strict = any(rule.unit in OF_OUTPUT and not rule.tight for rule, _ in applied)
-        self._watched: list[Applied] = []
+        self.is_counted = self._output > 0
+        self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
-        self._ticket: Ticket | None = exchange.state.get("budgets.ticket")
-
-    def _is_free(self) -> bool:
-        return self.route.recorded is not None or self._request.operation == "count_tokens"
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether the answer's length counts."""
-        return self._output > 0
+        self._ticket: Ticket | None = exchange.state.get("budgets.ticket") if cover.throttled else None
 
     # --- before anything is sent ---------------------------------------------------------------------------------------------
 
@@ -120,15 +126,21 @@ class Budgeted(Metered):
             raise
 
     def _claims(self) -> list[Claim]:
-        self._held = [self._amount(rule, scope) for rule, scope in self._applied]
-        return [claim_of(applied, amount) for applied, amount in zip(self._applied, self._held, strict=True)]
-
-    def _amount(self, rule: Rule, scope: str) -> int:
-        if rule.unit == "requests":
-            return 0 if (rule.name, scope) in self._counted else 1
-        if rule.unit != "concurrent" and self._is_free():
-            return 0
-        return self._need.amount(rule, self._output)
+        held: list[int] = []
+        claims: list[Claim] = []
+        counted = self._exchange.state.get("budgets")
+        for applied in self._applied:
+            rule, scope = applied
+            if rule.unit == "requests":  # the attempts of a request are one request
+                amount = 0 if counted is not None and (rule.name, scope) in counted else 1
+            elif self._free and rule.unit != "concurrent":
+                amount = 0
+            else:
+                amount = self._need.amount(rule, self._output)
+            held.append(amount)
+            claims.append(claim_of(applied, amount))
+        self._held = held
+        return claims
 
     def _less(self, short: Shortage) -> int:
         """How long the answer may be, where that is of use. Raises what the budget's action is."""
@@ -157,9 +169,9 @@ class Budgeted(Metered):
         if self._output:
             self._reserved_output = self._output
             self.attempt.output_limit = max(1, self._output // figures.answers(self._request))
-        for (rule, scope), held in zip(self._applied, self._held, strict=True):
-            if rule.soft is not None or rule.action == "notify":
-                self._look(rule, scope, held, now)
+            self._edge = self._bytes(self._output)
+        if self._cover.watched:
+            self._watch(now)
 
     def _refused(self, short: Shortage) -> ClawError:
         rule, scope = self._applied_of(short)
@@ -203,23 +215,25 @@ class Budgeted(Metered):
         """The tap (`Transform.change`)."""
         before = self._size
         self.see(Batch(events))
-        counted = self._tokens(self._size)
-        if counted <= self._output:
+        if self._size <= self._edge:
             return events
         said = self._reported
         if self._final and said is not None and type(said.output_tokens) is int and 0 <= said.output_tokens <= self._output:
             return events  # the whole answer, and its provider has counted it
-        if self._top_up(counted - self._output):
+        if self._top_up(self._tokens(self._size) - self._output):
             return events
         return self._cut(events, before)
 
     def _tokens(self, size: int) -> int:
-        return size if self._strict else math.ceil(size / self._bytes_per_token)
+        return size if self._cover.strict else math.ceil(size / self._bytes_per_token)
+
+    def _bytes(self, tokens: int) -> int:
+        return tokens if self._cover.strict else math.floor(tokens * self._bytes_per_token)
 
     def _top_up(self, need: int) -> bool:
         for extra in (max(need, STEP), need) if need < STEP else (need,):
             claims, more = [], []
-            for applied, _ in zip(self._applied, self._held, strict=True):
+            for applied in self._applied:
                 amount = self._need.more(applied[0], self._output, extra) if applied[0].unit in OF_OUTPUT else 0
                 more.append(amount)
                 if applied[0].unit in OF_OUTPUT:
@@ -227,13 +241,13 @@ class Budgeted(Metered):
             if self._app.store.top_up(self.attempt.id, claims) is DONE:
                 self._held = [held + added for held, added in zip(self._held, more, strict=True)]
                 self._output += extra
+                self._edge = self._bytes(self._output)
                 return True
         return False
 
     def _cut(self, events: Sequence[Event], before: int) -> Sequence[Event]:
         """What may still be delivered, and a proper end."""
-        most = self._output if self._strict else math.floor(self._output * self._bytes_per_token)
-        left = max(0, most - before)
+        left = max(0, self._edge - before)
         kept: list[Event] = []
         for event in events:
             if isinstance(event, Text | Reasoning | Refused):
@@ -276,7 +290,7 @@ class Budgeted(Metered):
         for (rule, scope), held in zip(self._applied, self._held, strict=True):
             amount = self._used(rule, held)
             if rule.unit == "requests" and amount:
-                self._counted.add((rule.name, scope))
+                self._exchange.state.setdefault("budgets", set()).add((rule.name, scope))
             if rule.unit not in AT_ONCE and amount > held:
                 self._overran(rule, scope, amount, held)
             charges.append(Charge(scope, rule.unit, rule.window, rule.sliding, amount))
@@ -285,8 +299,8 @@ class Budgeted(Metered):
         if lines.waiting:
             for rule, scope in self._applied:
                 lines.wake(rule.account(scope))
-        for rule, scope in self._watched:
-            self._look(rule, scope, 0, row.closed, closing=True)
+        for watch in self._watched:
+            self._look(watch, row.closed, 0)
         return closing
 
     def _used(self, rule: Rule, held: int) -> int:
@@ -319,23 +333,29 @@ class Budgeted(Metered):
 
     # --- telling -------------------------------------------------------------------------------------------------------------
 
-    def _look(self, rule: Rule, scope: str, held: int, now: float, *, closing: bool = False) -> None:
-        """Tell once where the account has passed its soft limit. When an attempt begins its client can still be told."""
-        budgets = self._budgets
-        if not closing:
-            self._watched.append((rule, scope))
-        own = held if rule.unit in AT_ONCE else 0
-        crossed = budgets.crossed(rule, scope, now, own=own)
-        if crossed is None:
+    def _watch(self, now: float) -> None:
+        for (rule, scope), held in zip(self._applied, self._held, strict=True):
+            if rule.soft is None and rule.action != "notify":
+                continue
+            watch = self._budgets.watch(rule, scope)
+            if watch.holds(held, now):
+                self._watched.append(watch)
+                self._look(watch, now, held if rule.unit in AT_ONCE else 0, opening=True)
+
+    def _look(self, watch: Watch, now: float, own: int, *, opening: bool = False) -> None:
+        """Tell once where the account has passed something. When an attempt begins its client can still be told."""
+        found = watch.look(self._budgets, now, own)
+        if found is None:
             return
-        what, used, standing = crossed
-        if budgets.first(what, standing):
-            budgets.alert(what, rule, scope, used)
-        if not closing and budgets.first(f"{what} notice", standing):
+        what, standing, used = found
+        rule = watch.rule
+        if watch.first(what):
+            self._budgets.alert(what, rule, watch.scope, used)
+        if opening and watch.first(f"{what} notice"):
             code = "budget_soft_limit" if what == "soft" else "budget_limit"
             share = f"{rule.soft / rule.limit:.0%} of" if what == "soft" and rule.soft is not None and rule.limit else "all of"
             words = f"The budget `{rule.name}` ({rule.words}) has come to {share} its limit."
-            details = {"budget": rule.name, "used": used, "limit": rule.limit, "unit": rule.unit}
+            details: dict[str, object] = {"budget": rule.name, "used": used, "limit": rule.limit, "unit": rule.unit}
             if standing.resets_at is not None:
                 details["resets_at"] = standing.resets_at
             self._exchange.notice(code, words, **details)

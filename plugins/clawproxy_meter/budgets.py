@@ -3,12 +3,13 @@
 `app.shared["budgets"]` is the service's `Budgets`: `used(name, exchange)` is for policies and routers.
 
 Rule 1: what was told is told once for each window of an account, to the operator and to one client.
-Rule 2: nothing here decides; the store does.
+Rule 2: nothing here decides; the store does, and is asked no oftener than needed.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("clawproxy.meter")
 T = TypeVar("T")
 
-MOST_TOLD = 16_384
-"""Windows of accounts that are remembered as told."""
+MOST_WATCHED = 16_384
+"""Accounts of which it is remembered what was told."""
+SECONDS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400}
 
 
 class Budgets:
@@ -33,7 +35,7 @@ class Budgets:
     def __init__(self, app: App) -> None:
         self._app = app
         self.lines = Lines()
-        self._told: dict[tuple[Account, str, float | None], None] = {}
+        self._watches: dict[tuple[Rule, str], Watch] = {}
         self._rules = Rules()
         self._made_of: Mapping[str, BudgetConfig] | None = None
         self.watchers: list[Callable[[dict[str, Any]], None]] = []
@@ -57,32 +59,14 @@ class Budgets:
         rows = at_once(self._app.store.standing([account], now))
         return rows[0] if rows else None
 
-    def crossed(self, rule: Rule, scope: str, now: float, *, own: int = 0) -> tuple[str, int, Standing] | None:
-        """What there is to tell of the account (`soft` or, for a budget that only notifies, `hard`), and what is used of it.
-
-        Args:
-            own: what the attempt holds itself, where that is sure to be used.
-        """
-        account = rule.account(scope)
-        standing = self.standing(account, now)
-        if standing is None:
-            return None
-        used = standing.used + (standing.held if rule.unit in AT_ONCE else own)
-        if rule.action == "notify" and used > rule.limit:
-            return "hard", used, standing
-        if rule.soft is not None and used >= rule.soft:
-            return "soft", used, standing
-        return None
-
-    def first(self, what: str, standing: Standing) -> bool:
-        """Whether this is told for the first time in its window."""
-        key = (standing.account, what, standing.resets_at if not standing.account.sliding else None)
-        if key in self._told:
-            return False
-        if len(self._told) >= MOST_TOLD:
-            del self._told[next(iter(self._told))]
-        self._told[key] = None
-        return True
+    def watch(self, rule: Rule, scope: str) -> Watch:
+        key = (rule, scope)
+        found = self._watches.get(key)
+        if found is None:
+            if len(self._watches) >= MOST_WATCHED:
+                del self._watches[next(iter(self._watches))]
+            found = self._watches[key] = Watch(rule, scope)
+        return found
 
     def alert(self, what: str, rule: Rule, scope: str, used: int) -> None:
         """Tell the operator: a log line, a counter, and whoever watches."""
@@ -90,6 +74,65 @@ class Budgets:
         self._app.count("clawproxy_budget_alerts_total", budget=rule.name, what=what)
         for watcher in self.watchers:
             watcher({"budget": rule.name, "what": what, "scope": scope, "unit": rule.unit, "used": used, "limit": rule.limit})
+
+
+class Watch:
+    """One account on its way to what is to be told of it: `soft`, and `hard` where a budget only notifies.
+
+    The store is asked only where enough was held since it was last asked that something may have been passed.
+    """
+
+    __slots__ = ("_account", "_ends", "_left", "_told", "rule", "scope")
+
+    def __init__(self, rule: Rule, scope: str) -> None:
+        self.rule = rule
+        self.scope = scope
+        self._account = rule.account(scope)
+        self._told: set[str] = set()
+        self._left = 0
+        """What may be held until it has to be looked at again."""
+        self._ends = math.inf
+        """When what was told may be told again."""
+
+    def holds(self, amount: int, now: float) -> bool:
+        """An attempt holds so much: whether it is to be looked at, now and when the attempt ends."""
+        self._left -= amount
+        return self._left <= 0 or now >= self._ends
+
+    def look(self, budgets: Budgets, now: float, own: int) -> tuple[str, Standing, int] | None:
+        """What is passed (`soft`, `hard`) and how much is used. `own`: what is held already and sure to be used."""
+        if now >= self._ends:
+            self._told.clear()
+        standing = budgets.standing(self._account, now)
+        if standing is None:
+            return None
+        rule = self.rule
+        if not self._told:
+            self._ends = self._end(standing, now)
+        used = standing.used + (standing.held if rule.unit in AT_ONCE else own)
+        passed = ""
+        for what, most in (("soft", rule.soft), ("hard", rule.limit + 1 if rule.action == "notify" else None)):
+            if most is None or (what in self._told and f"{what} notice" in self._told):
+                continue
+            self._left = most - standing.used - standing.held
+            if used < most:
+                break
+            passed = what
+        else:
+            self._left = rule.limit if not passed else -1
+        return (passed, standing, used) if passed else None
+
+    def _end(self, standing: Standing, now: float) -> float:
+        if self.rule.sliding:
+            return now + SECONDS.get(self.rule.window, math.inf)
+        return math.inf if standing.resets_at is None else standing.resets_at
+
+    def first(self, what: str) -> bool:
+        """Whether this is told for the first time in its window."""
+        if what in self._told:
+            return False
+        self._told.add(what)
+        return True
 
 
 def budgets_of(app: App) -> Budgets:

@@ -25,6 +25,7 @@ OF_OUTPUT: Final = frozenset({"tokens", "output_tokens", "nano"})
 """Units that the length of an answer counts in."""
 AT_ONCE: Final = frozenset({"requests", "concurrent"})
 """Units of which a request's own part is known before it begins."""
+COVERS: Final = 4096
 TIGHT_BYTES: Final = 2
 """Bytes that a token of a prompt has at least, as `tight` takes it."""
 
@@ -64,51 +65,76 @@ Applied = tuple[Rule, str]
 
 
 @frozen(slots=True)
+class Cover:
+    """The budgets that an attempt comes under; the same for all of one caller, model and provider."""
+
+    applied: tuple[Applied, ...]
+    counts_answer: bool
+    strict: bool
+    """Whether the answer is counted in bytes."""
+    dollars: bool
+    watched: bool
+    """Whether there may be something to tell before the limit."""
+    throttled: bool
+
+
+@frozen(slots=True)
 class Rules:
     """All of them."""
 
     rules: Sequence[Rule] = ()
     named: frozenset[tuple[str, str, Unit, Window, bool]] = field(default=frozenset())
     """What those for one by name count, so that those for each leave it out."""
+    covers: dict[tuple[str | None, ...], Cover | None] = field(factory=dict)
+    """Kept ready, begun anew when full."""
 
-    def __bool__(self) -> bool:
-        return bool(self.rules)
+    def cover(self, exchange: Exchange, model: str, provider: str) -> Cover | None:
+        """None where it comes under none."""
+        principal = exchange.principal
+        user = exchange.user if exchange.user is not None else principal.user
+        app = exchange.app if exchange.app is not None else principal.app
+        key = (principal.key, user, principal.team, app, model, provider)
+        try:
+            return self.covers[key]
+        except KeyError:
+            pass
+        if len(self.covers) >= COVERS:
+            self.covers.clear()
+        names = dict(zip(("key", "user", "team", "app", "model", "provider"), key, strict=True))
+        found = self.covers[key] = _cover(self._of(names))
+        return found
 
-    def of(self, exchange: Exchange, model: str, provider: str) -> list[Applied]:
-        """Those that an attempt comes under."""
+    def _of(self, names: Mapping[str, str | None]) -> tuple[Applied, ...]:
         found: list[Applied] = []
         for rule in self.rules:
             kind, who = rule.kind, rule.who
             if kind == "global":
                 found.append((rule, "global"))
                 continue
-            name = _name_of(kind, exchange, model, provider)
-            if not name:
-                continue
-            if who == name or (who == "*" and (kind, name, rule.unit, rule.window, rule.sliding) not in self.named):
+            name = names[kind]
+            if name and (who == name or (who == "*" and (kind, name, rule.unit, rule.window, rule.sliding) not in self.named)):
                 found.append((rule, f"{kind}:{name}"))
-        return found
+        return tuple(found)
 
     def named_for(self, name: str, exchange: Exchange) -> Applied | None:
         """The budget `name`, as this exchange comes under it."""
         route = exchange.route
-        for rule, scope in self.of(exchange, exchange.requested_model, "" if route is None else route.provider):
-            if rule.name == name:
-                return rule, scope
+        cover = self.cover(exchange, exchange.requested_model, "" if route is None else route.provider)
+        return None if cover is None else next((each for each in cover.applied if each[0].name == name), None)
+
+
+def _cover(applied: tuple[Applied, ...]) -> Cover | None:
+    if not applied:
         return None
-
-
-def _name_of(kind: str, exchange: Exchange, model: str, provider: str) -> str | None:
-    principal = exchange.principal
-    if kind == "key":
-        return principal.key
-    if kind == "user":
-        return exchange.user if exchange.user is not None else principal.user
-    if kind == "team":
-        return principal.team
-    if kind == "app":
-        return exchange.app if exchange.app is not None else principal.app
-    return model if kind == "model" else provider
+    rules = [rule for rule, _ in applied]
+    return Cover(
+        applied,
+        counts_answer=any(rule.unit in OF_OUTPUT for rule in rules),
+        strict=any(rule.unit in OF_OUTPUT and not rule.tight for rule in rules),
+        dollars=any(rule.unit == "nano" for rule in rules),
+        watched=any(rule.soft is not None or rule.action == "notify" for rule in rules),
+        throttled=any(rule.action == "throttle" for rule in rules),
+    )
 
 
 def compiled(budgets: Mapping[str, BudgetConfig]) -> Rules:
@@ -150,9 +176,11 @@ def _words(limit: str, unit: Unit, window: str | None, sliding: bool) -> str:
 
 def most_cost(given: int, taken: int, price: PriceConfig) -> int:
     """Nano-dollars of so many tokens at most, whatever kind the provider takes those of the prompt for."""
-    costs = [figures.cost_nano(usage, price) for usage in (
-        Usage(given, taken), Usage(given, taken, cached_tokens=given), Usage(given, taken, cache_write_tokens=given)
-    )]  # fmt: skip
+    costs = [figures.cost_nano(Usage(given, taken), price)]
+    if price.cached_input is not None and price.cached_input > price.input:
+        costs.append(figures.cost_nano(Usage(given, taken, cached_tokens=given), price))
+    if price.cache_write is not None and price.cache_write > price.input:
+        costs.append(figures.cost_nano(Usage(given, taken, cache_write_tokens=given), price))
     return max(cost for cost in costs if cost is not None) + 1  # each cost is rounded
 
 
@@ -171,19 +199,14 @@ class Need:
         self.price = price
 
     def amount(self, rule: Rule, output: int) -> int:
+        unit = rule.unit
+        if unit in AT_ONCE:
+            return 1
         given = -(-self.given // TIGHT_BYTES) if rule.tight else self.given
-        match rule.unit:
-            case "tokens":
-                return given + output
-            case "input_tokens":
-                return given
-            case "output_tokens":
-                return output
-            case "nano":
-                assert self.price is not None
-                return most_cost(given, output, self.price)
-            case _:
-                return 1
+        if unit == "nano":
+            assert self.price is not None
+            return most_cost(given, output, self.price)
+        return given + output if unit == "tokens" else given if unit == "input_tokens" else output
 
     def longest(self, rule: Rule, room: int, output: int) -> int:
         """The longest answer up to `output` that fits in `room`; below 0 where none does."""
