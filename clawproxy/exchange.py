@@ -89,7 +89,9 @@ class _Story:
         self.request: ChatRequest | None = None
         self.plan: Plan | None = None
         self.leg = 0
-        """How many attempts were made before the client last said more: they are no history of what is asked now."""
+        """How many attempts were made before what is asked now was asked: they are no history of it."""
+        self.anew = "steer"
+        """What the first attempt after them is for."""
         self.result: Outcome | None = None
         self.lost = False
         """A transform still held part of that good answer."""
@@ -184,13 +186,13 @@ class _Story:
         except ClawError as error:
             raise detour from error  # it was the gateway's idea: the client is told of what it asked for
         clock.hooks_done()
-        self.leg = len(self.exchange.attempts)
+        self.leg, self.anew = len(self.exchange.attempts), "failover"
         self.exchange.notice("fallback", "Another model answers.", model=model, because=detour.slug)
 
     def _reason(self, leg: Sequence[Attempt], route: Route) -> str:
         if leg:
             return "retry" if leg[-1].route.provider == route.provider else "failover"
-        return "steer" if self.leg else "first"
+        return self.anew if self.leg else "first"
 
     def goes_on(self) -> bool:
         """Whether it was only interrupted."""
@@ -204,7 +206,7 @@ class _Story:
         exchange, history = self.exchange, self.exchange.attempts
         assert self.asked is not None
         self.result = None
-        self.leg = len(history)
+        self.leg, self.anew = len(history), "steer"
         if steering.authenticate is not None:
             await steering.authenticate()
         before = len(exchange.notices)

@@ -85,17 +85,26 @@ class Budgeted(Metered):
         self._edge = 0
         """Bytes of it up to which they last."""
         if cover.counts_answer and not self._free:
-            self._output = default_output if self._reserved_output is None else self._reserved_output
+            self._output = self._longest(default_output)
         self.is_counted = self._output > 0
         self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
         self._ticket: Ticket | None = exchange.state.get("budgets.ticket") if cover.throttled else None
 
+    def _longest(self, default: int) -> int:
+        """Tokens that the answer may have: what was asked for, where the model can give that much."""
+        request, route = self._request, self.route
+        asked = self._reserved_output
+        if asked is None:
+            return default + (request.reasoning_budget or 0)
+        most = route.max_output_tokens or route.context_tokens
+        return asked if most is None else min(asked, most * figures.answers(request))
+
     # --- before anything is sent ---------------------------------------------------------------------------------------------
 
     def _open(self, row: LedgerOpen) -> Awaitable[None]:
         """Raises ClawError("budget.exhausted"), or Detour."""
-        if self._reserved_output is None and self._output:
+        if self._output != self._reserved_output and self._output:
             row = replace(row, reserved_output=self._output)
         try:
             if self._budgets.lines.waiting:
@@ -153,7 +162,8 @@ class Budgeted(Metered):
                 raise self._refused(short)
             room = short.claim.limit  # it never fits as it is: as much as the limit lets through at all
         output = self._need.longest(rule, room, self._output)
-        if output < min(LEAST_OUTPUT, self._output) or output >= self._output:
+        least = max(LEAST_OUTPUT, (self._request.reasoning_budget or 0) + 1)
+        if output < min(least, self._output) or output >= self._output:
             raise self._refused(short)
         return output
 
@@ -206,7 +216,9 @@ class Budgeted(Metered):
         """Nobody overtakes those who wait already. Raises Detour."""
         for rule, scope in self._applied:
             line = self._budgets.lines.waiting.get(rule.account(scope))
-            if rule.action == "throttle" and line is not None and (self._ticket is None or line is not self._ticket.line):
+            if line is None or rule.action != "throttle" or (self._ticket is not None and line is self._ticket.line):
+                continue
+            if rule.unit != "requests" or (rule.name, scope) not in self._exchange.state.get("budgets", ()):
                 raise Detour(ClawError("budget.exhausted", policy=rule.name), turn=self._take_ticket(rule, scope, None))
 
     # --- while it streams ----------------------------------------------------------------------------------------------------
@@ -288,9 +300,7 @@ class Budgeted(Metered):
     def _close(self, row: LedgerClose) -> Awaitable[None]:
         charges = []
         for (rule, scope), held in zip(self._applied, self._held, strict=True):
-            amount = self._used(rule, held)
-            if rule.unit == "requests" and amount:
-                self._exchange.state.setdefault("budgets", set()).add((rule.name, scope))
+            amount = self._used(rule, scope, held)
             if rule.unit not in AT_ONCE and amount > held:
                 self._overran(rule, scope, amount, held)
             charges.append(Charge(scope, rule.unit, rule.window, rule.sliding, amount))
@@ -303,9 +313,15 @@ class Budgeted(Metered):
             self._look(watch, row.closed, 0)
         return closing
 
-    def _used(self, rule: Rule, held: int) -> int:
+    def _used(self, rule: Rule, scope: str, held: int) -> int:
         if rule.unit == "requests":
-            return held if self.attempt.sent or self.route.recorded is not None else 0
+            if not self.attempt.sent and self.route.recorded is None:
+                return 0
+            counted = self._exchange.state.setdefault("budgets", set())
+            if (rule.name, scope) in counted:  # by another attempt, before or beside this one
+                return 0
+            counted.add((rule.name, scope))
+            return 1
         billed = self.billed
         if rule.unit == "concurrent" or billed is None or self.route.recorded is not None:
             return 0

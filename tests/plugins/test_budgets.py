@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import trio
+from attrs import evolve
 
 from clawproxy.config import BudgetConfig
-from clawproxy.events import Finish, Text, UsageReport
+from clawproxy.events import Event, Finish, Text, UsageReport
 from clawproxy.messages import Usage
 from clawproxy.stores.base import Account
-from clawproxy.testing import Answer, Pause
-from tests.plugins.budgets import SURE, at_once, budgeted, codes, spent, who
+from clawproxy.testing import Answer, Pause, claw
+from tests.plugins.budgets import SURE, at_once, budgeted, codes, configured, spent, who
 
 BOUND = 18 + 20
 """Tokens that a request "Say hello." with `max_tokens: 20` may use: ten bytes, what is around a message, the answer."""
@@ -70,6 +71,30 @@ async def test_the_cap_is_sent_and_filled_in() -> None:
         assert [request.max_tokens for request in gateway.upstream.requests] == [4096, 9]
 
 
+async def test_no_more_is_held_than_the_model_can_answer() -> None:
+    config = configured({"day": BudgetConfig("global", "300 output_tokens", "day")})
+    [route, *_] = config.models["test-model"].routes
+    model = evolve(config.models["test-model"], routes=(evolve(route, max_output_tokens=100),))
+    async with claw(config=evolve(config, models={"test-model": model})) as gateway:
+        gateway.upstream.will_say("a", Pause(0.01))
+        answers: list[Answer] = []
+        async with trio.open_nursery() as nursery:
+            at_once(gateway, answers, nursery, 3, max_tokens=10**9)
+        assert [answer.error for answer in answers] == [None] * 3
+        assert [request.max_tokens for request in gateway.upstream.requests] == [100] * 3
+        assert [row.opened.reserved_output for row in await gateway.store.rows()] == [100] * 3
+
+
+async def test_reasoning_has_room_beside_the_answer() -> None:
+    async with budgeted(day=BudgetConfig("global", "9000 output_tokens", "day")) as gateway:
+        await gateway.ask(reasoning_budget=2000)
+        await gateway.ask(reasoning_budget=2000, max_tokens=4000)
+        assert [request.max_tokens for request in gateway.upstream.requests] == [6096, 4000]
+    async with budgeted(day=BudgetConfig("global", "1500 output_tokens", "day")) as gateway:
+        answer = await gateway.ask(reasoning_budget=2000, max_tokens=4000)
+        assert answer.error is not None  # a provider would refuse less than what is to be thought
+
+
 async def test_without_a_budget_that_counts_answers_nothing_is_capped() -> None:
     async with budgeted(
         day=BudgetConfig("global", "100_000 input_tokens", "day"), r=BudgetConfig("key:x", "$1", "day")
@@ -116,7 +141,7 @@ async def test_a_stream_beyond_its_cap_is_topped_up_while_there_is_room() -> Non
 
 async def test_a_whole_answer_that_its_provider_counted_is_not_cut() -> None:
     async with budgeted(day=BudgetConfig("global", "20 output_tokens", "day")) as gateway:
-        steps = [Text("0123456789" * 8), Finish("length"), UsageReport(Usage(1, 20))]
+        steps: list[Event] = [Text("0123456789" * 8), Finish("length"), UsageReport(Usage(1, 20))]
         upstream = gateway.upstream
         upstream.will_say(*steps)
         cut = await gateway.ask(**SURE)
