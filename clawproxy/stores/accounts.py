@@ -161,7 +161,7 @@ class Accounts:
         now = max(now, self._now)
         out: list[Standing] = []
         for account in accounts:
-            counter = self._counters.get(account) or make_counter(account)
+            counter = self._counters.get(account._replace(scope=_bounded(account.scope))) or make_counter(account)
             used, held, overrun, resets_at = counter.at(now)
             out.append(Standing(account, used, held, overrun, resets_at))
         return out

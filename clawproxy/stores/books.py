@@ -141,17 +141,20 @@ def load(connection: sqlite3.Connection, now: float) -> Accounts:
     The ledger's last time is the time, where it is ahead of the clock: else a clock set back would give a window twice. Far ahead
     it is not believed, for the windows to come would never end.
     """
-    last = connection.execute("SELECT max(opened) FROM attempts").fetchone()[0] or 0.0
+    kinds = [(window, sliding) for window in _WINDOWS for sliding in (False, True)]
+    newest = 'SELECT max(period) FROM totals WHERE "window" = ? AND sliding = ?'  # a top-up may be later than all openings
+    times = [connection.execute("SELECT max(opened) FROM attempts").fetchone()[0]]
+    times += [connection.execute(newest, kind).fetchone()[0] for kind in kinds]
+    last = max(at or 0.0 for at in times)
     if last > now + CLOCK_OFF:
         log.warning("the ledger's last attempt is %d s ahead of the clock: budgets go by the clock", last - now)
         last = now
     accounts = Accounts(last)
-    for window in _WINDOWS:
-        for sliding in (False, True):
-            first = oldest(window, sliding, last)
-            live = f'{_TOTALS} WHERE "window" = ? AND sliding = ? AND period >= ?'
-            for *account, period, used, overrun in connection.execute(live, (window, sliding, first)):
-                accounts.restore(_account(*account), period, used, overrun)
+    for window, sliding in kinds:
+        first = oldest(window, sliding, last)
+        live = f'{_TOTALS} WHERE "window" = ? AND sliding = ? AND period >= ?'
+        for *account, period, used, overrun in connection.execute(live, (window, sliding, first)):
+            accounts.restore(_account(*account), period, used, overrun)
     return accounts
 
 

@@ -61,6 +61,7 @@ FRESH_ROWS = 8192
 SPOOL_ROWS = 10_000
 _CLOSE_WITHIN = 10.0
 """Seconds the last fold may take."""
+_NOT_CLOSED = "%d attempts could not be closed in the ledger: the next start does it, at what was reserved"
 
 
 class SqliteStore:
@@ -295,7 +296,9 @@ class SqliteStore:
         if was_sick:
             log.warning("the ledger can be written again")
         if self._dropped:
-            log.error("%d attempts could not be closed in the ledger: the next start closes them at what was reserved", self._dropped)
+            log.error(
+                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", self._dropped
+            )
             self._dropped = 0
         if segment is not None and segment is self._segment:
             self._folded = folded.get(segment.path.name, self._folded)
@@ -381,6 +384,8 @@ class SqliteStore:
             for lane in self._lanes:
                 await lane.aclose()
         if self._spool:
-            log.error("%d attempts could not be closed in the ledger: the next start closes them at what was reserved", len(self._spool))
+            log.error(
+                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", len(self._spool)
+            )
         if self._lock is not None:
             self._lock.release()
