@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from clawproxy.context import Attempt, Exchange
 from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError, ProviderFault
@@ -80,6 +82,7 @@ class AttemptRun:
         relay = self.generation.pipeline.relay(self.exchange, attempt)
         opening = self._open(attempt, request)
         held: list[Batch] = []
+        last: Batch | None = None
         good = False
         try:
             async with opening as stream:
@@ -91,6 +94,9 @@ class AttemptRun:
                     if failure is not None:
                         batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
                     released = relay.take(batch) if batch.events or batch.raw else None
+                    if attempt.cut is not None:  # nothing more is wanted of the provider: it is closed before anything else
+                        self.finish, self.ended, last = attempt.cut, True, released
+                        break
                     if released is not None:
                         await self._release(attempt, held, released, got_content if released is batch else released.has_content())
                     if failure is not None:
@@ -102,6 +108,8 @@ class AttemptRun:
             attempt.closed_at = time.time()
             if not good:
                 self._abandon(relay)
+        if last is not None:
+            await self._release(attempt, held, last, last.has_content())
         try:
             rest = relay.end()
         except ClawError:
@@ -119,6 +127,9 @@ class AttemptRun:
             return Recorded(attempt.route.recorded)
         upstream = self.generation.upstream
         dialect = upstream.dialect(attempt.route.provider)
+        most = attempt.output_limit
+        if most is not None and (request.max_tokens is None or most < request.max_tokens):
+            request = evolve(request, max_tokens=most)
         outbound = dialect.encode_request(request, attempt.route)
         # The id the ledger knows this attempt by, so that the provider's records can be held against it.
         headers = (*outbound.headers, ("x-request-id", attempt.id))
@@ -172,7 +183,7 @@ class AttemptRun:
             attempt.closed_at = time.time()
         attempt.error = error
         if error is None:
-            attempt.outcome = "truncated" if self.finish == "length" else "complete"
+            attempt.outcome = "truncated" if self.finish in ("length", "budget") else "complete"
         else:
             attempt.outcome = error.kind.outcome
 

@@ -16,7 +16,7 @@ from attrs import define, field
 
 from clawproxy.clocks import Deadlines
 from clawproxy.errors import ClawError
-from clawproxy.events import Notice
+from clawproxy.events import FinishReason, Notice
 from clawproxy.messages import EMPTY, Principal, Route, Usage
 from clawproxy.values import value
 
@@ -133,6 +133,10 @@ class Attempt:
     error: ClawError | None = None
     closed_at: float | None = None
     """Unix time at which the provider's stream was closed or handed back whole."""
+    output_limit: int | None = None
+    """Tokens that its answer may have at most, set by whoever opens it: the provider is told, whatever the client said."""
+    cut: FinishReason | None = None
+    """Set by a transform that ended the answer here: the provider is not read on, its connection is closed."""
 
 
 @define(slots=True, eq=False)

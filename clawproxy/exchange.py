@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import evolve
 
 from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
@@ -27,6 +28,7 @@ from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.exchange_clock import ExchangeClock
+from clawproxy.hookspecs import Detour, Turn
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.steering import Steering, staying
 
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from clawproxy.hookspecs import Plan
     from clawproxy.service import Call, Client
 
+DETOURS = 8
+"""Models that plugins may ask for in turn."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -85,10 +89,17 @@ class _Story:
         self.request: ChatRequest | None = None
         self.plan: Plan | None = None
         self.leg = 0
-        """How many attempts were made before the client last said more: they are no history of what is asked now."""
+        """How many attempts were made before what is asked now was asked: they are no history of it."""
+        self.anew = "steer"
+        """What the first attempt after them is for."""
         self.result: Outcome | None = None
         self.lost = False
         """A transform still held part of that good answer."""
+        self.turn: Turn | None = None
+        """In a plugin's queue."""
+        self.waited = 0.0
+        self.models: set[str] = set()
+        """That plugins have asked for."""
         self.told = False
 
     async def run(self) -> Outcome:
@@ -140,6 +151,9 @@ class _Story:
                 steering.run = run
             try:
                 await run.run(attempt, request, has_fallback=len(plan.candidates) > tried + 1)
+            except Detour as detour:
+                history.remove(attempt)
+                await self._detour(detour, request)
             finally:
                 if steering is not None:
                     steering.run = None
@@ -148,10 +162,37 @@ class _Story:
             if attempt.error is None and not (steering is not None and steering.waits):
                 return await self._finish(Outcome(attempt.outcome or "complete", None, run.finish))
 
+    async def _detour(self, detour: Detour, request: ChatRequest) -> None:
+        """A plugin wants something else than the attempt that was to be made: another model's, or to wait for its turn."""
+        clock = self.clock
+        clock.hooks_done()
+        if detour.turn is not None:
+            began = trio.current_time()
+            self.turn = detour.turn
+            clock.wait_for_place(self.waited)
+            await detour.turn.wait()
+            clock.place_found()
+            waited = trio.current_time() - began
+            self.waited += waited
+            self.exchange.timing.queue = (self.exchange.timing.queue or 0.0) + waited
+            return
+        model = detour.model
+        if model is None or model in self.models or len(self.models) >= DETOURS:
+            raise detour
+        self.models.add(model)
+        self.request = evolve(request, model=model)
+        try:
+            self.plan = await self.generation.pipeline.choose_route(self.exchange, self.request, clock.hook)
+        except ClawError as error:
+            raise detour from error  # it was the gateway's idea: the client is told of what it asked for
+        clock.hooks_done()
+        self.leg, self.anew = len(self.exchange.attempts), "failover"
+        self.exchange.notice("fallback", "Another model answers.", model=model, because=detour.slug)
+
     def _reason(self, leg: Sequence[Attempt], route: Route) -> str:
         if leg:
             return "retry" if leg[-1].route.provider == route.provider else "failover"
-        return "steer" if self.leg else "first"
+        return self.anew if self.leg else "first"
 
     def goes_on(self) -> bool:
         """Whether it was only interrupted."""
@@ -165,7 +206,7 @@ class _Story:
         exchange, history = self.exchange, self.exchange.attempts
         assert self.asked is not None
         self.result = None
-        self.leg = len(history)
+        self.leg, self.anew = len(history), "steer"
         if steering.authenticate is not None:
             await steering.authenticate()
         before = len(exchange.notices)
@@ -225,6 +266,8 @@ class _Story:
     def leave(self) -> None:
         """Give back what is held."""
         self.clock.close()
+        if self.turn is not None:
+            self.turn.leave()
         if self.steering is not None:
             self.steering.close()
         if self.ticket is not None:

@@ -75,10 +75,10 @@ class ExchangeClock:
         self._hook = ""
         self._alarm.due = self.ends  # `hook` has set it nearer
 
-    def wait_for_place(self) -> None:
-        """The admission queue."""
+    def wait_for_place(self, spent: float = 0.0) -> None:
+        """The admission queue, or a plugin's. `spent`: what was waited already."""
         self._waiting = True
-        self._set(self._now() + self.exchange.deadlines.queue)
+        self._set(self._now() + self.exchange.deadlines.queue - spent)
 
     def place_found(self) -> None:
         self._waiting = False

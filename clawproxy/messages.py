@@ -196,6 +196,16 @@ class Usage:
     """`cache`: what the answer took when a provider gave it; played again, it took nothing."""
     raw: Mapping[str, Any] = EMPTY
     """What the provider said, unclamped."""
+    cache_write_1h_tokens: int | None = None
+    """Part of `cache_write`: what is kept for an hour, which Anthropic bills apart."""
+    cached_audio_tokens: int | None = None
+    """Part of `cached` and of `audio_input`."""
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
+    service_tier: str | None = None
+    """How the provider says it served the request: `flex`, `priority`."""
 
     @property
     def total_tokens(self) -> int | None:

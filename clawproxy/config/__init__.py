@@ -1,8 +1,10 @@
 """Configuration: `schema` holds the keys and their defaults, `load` reads and checks, `units` and `secretrefs` parse values."""
 
+from clawproxy.config.budgets import Action, Unit, parse_action, parse_limit, parse_scope, parse_soft
 from clawproxy.config.schema import (
     KIB,
     MIB,
+    BudgetConfig,
     Config,
     Duration,
     KeyConfig,
@@ -24,6 +26,8 @@ from clawproxy.config.schema import (
 __all__ = [
     "KIB",
     "MIB",
+    "Action",
+    "BudgetConfig",
     "Config",
     "Duration",
     "KeyConfig",
@@ -40,4 +44,9 @@ __all__ = [
     "ServerConfig",
     "Size",
     "TLSConfig",
+    "Unit",
+    "parse_action",
+    "parse_limit",
+    "parse_scope",
+    "parse_soft",
 ]

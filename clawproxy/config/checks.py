@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.config.checks_budgets import check_budgets
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server
@@ -70,6 +71,8 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
     check_keys(config, names, found)
     if "pipeline" not in broken:
         check_pipeline(config, names, found)
+    if config.budgets:
+        check_budgets(config, names, found, meter="pipeline" in broken or "meter" in config.pipeline.order)
     if "deadlines" not in broken:
         check_deadlines(config, found)
     if "limits" not in broken:

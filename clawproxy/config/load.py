@@ -25,6 +25,7 @@ from clawproxy.config.findings import Names
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
 from clawproxy.config.schema import (
+    BudgetConfig,
     Config,
     KeyConfig,
     LimitsConfig,
@@ -48,10 +49,11 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "limits": LimitsConfig,
     "log": LogConfig,
 }
-_NAMED: Mapping[str, type[Any]] = {"providers": ProviderConfig, "models": ModelConfig, "keys": KeyConfig}
-_NOT_YET = {
-    "budgets": "budgets are not enforced by this version, and one that is ignored would be a lie; remove it, or cap the spending "
-    "at the provider",
+_NAMED: Mapping[str, type[Any]] = {
+    "providers": ProviderConfig,
+    "models": ModelConfig,
+    "keys": KeyConfig,
+    "budgets": BudgetConfig,
 }
 
 
@@ -233,10 +235,7 @@ class _Parts:
     def read(self, settings: Mapping[str, type[Any]], plugins: Collection[str]) -> None:
         known = [*_SECTIONS, *_NAMED, "plugins"]
         for name, value in self.raw.items():
-            if name in _NOT_YET:
-                inner = value if isinstance(value, dict) and value else {None: None}
-                self.wrong += [((name,) if key is None else (name, key), _NOT_YET[name]) for key in inner]
-            elif name not in known:
+            if name not in known:
                 self.wrong.append(((name,), self._lost(name, value, known)))
             elif not isinstance(value, dict):
                 self.wrong.append(((name,), f"is {kind_of(value)}; write a table, [{name}]"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any, Literal, NewType
 
 from attrs import field, frozen
 
@@ -185,6 +185,26 @@ class LimitsConfig:
 
 
 @frozen
+class BudgetConfig:
+    """What somebody may use in a window. `config.budgets` says what the words mean."""
+
+    scope: str
+    """`global`, or `key:NAME` (user, app, team, model, provider); `user:*` is one for each user."""
+    limit: str
+    """`"10 requests"`, tokens, input_tokens, output_tokens, concurrent; `"$5.00"`."""
+    window: Literal["minute", "hour", "day", "month", "total"] | None = None
+    """In UTC. Required, but for `concurrent`."""
+    sliding: bool = False
+    """The window ends now, rather than beginning on the full hour."""
+    soft: str | None = None
+    """The share of the limit from which on it is told: `"80%"`."""
+    action: str = "block"
+    """At the limit: `block`, `throttle`, `fallback:MODEL` or `notify`."""
+    mode: Literal["strict", "tight"] = "strict"
+    """What is reserved before anything is sent: as many tokens as bytes, or tokens as they are estimated."""
+
+
+@frozen
 class LogConfig:
     level: str = "info"
     """debug, info, warning or error."""
@@ -204,3 +224,4 @@ class Config:
     log: LogConfig = LogConfig()
     path: Path | None = None
     """The file it came from."""
+    budgets: Mapping[str, BudgetConfig] = field(factory=dict)

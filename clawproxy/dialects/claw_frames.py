@@ -247,6 +247,19 @@ class Answer:
         return self._frame(b"error", dumps(error_fields(failure))[1:-1])
 
 
+def billed(exchange: Exchange) -> dict[str, Any]:
+    """What a request that was cancelled comes to: nothing where no provider was asked, None where it is not known."""
+    usage, cost = exchange.usage, exchange.cost_nano
+    if usage is None and not any(attempt.sent for attempt in exchange.attempts):
+        return {"input_tokens": 0, "output_tokens": 0, "usd": 0, "source": "measured"}
+    return {
+        "input_tokens": None if usage is None else usage.input_tokens,
+        "output_tokens": None if usage is None else usage.output_tokens,
+        "usd": None if cost is None else msgspec.Raw(dollars(cost)),
+        "source": "estimated" if usage is None else usage.source,
+    }
+
+
 def grouped(events: Sequence[Event]) -> list[list[Event]]:
     """The content among `events`, by the frames it makes: neighbouring texts are one, so are pieces of reasoning up to the one
     that is signed, and each piece of a call stands alone."""

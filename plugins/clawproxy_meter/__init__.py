@@ -6,11 +6,14 @@ Rule 2: what a provider measured is billed as measured, an explicit zero include
         cut answer is never free. An attempt that was never sent is.
 Rule 3: a price makes a cost, in whole nano-dollars, of the figures that are billed. Without a price, or without figures, the cost
         is not known, which is None and never zero.
-Rule 4: figures are clamped to sane bounds before they reach the books (`figures`).
+Rule 4: an attempt that comes under budgets holds its upper bound of each before anything is sent (`budgeted`); others pay nothing
+        for there being budgets.
+Rule 5: figures are clamped to sane bounds before they reach the books (`figures`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 
@@ -18,10 +21,17 @@ from attrs import field, frozen, validators
 
 from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange, Registry
-from clawproxy.hookspecs import AttemptContext, Observe, hookimpl
+from clawproxy.errors import ClawError
+from clawproxy.hookspecs import AttemptContext, Observe, Transform, hookimpl
 from clawproxy.messages import ChatRequest, Route
 from clawproxy_meter.attempts import Metered, metered_of
+from clawproxy_meter.budgeted import Budgeted
+from clawproxy_meter.budgets import budgets_of
+from clawproxy_meter.rules import Rules, compiled
 from clawproxy_meter.service import Service, service_of
+
+log = logging.getLogger("clawproxy.meter")
+NO_RULES = Rules()
 
 __all__ = ["Meter", "MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
 
@@ -32,6 +42,8 @@ class MeterSettings:
 
     estimate_bytes_per_token: float = field(default=4.0, validator=validators.gt(0))
     """How many bytes of UTF-8 text count as one token, where a provider measured nothing."""
+    default_output_tokens: int = field(default=4096, validator=validators.ge(16))
+    """How long an answer may be that comes under a budget, where neither the client nor the route says."""
 
 
 @frozen(slots=True)
@@ -41,6 +53,7 @@ class Meter:
     settings: MeterSettings
     prices: Mapping[str, PriceConfig]
     """By the model's name; only those that have one."""
+    rules: Rules = NO_RULES
 
 
 @hookimpl
@@ -51,7 +64,7 @@ def register(registry: Registry) -> None:
 @hookimpl
 def configure(config: MeterSettings | None, app: App) -> Meter:
     prices = {name: model.price for name, model in app.config.models.items() if model.price is not None}
-    return Meter(config or MeterSettings(), prices)
+    return Meter(config or MeterSettings(), prices, compiled(app.config.budgets))
 
 
 @hookimpl
@@ -64,10 +77,21 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
     price = route.price
     if price is None and state.prices:
         price = state.prices.get(request.model)
-    return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
+    service, size = service_of(exchange), state.settings.estimate_bytes_per_token
+    if state.rules.rules:
+        cover = state.rules.cover(exchange, request.model, route.provider)
+        if cover is not None:
+            if price is None and cover.dollars and route.recorded is None:
+                log.error("model %s has no price, and comes under a budget in dollars", request.model)
+                raise ClawError("internal", policy="meter")
+            budgets, most = budgets_of(service), state.settings.default_output_tokens
+            return Budgeted(service, exchange, request, route, attempt, size, price, budgets, cover, most)
+    return Metered(service, exchange, request, route, attempt, size, price)
 
 
 @hookimpl
-def tap_response(exchange: Exchange, attempt: Attempt) -> Observe | None:
+def tap_response(exchange: Exchange, attempt: Attempt) -> Observe | Transform | None:
     metered = metered_of(exchange, attempt)
+    if isinstance(metered, Budgeted) and metered.is_counted:
+        return Transform(metered.change, metered.finish_tap, "per_batch")
     return None if metered is None else Observe(metered.see, metered.end)

@@ -189,7 +189,7 @@ class Metered:
         exchange, attempt, route = self._exchange, self.attempt, self.route
         principal = exchange.principal
         self._books.attempts.append(self)  # free until something is sent
-        return self._app.store.open_row(
+        return self._open(
             LedgerOpen(  # by place, with every name beside it: 2.0 -> 0.5 us
                 attempt.id,
                 exchange.request_id,
@@ -221,7 +221,7 @@ class Metered:
         source: Source = usage.source if usage is not None else "none"
         spent = _FREE if usage is None or source == "cache" else usage
         self._app.count("clawproxy_ledger_rows_total", source=source, outcome=outcome)
-        return self._app.store.close_row(
+        return self._close(
             LedgerClose(
                 attempt.id,
                 time.time() if attempt.closed_at is None else attempt.closed_at,
@@ -236,6 +236,12 @@ class Metered:
             )
         )
 
+    def _open(self, row: LedgerOpen) -> Awaitable[None]:
+        return self._app.store.open_row(row)
+
+    def _close(self, row: LedgerClose) -> Awaitable[None]:
+        return self._app.store.close_row(row)
+
     # --- what it comes to ----------------------------------------------------------------------------------------------------
 
     def reckon(self, outcome: str | None = None) -> Usage | None:
@@ -246,7 +252,8 @@ class Metered:
         elif not self.attempt.sent or self._request.operation == "count_tokens" or self._turned_away():
             self.billed = self.cost = None
         else:
-            self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))
+            whole = self._final or (outcome in ("complete", "truncated") and self.attempt.cut is None)
+            self.billed = self._reckon(whole)
             if self._price is not None:
                 self.cost = figures.cost_nano(self.billed, self._price)
         return self.billed

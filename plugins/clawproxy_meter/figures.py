@@ -84,9 +84,14 @@ def prompt_bound(request: ChatRequest, window: int | None = None) -> int:
 def output_bound(request: ChatRequest, route: Route) -> int | None:
     """At most how many tokens the answer can be; None where nobody said. Each of several answers to one prompt may be as long."""
     longest = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
-    if longest is None or not request.extra:
-        return longest
-    return longest * max([1, *(said for name in ANSWERS if type(said := request.extra.get(name)) is int)])
+    return longest if longest is None else longest * answers(request)
+
+
+def answers(request: ChatRequest) -> int:
+    """How many answers are asked for."""
+    if not request.extra:
+        return 1
+    return max([1, *(said for name in ANSWERS if type(said := request.extra.get(name)) is int)])
 
 
 def _message_bound(message: Message) -> int:

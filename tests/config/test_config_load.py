@@ -165,11 +165,11 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "budgets": (
-        '[budgets.daily]\nscope = "key:bench"\nlimit = "$5"\n[budgets.b]\n',
+        '[budgets.daily]\nscope = "key:bench"\nlimit = "5 requests"\n[budgets.b]\n',
         [
-            f"claw.toml:{line}: budgets.{name}: budgets are not enforced by this version, and one that is ignored would be a lie; "
-            "remove it, or cap the spending at the provider"
-            for line, name in ((1, "daily"), (4, "b"))
+            'claw.toml:1: budgets.daily: has no window; add window = "minute", "hour", "day", "month" or "total"',
+            "claw.toml:4: budgets.b.limit: is missing; add `limit = ...` here",
+            "claw.toml:4: budgets.b.scope: is missing; add `scope = ...` here",
         ],
     ),
     "workers": (

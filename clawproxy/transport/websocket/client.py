@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clawproxy.dialects.claw import Answer, Whole
-from clawproxy.dialects.claw_frames import Said, grouped
+from clawproxy.dialects.claw_frames import Said, billed, grouped
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, End, Outcome, Text, ToolCallDelta
 from clawproxy.lifetime import Lifetime
@@ -224,7 +224,7 @@ class ClawClient:
         self._outbox.append(text_frame(payload))
 
     def _receipt(self) -> dict[str, Any]:
-        """What is known of a cancel: when it came, when the provider's stream was closed, what was delivered and used."""
+        """What is known of a cancel: when it came, when the provider's stream was closed, what was delivered, what is billed."""
         receipt: dict[str, Any] = {"cancelled_at": self.cancelled_at or time.time()}
         exchange = self._exchange
         if exchange is not None:
@@ -233,4 +233,5 @@ class ClawClient:
             if exchange.usage is not None and exchange.usage.output_tokens is not None:
                 receipt["delivered_tokens"] = exchange.usage.output_tokens
                 receipt["source"] = exchange.usage.source
+            receipt["billed"] = billed(exchange)
         return receipt
