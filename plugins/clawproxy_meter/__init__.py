@@ -4,8 +4,8 @@ Rule 1: no byte goes to a provider before the row that will bill it is kept (`St
         attempt is refused.
 Rule 2: what a provider measured is billed as measured, an explicit zero included. What is missing is estimated and says so; a
         cut answer is never free. An attempt that was never sent is.
-Rule 3: a price makes a cost, in whole nano-dollars, of the figures that are billed. Without a price, or without figures, the cost
-        is not known, which is None and never zero.
+Rule 3: a price makes a cost (`clawproxy.costs`), in whole nano-dollars, of the figures that are billed. Without a price, or
+        without figures, the cost is not known, which is None and never zero. The row says what priced it.
 Rule 4: figures are clamped to sane bounds before they reach the books (`figures`).
 """
 
@@ -16,14 +16,19 @@ from contextlib import AbstractAsyncContextManager
 
 from attrs import field, frozen, validators
 
-from clawproxy.config import PriceConfig
+from clawproxy.config import Config, PriceConfig
 from clawproxy.context import App, Attempt, Exchange, Registry
 from clawproxy.hookspecs import AttemptContext, Observe, hookimpl
 from clawproxy.messages import ChatRequest, Route
+from clawproxy.rates import may_price, price_of
 from clawproxy_meter.attempts import Metered, metered_of
 from clawproxy_meter.service import Service, service_of
 
 __all__ = ["Meter", "MeterSettings", "configure", "lifespan", "open_attempt", "register", "tap_response"]
+
+
+MOST_FOUND = 4096
+"""Look-ups kept: clients may name models without end."""
 
 
 @frozen
@@ -41,6 +46,18 @@ class Meter:
     settings: MeterSettings
     prices: Mapping[str, PriceConfig]
     """By the model's name; only those that have one."""
+    config: Config | None = None
+    """Where a route that brings no price may find one; None where nothing has any."""
+    found: dict[tuple[str, str], PriceConfig | None] = field(factory=dict)
+    """By provider and the model's name there: what was looked up."""
+
+    def look_up(self, config: Config, route: Route) -> PriceConfig | None:
+        key = route.provider, route.model
+        if key not in self.found:
+            if len(self.found) >= MOST_FOUND:
+                self.found.clear()
+            self.found[key] = price_of(config, *key)
+        return self.found[key]
 
 
 @hookimpl
@@ -51,7 +68,7 @@ def register(registry: Registry) -> None:
 @hookimpl
 def configure(config: MeterSettings | None, app: App) -> Meter:
     prices = {name: model.price for name, model in app.config.models.items() if model.price is not None}
-    return Meter(config or MeterSettings(), prices)
+    return Meter(config or MeterSettings(), prices, app.config if may_price(app.config) else None)
 
 
 @hookimpl
@@ -64,6 +81,8 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
     price = route.price
     if price is None and state.prices:
         price = state.prices.get(request.model)
+    if price is None and state.config is not None:
+        price = state.look_up(state.config, route)
     return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
 
 

@@ -15,6 +15,7 @@ from attrs import evolve
 
 from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange
+from clawproxy.costs import cost_nano
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, End, Finish, Reasoning, Refused, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import ChatRequest, Route, Usage
@@ -86,6 +87,13 @@ def _sum(usages: list[Usage]) -> Usage | None:
         reasoning_tokens=_add([usage.reasoning_tokens for usage in usages]),
         source="measured" if all(usage.source == "measured" for usage in usages) else "estimated",
         raw=usages[-1].raw,
+        cache_write_1h_tokens=_add([usage.cache_write_1h_tokens for usage in usages]),
+        cached_audio_tokens=_add([usage.cached_audio_tokens for usage in usages]),
+        audio_input_tokens=_add([usage.audio_input_tokens for usage in usages]),
+        audio_output_tokens=_add([usage.audio_output_tokens for usage in usages]),
+        image_input_tokens=_add([usage.image_input_tokens for usage in usages]),
+        image_output_tokens=_add([usage.image_output_tokens for usage in usages]),
+        service_tier=usages[0].service_tier if len({usage.service_tier for usage in usages}) == 1 else None,
     )
 
 
@@ -233,6 +241,15 @@ class Metered:
                 spent.reasoning_tokens,
                 source,
                 self.cost if usage is not None else 0,  # free, whatever the price
+                spent.cache_write_tokens,
+                spent.cache_write_1h_tokens,
+                spent.cached_audio_tokens,
+                spent.audio_input_tokens,
+                spent.audio_output_tokens,
+                spent.image_input_tokens,
+                spent.image_output_tokens,
+                spent.service_tier,
+                None if self._price is None or spent is _FREE else self._price.origin,
             )
         )
 
@@ -248,7 +265,7 @@ class Metered:
         else:
             self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))
             if self._price is not None:
-                self.cost = figures.cost_nano(self.billed, self._price)
+                self.cost = cost_nano(self.billed, self._price)
         return self.billed
 
     def _turned_away(self) -> bool:

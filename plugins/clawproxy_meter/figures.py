@@ -16,7 +16,6 @@ from typing import Any, assert_never
 import msgspec
 from attrs import evolve, frozen
 
-from clawproxy.config import PriceConfig
 from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Part, Route, TextPart, Usage
 
 MESSAGE_OVERHEAD = 8
@@ -130,22 +129,6 @@ def estimate(size: float, bytes_per_token: float) -> int:
     return max(1, math.ceil(size / bytes_per_token)) if size > 0 else 0
 
 
-def cost_nano(usage: Usage, price: PriceConfig) -> int | None:
-    """Nano-dollars, rounded once; None where a figure is missing. Cached and cache-writing tokens are part of the input."""
-    given, taken = usage.input_tokens, usage.output_tokens
-    if given is None or taken is None:
-        return None
-    cached = min(usage.cached_tokens or 0, given)
-    written = min(usage.cache_write_tokens or 0, given - cached)
-    micros_per_million = (
-        (given - cached - written) * price.input
-        + cached * (price.input if price.cached_input is None else price.cached_input)
-        + written * (price.input if price.cache_write is None else price.cache_write)
-        + taken * price.output
-    )
-    return (micros_per_million + 500) // 1000  # a micro-dollar per million tokens is a thousandth of a nano-dollar per token
-
-
 @frozen(slots=True)
 class Bounds:
     """The most that is believed of a provider's figures."""
@@ -176,7 +159,15 @@ def is_sane(usage: Usage) -> bool:
         (cached is None or _is_part(cached, given))
         and (written is None or _is_part(written, given))
         and (thought is None or _is_part(thought, taken))
+        and _parts_are_sane(usage, given, taken)
     )
+
+
+def _parts_are_sane(usage: Usage, given: int, taken: int) -> bool:
+    for part in (usage.cache_write_1h_tokens, usage.cached_audio_tokens, usage.audio_input_tokens, usage.image_input_tokens):
+        if part is not None and not _is_part(part, given):
+            return False
+    return all(part is None or _is_part(part, taken) for part in (usage.audio_output_tokens, usage.image_output_tokens))
 
 
 def _is_part(value: object, whole: int) -> bool:
@@ -200,6 +191,12 @@ def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:
         cached_tokens=_count(usage.cached_tokens, most_in),
         cache_write_tokens=_count(usage.cache_write_tokens, most_in),
         reasoning_tokens=_count(usage.reasoning_tokens, most_out),
+        cache_write_1h_tokens=_count(usage.cache_write_1h_tokens, most_in),
+        cached_audio_tokens=_count(usage.cached_audio_tokens, most_in),
+        audio_input_tokens=_count(usage.audio_input_tokens, most_in),
+        audio_output_tokens=_count(usage.audio_output_tokens, most_out),
+        image_input_tokens=_count(usage.image_input_tokens, most_in),
+        image_output_tokens=_count(usage.image_output_tokens, most_out),
     )
     return sane, sane != usage
 
