@@ -1,7 +1,8 @@
 """Make `card.json` of genai-prices' data: `python -m clawproxy.rates.generate [--date YYYY-MM-DD]`, with the `dev` extra.
 
 Rule 1: what can not be stated exactly is left out, by name and reason: a price by the hour of the day, one finer than a
-        micro-dollar per million tokens, one for what the gateway does not count (video, cached images, characters, pages).
+        micro-dollar per million tokens, one for what the gateway does not count (video, cached images, characters, pages,
+        requests that search).
 Rule 2: names are those the source lists; its patterns (`contains`, regular expressions) are not taken over, for they guess.
 Rule 3: 0 is a price only where the name says so (OpenRouter's `:free`).
 
@@ -94,9 +95,6 @@ def whole(units: dict[str, Any], name: str) -> dict[str, Any]:
     for unit, figure in units.items():
         if figure is None or unit in BESIDE:
             continue
-        if unit == "requests_kcount":
-            flat["request"] = micros(figure)  # dollars for a thousand: millionths of it are nano-dollars for one
-            continue
         if unit not in UNITS:
             raise LeftOut(f"it is charged by {unit}")
         field = UNITS[unit]
@@ -109,7 +107,7 @@ def whole(units: dict[str, Any], name: str) -> dict[str, Any]:
         raise LeftOut("it has no price for input, or none for output")
     if not flat["input"] and not flat["output"] and not name.endswith(":free"):
         raise LeftOut("a price of 0 is none")
-    if any(word in name for word in HEARD) and "audio_input" not in flat and "audio_output" not in flat:
+    if hears(name, flat):
         raise LeftOut("it hears or speaks, and has no price for that")
     rising: dict[str, int] = {}  # a tier holds all that differs from the base, so that only one counts
     made = []
@@ -119,8 +117,13 @@ def whole(units: dict[str, Any], name: str) -> dict[str, Any]:
     return {**flat, "tiers": made}
 
 
-def names(model: Any, provider: Any) -> list[str]:
-    """What the source knows the model by, as far as it is names."""
+def hears(name: str, prices: dict[str, Any]) -> bool:
+    """Whether it hears or speaks, and nothing says what that costs."""
+    return any(word in name for word in HEARD) and "audio_input" not in prices and "audio_output" not in prices
+
+
+def names(model: Any, provider: Any, prices: dict[str, Any]) -> list[str]:
+    """What the source knows the model by, as far as it is names. One that searches is charged for that, too."""
 
     def walk(clause: Any) -> Iterator[str]:
         for part in getattr(clause, "or_", None) or getattr(clause, "and_", None) or [clause]:
@@ -130,7 +133,7 @@ def names(model: Any, provider: Any) -> list[str]:
                 yield from (said for key in ("equals", "starts_with") if (said := getattr(part, key, None)))
 
     every = dict.fromkeys([model.id, *walk(model.match)])
-    return [name for name in every if provider.find_model(name) is model]
+    return [name for name in every if provider.find_model(name) is model and not hears(name, prices) and "search" not in name]
 
 
 def models(provider: Any, today: date) -> Iterator[Model]:
@@ -145,9 +148,10 @@ def models(provider: Any, today: date) -> Iterator[Model]:
         except LeftOut as why:
             sys.stderr.write(f"left out: {provider.id}/{model.id}: {why}\n")
             continue
-        known = names(model, provider)
+        known = names(model, provider, whole(in_force(model, today)[0], model.id))
         if known:
-            yield Model(id=known[0], names=sorted(known[1:]), prices=prices)
+            others = {name.lower() for name in known} - {known[0].lower()}
+            yield Model(id=known[0], names=sorted(others), prices=prices)
 
 
 def main() -> None:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Literal
 
 from attrs import field, frozen, validators
 
 from clawproxy.config import Config, PriceConfig
 from clawproxy.context import App, Attempt, Exchange, Registry
+from clawproxy.counting import counter_for, installed
+from clawproxy.errors import ConfigError
 from clawproxy.hookspecs import AttemptContext, Observe, hookimpl
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.rates import may_price, price_of
@@ -36,7 +39,10 @@ class MeterSettings:
     """`[plugins.meter]`."""
 
     estimate_bytes_per_token: float = field(default=4.0, validator=validators.gt(0))
-    """How many bytes of UTF-8 text count as one token, where a provider measured nothing."""
+    """How many bytes of UTF-8 text count as one token, where a provider measured nothing and nothing else counts."""
+    count: Literal["bytes", "tokens"] = "bytes"
+    """What is reserved for a prompt, and what a cut answer is billed by: bytes, or the model's own tokens where its vocabulary is
+    known (`clawproxy[tokenizers]`)."""
 
 
 @frozen(slots=True)
@@ -67,6 +73,13 @@ def register(registry: Registry) -> None:
 
 @hookimpl
 def configure(config: MeterSettings | None, app: App) -> Meter:
+    if config is not None and config.count == "tokens":
+        if not installed():
+            sentence = 'plugins.meter.count: "tokens" needs vocabularies; install clawproxy[tokenizers], or write "bytes"'
+            raise ConfigError([sentence])
+        for model in app.config.models.values():
+            for route in model.routes:
+                counter_for(route.model)  # read now, and not while a request waits
     prices = {name: model.price for name, model in app.config.models.items() if model.price is not None}
     return Meter(config or MeterSettings(), prices, app.config if may_price(app.config) else None)
 
@@ -83,7 +96,9 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
         price = state.prices.get(request.model)
     if price is None and state.config is not None:
         price = state.look_up(state.config, route)
-    return Metered(service_of(exchange), exchange, request, route, attempt, state.settings.estimate_bytes_per_token, price)
+    settings = state.settings
+    count = counter_for(route.model) if settings.count == "tokens" else None
+    return Metered(service_of(exchange), exchange, request, route, attempt, settings.estimate_bytes_per_token, price, count)
 
 
 @hookimpl

@@ -16,6 +16,7 @@ from attrs import evolve
 from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange
 from clawproxy.costs import cost_nano
+from clawproxy.counting import Count, Limited, Running, only_text
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, End, Finish, Reasoning, Refused, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import ChatRequest, Route, Usage
@@ -122,6 +123,7 @@ class Metered:
         "_request",
         "_reserved",
         "_reserved_output",
+        "_running",
         "_size",
         "attempt",
         "billed",
@@ -139,6 +141,7 @@ class Metered:
         attempt: Attempt,
         bytes_per_token: float,
         price: PriceConfig | None = None,
+        count: Count | None = None,
     ) -> None:
         self._app = app
         self._exchange = exchange
@@ -147,8 +150,14 @@ class Metered:
         self._bytes_per_token = bytes_per_token
         self._price = price
         self._reserved_output: int | None
+        self._running: Running | None = None
+        """Counts the answer, where tokens are counted and not bytes."""
         if route.recorded is not None:
             self._reserved, self._reserved_output = 0, 0
+        elif count is not None and only_text(request):
+            self._running = Running(count)
+            self._reserved = figures.prompt_bound(request, route.context_tokens, Limited(count))
+            self._reserved_output = figures.output_bound(request, route)
         else:
             self._reserved = figures.prompt_bound(request, route.context_tokens)
             self._reserved_output = figures.output_bound(request, route)
@@ -179,12 +188,16 @@ class Metered:
             if kind is Text or kind is Reasoning or kind is Refused:
                 text: str = event.text  # type: ignore[union-attr]
                 self._size += len(text) if text.isascii() else figures.text_bytes(text)
+                if self._running is not None:
+                    self._running.add(text)
             elif kind is Finish or kind is End:
                 self._final = True
             elif isinstance(event, UsageReport):
                 self._reported = event.usage
             elif isinstance(event, ToolCallDelta):
                 self._size += figures.text_bytes(event.arguments) + figures.text_bytes(event.name or "")
+                if self._running is not None:
+                    self._running.add((event.name or "") + event.arguments)
 
     def end(self) -> None:
         """Before the transport reports usage to its client; leaving the attempt settles it finally."""
@@ -291,9 +304,10 @@ class Metered:
         given, taken = usage.input_tokens, usage.output_tokens
         measured = given is not None and taken is not None
         if given is None:
-            given = figures.estimate(self._reserved, self._bytes_per_token)
+            given = self._reserved if self._running else figures.estimate(self._reserved, self._bytes_per_token)
         if taken is None or not whole:  # an early report of an answer that was cut knows less than what came after it
-            taken, measured = max(taken or 0, figures.estimate(self._size, self._bytes_per_token)), False
+            counted = self._running.tokens if self._running else figures.estimate(self._size, self._bytes_per_token)
+            taken, measured = max(taken or 0, counted), False
         return evolve(usage, input_tokens=given, output_tokens=taken, source="measured" if measured else "estimated")
 
     def _believed(self, said: Usage) -> Usage:

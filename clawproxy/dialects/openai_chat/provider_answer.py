@@ -208,12 +208,15 @@ def read_usage(said: Any, tier: Any = None) -> Usage | None:
     completion = mapping(said.get("completion_tokens_details"))
     cached = prompt.get("cached_tokens", said.get("prompt_cache_hit_tokens"))  # the latter is DeepSeek's
     total_in, total_out = count(said.get("prompt_tokens")), count(said.get("completion_tokens"))
+    thought = count(completion.get("reasoning_tokens")) if completion else None
+    if thought and total_in is not None and total_out is not None and said.get("total_tokens") == total_in + total_out + thought:
+        total_out += thought  # some count reasoning beside the answer (xAI, Gemini's OpenAI format), and the total says so
     return Usage(
         total_in,
         total_out,
         None if cached is None else part_of(total_in, count(cached)),
         part_of(total_in, count(prompt.get("cache_write_tokens"))) if prompt else None,
-        part_of(total_out, count(completion.get("reasoning_tokens"))) if completion else None,
+        part_of(total_out, thought),
         raw=storable(said),
         audio_input_tokens=part_of(total_in, count(prompt.get("audio_tokens"))) if prompt else None,
         audio_output_tokens=part_of(total_out, count(completion.get("audio_tokens"))) if completion else None,
