@@ -17,6 +17,7 @@ from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.schema import BudgetConfig, Config, ModelConfig, RouteConfig
 from clawproxy.config.structure import suggest
 from clawproxy.config.units import shown
+from clawproxy.rates import price_of
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -118,7 +119,10 @@ def _covers(scope: tuple[str, str], model: str, config: Config) -> bool:
 
 def _is_priced(config: Config, name: str, model: ModelConfig, scope: tuple[str, str]) -> bool:
     return all(
-        route.price is not None or model.price is not None or _inner_price(config.models, route)
+        route.price is not None
+        or model.price is not None
+        or _inner_price(config.models, route)
+        or price_of(config, route.provider or "", route.model) is not None
         for route in flat_routes(config.models, name)
         if scope[0] != "provider" or scope[1] in ("*", route.provider)
     )

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Final
 from attrs import field, frozen
 
 from clawproxy.config import Action, PriceConfig, Unit, parse_action, parse_limit, parse_scope, parse_soft
-from clawproxy.messages import Usage
+from clawproxy.costs import most_nano
 from clawproxy.stores.base import UNLIMITED, Account, Claim, Window
-from clawproxy_meter import figures
 
 if TYPE_CHECKING:
     from clawproxy.config import BudgetConfig
@@ -175,13 +174,9 @@ def _words(limit: str, unit: Unit, window: str | None, sliding: bool) -> str:
 
 
 def most_cost(given: int, taken: int, price: PriceConfig) -> int:
-    """Nano-dollars of so many tokens at most, whatever kind the provider takes those of the prompt for."""
-    costs = [figures.cost_nano(Usage(given, taken), price)]
-    if price.cached_input is not None and price.cached_input > price.input:
-        costs.append(figures.cost_nano(Usage(given, taken, cached_tokens=given), price))
-    if price.cache_write is not None and price.cache_write > price.input:
-        costs.append(figures.cost_nano(Usage(given, taken, cache_write_tokens=given), price))
-    return max(cost for cost in costs if cost is not None) + 1  # each cost is rounded
+    """Nano-dollars of so many tokens at most, whatever kinds they turn out to be, in whatever service tier they are served."""
+    tiers = (None, *price.service) if price.service else (None,)
+    return max(most_nano(price, given, taken, tier) or 0 for tier in tiers)
 
 
 class Need:
