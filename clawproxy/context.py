@@ -133,6 +133,8 @@ class Attempt:
     error: ClawError | None = None
     closed_at: float | None = None
     """Unix time at which the provider's stream was closed or handed back whole."""
+    timing: Timing | None = None
+    """Its own phases, where it was tried in a race (`Route.hedge_after`); else they are the exchange's."""
 
 
 @define(slots=True, eq=False)
