@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from clawproxy.hookspecs import Plan
     from clawproxy.service import Call, Client
 
+ELSEWHERE = ("retry", "failover")
+"""Why an attempt is made whose client is told that the first route failed."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -136,7 +138,7 @@ class _Story:
                 await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
             attempt = self._begun(leg, route)
             exchange.route = route
-            if tried == 1 and attempt.reason != "continue":
+            if attempt.reason in ELSEWHERE and not any(each.reason in ELSEWHERE for each in leg):
                 exchange.notice("fallback", "The first route failed; another one answers.")
             if not tried and route.goes_on and is_one_text(request):
                 self.heard = Hearing(self.client, exchange, self.generation.config.providers)

@@ -27,7 +27,6 @@ from clawproxy.transport.wire import Wire
 
 Fields = tuple[tuple[str, str], ...]
 JSON = "application/json"
-EVENTS = "text/event-stream"
 _MAX_NOTICES = 16
 
 
@@ -209,8 +208,8 @@ class HttpClient:
             await self._wire.write(framed, self._limit)
 
     def seam(self, notice: Notice) -> None:
-        """The answer goes on behind a cut: a comment, before what comes next, where the format has comments."""
-        if self._stream and self.committed and self._encoder is not None and self._encoder.content_type.startswith(EVENTS):
+        """The answer goes on behind a cut: a comment, before what comes next, where clients of the format skip comments."""
+        if self._stream and self.committed and self._encoder is not None and self._encoder.keepalive():
             words = " ".join(f"{name}={response.escaped(str(value))}" for name, value in notice.details.items())
             self._last += self._framed(f": {notice.code} {words}\n\n".encode())
 

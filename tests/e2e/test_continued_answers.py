@@ -19,7 +19,7 @@ from clawproxy.config import ModelConfig, ProviderConfig, RouteConfig, SecretRef
 from clawproxy.continuing import GO_ON
 from clawproxy.scripted import ScriptedProvider
 from tests.e2e.harness import KEY, PROVIDER_KEY, Running, gateway
-from tests.e2e.http_client import chat
+from tests.e2e.http_client import chat, fetch
 from tests.e2e.test_claw_socket import socket
 
 T = TypeVar("T")
@@ -29,6 +29,7 @@ PAIRS = pytest.mark.parametrize(
     ids="-then-".join,
 )
 HALVES = "usage 7 2; say Once upon; {}", 'say " a time."; usage 9 3'
+PATHS = {"anthropic": "", "gemini": "/v1beta"}
 PROMPT: Any = [{"role": "user", "content": "A story"}]
 
 
@@ -39,7 +40,7 @@ async def setup(tmp_path: Path, *dialects: str, **changes: Any) -> AsyncIterator
     async with ScriptedProvider.running() as provider:
         key = SecretRef("", PROVIDER_KEY)
         providers = {
-            f"p{at}": ProviderConfig(name, provider.base_url.removesuffix("/v1" if name == "anthropic" else ""), key)
+            f"p{at}": ProviderConfig(name, provider.base_url.removesuffix("/v1") + PATHS.get(name, "/v1"), key)
             for at, name in enumerate(names)
         }
         model = ModelConfig(tuple(RouteConfig(name, "upstream-1") for name in providers), continuation=True)
@@ -170,3 +171,39 @@ async def test_a_model_that_takes_a_beginning_gets_one(tmp_path: Path) -> None:
             said = provider.log.entries[-1].body["messages"]
             assert [message["role"] for message in said] == ["user", "assistant"]
             assert "Once upon" in json.dumps(said[-1])
+
+
+@pytest.mark.parametrize(
+    "dialects", [("openai_responses", "openai_chat"), ("openai_chat", "openai_responses")], ids="-then-".join
+)
+async def test_responses_of_openais_sdk(tmp_path: Path, dialects: tuple[str, str]) -> None:
+    async with setup(tmp_path, *dialects) as running:
+        running.provider.will(HALVES[0].format("cut"), HALVES[1])
+
+        def read() -> list[Any]:
+            with openai.OpenAI(api_key=KEY, base_url=running.url + "/v1", max_retries=0, timeout=10) as sdk:
+                return list(sdk.responses.create(model="test-model", input="A story", stream=True))
+
+        events = await in_a_thread(read)
+        said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        assert said == "Once upon a time."
+        assert events[-1].type == "response.completed"
+        assert events[-1].response.output_text == said
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert [event.type for event in events].count("response.output_item.added") == 1
+
+
+async def test_a_gemini_client(tmp_path: Path) -> None:
+    async with setup(tmp_path, "gemini", "openai_chat") as running:
+        running.provider.will(HALVES[0].format("cut"), HALVES[1])
+        async with await running.connect() as stream:
+            target = "/v1beta/models/test-model:streamGenerateContent?alt=sse"
+            body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "A story"}]}]}).encode()
+            reply = await fetch(
+                stream, "POST", target, body=body, headers={"x-goog-api-key": KEY, "content-type": "application/json"}
+            )
+        chunks = [json.loads(line.removeprefix("data: ")) for line in reply.body.decode().splitlines() if line]
+        assert all("candidates" in chunk for chunk in chunks), chunks
+        parts = [part["text"] for chunk in chunks for part in chunk["candidates"][0].get("content", {}).get("parts", ())]
+        assert "".join(parts) == "Once upon a time."
+        assert b"\n:" not in reply.body, "its SDKs take no comments"
