@@ -138,7 +138,7 @@ class _Story:
                 await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
             attempt = self._begun(leg, route)
             exchange.route = route
-            if attempt.reason in ELSEWHERE and not any(each.reason in ELSEWHERE for each in leg):
+            if attempt.reason in ELSEWHERE and not any(each.reason in ELSEWHERE for each in leg[:tried]):
                 exchange.notice("fallback", "The first route failed; another one answers.")
             if not tried and route.goes_on and is_one_text(request):
                 self.heard = Hearing(self.client, exchange, self.generation.config.providers)

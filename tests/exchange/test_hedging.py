@@ -168,6 +168,7 @@ async def test_both_fail_and_failover_follows(autojump_clock: Clock) -> None:
             ("second", "hedge", "provider_error.server"),
             ("third", "failover", "complete"),
         ]
+        assert [notice.code for notice in answer.notices] == ["fallback"]
 
 
 async def test_nobody_is_left(autojump_clock: Clock) -> None:
