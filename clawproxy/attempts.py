@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clawproxy.gateway import Generation
     from clawproxy.lifetime import Lifetime
     from clawproxy.pipeline import Relay
-    from clawproxy.service import Client
+    from clawproxy.service import Sink
     from clawproxy.upstream.base import Opening
 
 UNDELIVERED = frozenset({"client_gone", "timeout.write"})
@@ -39,13 +39,14 @@ class AttemptRun:
     """One attempt, from the plugins' contexts to the provider's last byte. After `run`: `attempt.outcome`, `attempt.error`."""
 
     def __init__(
-        self, generation: Generation, exchange: Exchange, client: Client, lifetime: Lifetime, clock: ExchangeClock
+        self, generation: Generation, exchange: Exchange, client: Sink, lifetime: Lifetime, clock: ExchangeClock
     ) -> None:
         self.generation = generation
         self.exchange = exchange
         self.client = client
         self.lifetime = lifetime
         self.clock = clock
+        self.attempt: Attempt | None = None
         self.finish: FinishReason | None = None
         self.ended = False
         """The provider's terminal marker was seen: the answer is complete whatever happens next."""
@@ -55,6 +56,7 @@ class AttemptRun:
     async def run(self, attempt: Attempt, request: ChatRequest, *, has_fallback: bool) -> None:
         """Make the attempt. What the provider did is in `attempt.error`; what ends the exchange is raised. Where a clock of the
         attempt ran out, that is in `attempt.error` too, and Cancelled goes up to whoever renews the scope."""
+        self.attempt = attempt
         self.clock.begin(attempt, self.generation.deadlines_for(attempt.route, self.exchange), has_fallback=has_fallback)
         contexts = AttemptContexts(self.generation.pipeline.report)
         try:

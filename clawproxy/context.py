@@ -137,6 +137,8 @@ class Attempt:
     """Tokens that its answer may have at most, set by whoever opens it: the provider is told, whatever the client said."""
     cut: FinishReason | None = None
     """Set by a transform that ended the answer here: the provider is not read on, its connection is closed."""
+    timing: Timing | None = None
+    """Its own phases, where it was tried in a race (`Route.hedge_after`); else they are the exchange's."""
 
 
 @define(slots=True, eq=False)

@@ -3,6 +3,8 @@
     transport       bytes -> strict head check -> parser -> gateway.handle(call, client)
     run_exchange      decode -> admit -> prepare_request* -> choose_route             going down, in the operator's order
     attempts          open -> send -> receive* -> relay(batch) -> client.send         coming up; first content commits
+    hedging           two attempts at once: the first to speak wins                   where a route says nothing in time
+    continuing        go_on -> attempts                                               again, where an answer was cut
     steering          prepare_request* -> choose_route -> attempts                    again, where the client says more meanwhile
     run_exchange      client.finish or client.fail, then exchange_closed, exactly once
 
@@ -25,9 +27,11 @@ from attrs import evolve
 from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
+from clawproxy.continuing import Hearing, is_one_text
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.exchange_clock import ExchangeClock
+from clawproxy.hedging import Race
 from clawproxy.hookspecs import Detour, Turn
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.steering import Steering, staying
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 
 DETOURS = 8
 """Models that plugins may ask for in turn."""
+ELSEWHERE = ("retry", "failover")
+"""Why an attempt is made whose client is told that the first route failed."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -92,6 +98,10 @@ class _Story:
         """How many attempts were made before what is asked now was asked: they are no history of it."""
         self.anew = "steer"
         """What the first attempt after them is for."""
+        self.last: Attempt | None = None
+        """The attempt that counted last."""
+        self.heard: Hearing | None = None
+        """Where the answer may go on behind a cut."""
         self.result: Outcome | None = None
         self.lost = False
         """A transform still held part of that good answer."""
@@ -122,7 +132,8 @@ class _Story:
         exchange.timing.policy = (exchange.timing.policy or 0.0) + self.generation.alarms.now() - began
 
     async def attempt_until_done(self) -> Outcome:
-        """The attempt loop: another route while nothing was released, never after. What the client added comes first."""
+        """The attempt loop: another route while nothing was released; after that only one that goes on with the answer. What the
+        client added comes first."""
         exchange, history, steering = self.exchange, self.exchange.attempts, self.steering
         while True:
             while steering is not None and steering.waits:
@@ -131,22 +142,25 @@ class _Story:
             assert request is not None
             assert plan is not None
             tried = len(leg)
-            if (leg and leg[-1].content) or (route := plan.next(leg)) is None:
-                raise (leg[-1].error if leg else None) or ClawError("no_route")
+            route = plan.next(leg) if not leg or not any(each.content for each in leg) else self._goes_on(plan, leg)
+            if route is None:
+                raise (self.last.error if leg and self.last is not None else None) or ClawError("no_route")
             if leg and self.call.lifetime.scope.cancel_called:
                 await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
-            attempt = Attempt(
-                id=f"{exchange.request_id}.{len(history) + 1}" if history else exchange.request_id,
-                number=len(history) + 1,
-                reason=self._reason(leg, route),
-                route=route,
-                started=time.time(),
-            )
-            history.append(attempt)
+            attempt = self._begun(leg, route)
             exchange.route = route
-            if tried == 1:
+            if attempt.reason in ELSEWHERE and not any(each.reason in ELSEWHERE for each in leg[:tried]):
                 exchange.notice("fallback", "The first route failed; another one answers.")
-            run = AttemptRun(self.generation, exchange, self.client, self.call.lifetime, self.clock)
+            if not tried and route.goes_on and is_one_text(request):
+                self.heard = Hearing(self.client, exchange, self.generation.config.providers)
+            elif attempt.reason == "continue" and self.heard is not None:
+                request = self.heard.begin(attempt, request)
+            client = self.client if self.heard is None else self.heard
+            run: AttemptRun | Race
+            if route.hedge_after is None:
+                run = AttemptRun(self.generation, exchange, client, self.call.lifetime, self.clock)
+            else:
+                run = Race(self.generation, exchange, client, self.call.lifetime, self.clock, self._hedge, len(plan.candidates))
             if steering is not None:
                 steering.run = run
             try:
@@ -157,6 +171,9 @@ class _Story:
             finally:
                 if steering is not None:
                     steering.run = None
+                attempt = run.attempt or attempt
+                if attempt in history:
+                    self.last = attempt
                 if run.ended and attempt.error is None:
                     self.result, self.lost = Outcome(attempt.outcome or "complete", None, run.finish), run.lost
             if attempt.error is None and not (steering is not None and steering.waits):
@@ -189,10 +206,37 @@ class _Story:
         self.leg, self.anew = len(self.exchange.attempts), "failover"
         self.exchange.notice("fallback", "Another model answers.", model=model, because=detour.slug)
 
-    def _reason(self, leg: Sequence[Attempt], route: Route) -> str:
-        if leg:
-            return "retry" if leg[-1].route.provider == route.provider else "failover"
-        return self.anew if self.leg else "first"
+    def _begun(self, leg: Sequence[Attempt], route: Route) -> Attempt:
+        history = self.exchange.attempts
+        if route.reason in ("hedge", "continue"):
+            reason = route.reason
+        elif leg:
+            reason = "retry" if leg[-1].route.provider == route.provider else "failover"
+        else:
+            reason = self.anew if self.leg else "first"
+        number = len(history) + 1
+        attempt = Attempt(
+            id=f"{self.exchange.request_id}.{number}" if history else self.exchange.request_id,
+            number=number,
+            reason=reason,
+            route=route,
+            started=time.time(),
+        )
+        history.append(attempt)
+        return attempt
+
+    def _goes_on(self, plan: Plan, leg: Sequence[Attempt]) -> Route | None:
+        """Something was released: only the rest of that answer may still be asked for."""
+        if self.heard is None or self.request is None or not self.heard.can_go_on(self.request):
+            return None
+        route = plan.next(leg)
+        return route if route is not None and route.reason == "continue" else None
+
+    def _hedge(self) -> Attempt | None:
+        """The attempt to run beside the one under way."""
+        leg = self.exchange.attempts[self.leg :]
+        route = self.plan.next(leg) if self.plan is not None else None
+        return self._begun(leg, route) if route is not None and route.reason == "hedge" else None
 
     def goes_on(self) -> bool:
         """Whether it was only interrupted."""
@@ -207,6 +251,7 @@ class _Story:
         assert self.asked is not None
         self.result = None
         self.leg, self.anew = len(history), "steer"
+        self.heard = None
         if steering.authenticate is not None:
             await steering.authenticate()
         before = len(exchange.notices)

@@ -16,7 +16,7 @@ from clawproxy.alarms import Alarm, Alarms
 from clawproxy.clocks import Deadlines, expired
 from clawproxy.context import Attempt, Exchange
 from clawproxy.errors import ClawError
-from clawproxy.lifetime import Lifetime
+from clawproxy.lifetime import Interruptible
 
 FALLBACK_SHARE = 0.4
 """Of the time left, what is set aside for another route while there is one."""
@@ -27,13 +27,18 @@ class ExchangeClock:
 
     __slots__ = (
         "_alarm", "_began", "_deadlines", "_entered", "_fault", "_held", "_hook", "_hook_budget", "_hook_watched", "_lifetime",
-        "_now", "_provider", "_running", "_slice", "_sliced", "_waiting", "attempt", "ends", "exchange",
+        "_now", "_provider", "_running", "_slice", "_sliced", "_waiting", "attempt", "beside", "ends", "exchange",
+        "timing",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, lifetime: Lifetime, alarms: Alarms, hook_budget: float) -> None:
+    def __init__(self, exchange: Exchange, lifetime: Interruptible, alarms: Alarms, hook_budget: float) -> None:
         self._alarm = Alarm(alarms, self._ring)
         self._now = alarms.now
         self.exchange = exchange
+        self.timing = exchange.timing
+        """Where phases are noted."""
+        self.beside: ExchangeClock | None = None
+        """The clock of the attempt that holds the request, where attempts run under clocks of their own (`hedging`)."""
         self.attempt: Attempt | None = None
         self._lifetime = lifetime
         self._hook_budget = hook_budget
@@ -147,7 +152,7 @@ class ExchangeClock:
         self._alarm.due = self.ends
 
     def _account(self, now: float) -> None:
-        timing, spent = self.exchange.timing, now - self._entered
+        timing, spent = self.timing, now - self._entered
         if self._running == "stall":
             timing.upstream = (timing.upstream or 0.0) + spent
         elif self._running == "first_token":
@@ -162,7 +167,7 @@ class ExchangeClock:
 
     def _ring(self) -> None:
         if self._now() >= self.ends:
-            self._lifetime.cancel(self._total())
+            self._lifetime.cancel((self.beside or self)._total())
         elif self._hook and self._hook != self._hook_watched:
             self._hook_watched = self._hook
             self._set(self._now() + self._hook_budget)

@@ -99,8 +99,9 @@ class Detour(ClawError):
 class Plan(Protocol):
     """A router's answer: asked for the next route before each attempt, with the attempts so far.
 
-    The route says what its attempt is for. After content was released only a route with the reason `continue` is taken: its
-    attempt goes on where the last one was cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is."""
+    The route says what its attempt is for. After content was released, which must have been text and nothing else, only a route
+    with the reason `continue` is taken, and only where the first one said `goes_on`: its attempt goes on where the last one was
+    cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is."""
 
     def next(self, history: Sequence[Attempt]) -> Route | None: ...
 

@@ -271,3 +271,6 @@ class Route:
     """Seconds to wait before it is tried: a retry's backoff."""
     hedge_after: float | None = None
     """Where no content came within so many seconds of its being tried, the plan is asked for another to run beside it."""
+    goes_on: bool = False
+    """Where its answer is cut, the plan is asked for a route (reason `continue`) on which it goes on: so what the client heard is
+    kept."""

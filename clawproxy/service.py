@@ -48,10 +48,19 @@ class Call:
     """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
 
 
-class Client(Protocol):
+class Sink(Protocol):
+    """Where batches go."""
+
+    async def send(self, batch: Batch) -> None: ...
+
+
+class Client(Sink, Protocol):
     """The way back to whoever asked. One exchange talks to it, in this order: attach, send*, then finish or fail, once.
 
     After `send` raised or was cancelled the transport closes the connection; the exchange only closes its books.
+
+    It may have a `seam(notice)`: told, before what comes next, that the answer goes on behind a cut (`continuing`), where notices
+    can not be sent any more.
     """
 
     def attach(self, exchange: Exchange, request: ChatRequest) -> None:

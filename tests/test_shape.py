@@ -32,13 +32,14 @@ LAYERS: list[tuple[int, str]] = [
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
     (2, r"clawproxy\.fetch$"),
-    (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|listeners)$"),
+    (3, r"clawproxy\.(admission|attempts|continuing|exchange|exchange_clock|gateway|hedging|listeners)$"),
     (4, r"clawproxy\.(server|reload|testing)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),
 ]
 SIBLINGS_APART = [("clawproxy.transport", "clawproxy.upstream"), ("clawproxy.http1", "clawproxy.dialects")]
 NURSERIES = {
+    "clawproxy/hedging.py",  # two attempts of one request, and only where it may be hedged
     "clawproxy/server.py",
     "clawproxy/transport/front.py",  # the service's own tickers, not a request's
     "clawproxy/transport/pulse.py",

@@ -83,6 +83,8 @@ def check_choice(name: str, model: ModelConfig, config: Config, found: Findings)
     routes = flat_routes(config.models, name)
     if model.strategy == "region" and routes and not any(route.region for route in routes):
         found.wrong((*path, "routes"), 'have no region among them, by which "region" chooses; add region = "..." to them')
+    if model.hedge is not None and routes and len({route.provider for route in routes}) < 2:
+        found.wrong((*path, "hedge"), "has no second provider among the routes to go to; add a route, or leave the key out")
     best = max((route.quality for route in routes), default=0)
     if routes and model.quality > best:
         found.wrong((*path, "quality"), f"{model.quality} is above every route's ({best}); no request could be served")

@@ -98,6 +98,8 @@ class ProviderConfig:
     """For the `scripted` dialect: what it says, unless a prompt brings its own script."""
     models: tuple[str, ...] = ()
     """The names to list where no `[models]` are configured."""
+    prefill: bool | None = None
+    """Whether its models go on with an assistant message that comes last; None: as far as is known."""
 
 
 @frozen
@@ -194,6 +196,14 @@ class RouteConfig:
 
 
 @frozen
+class Hedge:
+    """In the file `"800ms"`, or `"p95"`: after that share of first tokens was there, as far as it was learnt."""
+
+    after: Duration | None = None
+    quantile: float | None = None
+
+
+@frozen
 class ModelConfig:
     routes: tuple[RouteConfig, ...]
     strategy: str = "priority"
@@ -202,6 +212,10 @@ class ModelConfig:
     """None: not known, so that no cost is (which is not the same as free)."""
     quality: int = 0
     """The least tier of a route that a request for it takes."""
+    hedge: Hedge | None = None
+    """When a second attempt is made beside one that says nothing; None: never."""
+    continuation: bool = False
+    """Whether an answer that is cut in the middle goes on elsewhere."""
 
 
 @frozen

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
@@ -31,8 +32,21 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import Duration, Factor, KeyConfig, PerRequest, Price, PriceConfig, SecretRef, ServerConfig, Size
+from clawproxy.config.schema import (
+    Duration,
+    Factor,
+    Hedge,
+    KeyConfig,
+    PerRequest,
+    Price,
+    PriceConfig,
+    SecretRef,
+    ServerConfig,
+    Size,
+)
 from clawproxy.config.units import kind_of, parse_dollars, parse_duration, parse_factor, parse_price, parse_size, shown
+
+_QUANTILE = re.compile(r"p([5-9][0-9])")
 
 
 class Wrong(ValueError):
@@ -116,6 +130,19 @@ def _factor(value: Any, _: Any = None) -> Factor:
         return Factor(parse_factor(value))
     except ValueError as error:
         raise Wrong(str(error)) from None
+
+
+def _hedge(value: Any, _: Any = None) -> Hedge:
+    if isinstance(value, str) and (match := _QUANTILE.fullmatch(value)) is not None:
+        return Hedge(quantile=int(match[1]) / 100)
+    try:
+        after = parse_duration(value)
+    except ValueError:
+        seen = f'"{shown(value)}"' if isinstance(value, str) else kind_of(value)
+        raise Wrong(f'{seen} says no moment to hedge at; write "p95" (p50 to p99), or a duration like "800ms"') from None
+    if not 0 < after < math.inf:
+        raise Wrong(f'"{shown(str(value))}" is no time to wait before a hedge; write one like "800ms", or leave the key out')
+    return Hedge(Duration(after))
 
 
 def _expires(value: Any, _: Any = None) -> float | None:
@@ -254,6 +281,7 @@ def make_converter(base: Path) -> Converter:
         (Price, _price),
         (PerRequest, _per_request),
         (Factor, _factor),
+        (Hedge, _hedge),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)
@@ -279,7 +307,7 @@ def make_converter(base: Path) -> Converter:
         inner = make_dict_structure_fn(cl, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
         return lambda value, kind: inner(_table(value), kind)
 
-    converter.register_structure_hook_factory(lambda cl: is_class(cl) and cl is not SecretRef, class_hook)
+    converter.register_structure_hook_factory(lambda cl: is_class(cl) and cl not in (SecretRef, Hedge), class_hook)
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
     of_table(Deadlines, **clocks)
     of_table(PriceConfig, origin=override(omit=True))

@@ -167,7 +167,9 @@ class Answer:
         fields: dict[str, Any] = {"model": begun or (route.model if route else exchange.requested_model)}
         if route is not None:
             fields["provider"] = route.provider
-            fields["route"] = {"strategy": route.strategy, "reason": route.reason, "attempt": max(1, len(exchange.attempts))}
+            attempts = exchange.attempts
+            number = len(attempts) if attempts and attempts[-1].route is route else _number(exchange)
+            fields["route"] = {"strategy": route.strategy, "reason": route.reason, "attempt": number}
         return self._frame(b"llm_response_start", dumps(fields)[1:-1])
 
     def content(self, batch: Batch) -> list[bytes]:
@@ -258,6 +260,11 @@ def billed(exchange: Exchange) -> dict[str, Any]:
         "usd": None if cost is None else msgspec.Raw(dollars(cost)),
         "source": "estimated" if usage is None else usage.source,
     }
+
+
+def _number(exchange: Exchange) -> int:
+    """Of the attempt that answers, where it is not the last: it has beaten that one."""
+    return next((attempt.number for attempt in exchange.attempts if attempt.route is exchange.route), 1)
 
 
 def grouped(events: Sequence[Event]) -> list[list[Event]]:

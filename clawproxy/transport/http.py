@@ -18,7 +18,7 @@ from clawproxy.context import Exchange, Timing
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.base import AnswerEncoder, ClientDialect
 from clawproxy.errors import ClawError
-from clawproxy.events import Batch, End, Outcome
+from clawproxy.events import Batch, End, Notice, Outcome
 from clawproxy.http1 import response
 from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest, Usage
@@ -206,6 +206,12 @@ class HttpClient:
             self._last = framed
         elif framed:
             await self._wire.write(framed, self._limit)
+
+    def seam(self, notice: Notice) -> None:
+        """The answer goes on behind a cut: a comment, before what comes next, where clients of the format skip comments."""
+        if self._stream and self.committed and self._encoder is not None and self._encoder.keepalive():
+            words = " ".join(f"{name}={response.escaped(str(value))}" for name, value in notice.details.items())
+            self._last += self._framed(f": {notice.code} {words}\n\n".encode())
 
     async def finish(self, outcome: Outcome, usage: Usage | None) -> None:
         """Raises what `send` raises."""

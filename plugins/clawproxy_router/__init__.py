@@ -9,17 +9,20 @@ Rule 4: where nothing but `priority` is configured nothing is weighed, watched o
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from clawproxy.config import Config
+from clawproxy.config import Config, Hedge
 from clawproxy.errors import ClawError, ConfigError
-from clawproxy.hookspecs import hookimpl
-from clawproxy.messages import ChatRequest, Route
+from clawproxy.hookspecs import Plan, hookimpl
+from clawproxy.messages import EMPTY, ChatRequest, Route
 from clawproxy_router.candidates import candidates_for
 from clawproxy_router.choosing import Choice
+from clawproxy_router.continuing import Continuing
+from clawproxy_router.hedging import Hedging, hedges_of
 from clawproxy_router.learned import Learned, learned_of
 from clawproxy_router.needs import Needs, needs_of
 from clawproxy_router.plan import PriorityPlan, RouterSettings
@@ -47,13 +50,20 @@ class Router:
     """Of the models that have something to weigh for each request."""
     watched: frozenset[tuple[str, str]] = frozenset()
     """Places whose attempts somebody learns from."""
-    plans: dict[tuple[str, tuple[str, ...]], PriorityPlan] = field(factory=dict)
+    plans: dict[tuple[str, tuple[str, ...]], Plan] = field(factory=dict)
     """By model and the caller's `models`: a plan changes with nothing else. Begun anew when full: clients may name models without
     end."""
+    hedged: Mapping[str, Hedge] = EMPTY
+    """By model."""
+    quantiles: Mapping[tuple[str, str], float] = field(factory=dict)
+    """Places whose times to a first token are learnt, and which share of them is asked for."""
+    continued: frozenset[str] = frozenset()
+    """Models whose answers go on behind a cut."""
 
     @property
     def unused_hooks(self) -> frozenset[str]:
-        return frozenset() if self.watched else frozenset({"open_attempt"})
+        unused = set() if self.watched else {"open_attempt"}
+        return frozenset(unused if self.quantiles else unused | {"attempt_finished"})
 
     def learned(self) -> Learned:
         return learned_of(self.app, trio.current_time)
@@ -82,11 +92,19 @@ def configure(config: RouterSettings, app: App) -> Router:
             trees[name] = tree
         if kinds & LEARNING:
             watched |= set(tree.places)
-    return Router(app.config, config, app, trees, frozenset(watched))
+    models = app.config.models
+    hedged = {name: model.hedge for name, model in models.items() if model.hedge is not None}
+    quantiles: dict[tuple[str, str], float] = {}
+    for name, hedge in hedged.items():
+        if hedge.quantile is not None:
+            for place in tree_of(app.config, name).places:
+                quantiles[place] = max(hedge.quantile, quantiles.get(place, 0.0))
+    continued = frozenset(name for name, model in models.items() if model.continuation)
+    return Router(app.config, config, app, trees, frozenset(watched), hedged=hedged, quantiles=quantiles, continued=continued)
 
 
 @hookimpl
-async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) -> PriorityPlan | None:
+async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) -> Plan | None:
     """Raises ClawError: `model_not_found` where the caller may not use the model; where no route can serve the request, by what
     is lacking."""
     key = (request.model, tuple(exchange.principal.models))
@@ -101,14 +119,16 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
     candidates = candidates_for(state.config, request.model, exchange.principal)
     if not candidates:
         return None
-    plan = PriorityPlan(candidates, state.settings.max_attempts)
+    plan = eager(request, state, candidates)
+    if request.model in state.hedged:
+        return plan
     if len(state.plans) >= PLANS:
         state.plans.clear()
     state.plans[key] = plan
     return plan
 
 
-def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group) -> PriorityPlan:
+def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group) -> Plan:
     """A plan for this request alone, and why."""
     needs = needs_of(request, exchange.principal, exchange.wanted)
     exchange.state["router"] = needs
@@ -120,7 +140,24 @@ def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group)
         exchange.considered = choice.considered
     first = routes[0]
     state.app.count("clawproxy_route_decisions_total", strategy=first.strategy, why=first.reason)
-    return PriorityPlan(routes, settings.max_attempts)
+    return eager(request, state, routes)
+
+
+def eager(request: ChatRequest, state: Router, routes: Sequence[Route]) -> Plan:
+    """The plan that goes through `routes`, with what the model's `continuation` and `hedge` add to it."""
+    settings, model = state.settings, request.model
+    continued = model in state.continued
+    if continued:
+        routes = [evolve(route, goes_on=True) for route in routes]
+    plan: Plan = PriorityPlan(routes, settings.max_attempts)
+    if continued:
+        plan = Continuing(plan, settings.max_attempts)
+    hedge = state.hedged.get(model)
+    if hedge is None or request.operation != "chat":
+        return plan
+    hedges = hedges_of(state.app)
+    hedges.pay(settings.hedge_share)
+    return Hedging(plan, hedges, hedge, settings.hedge_floor, state.app.count)
 
 
 @hookimpl
@@ -129,3 +166,10 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
         return None
     needs: Needs | None = exchange.state.get("router")
     return Watch(state.learned(), exchange, request, attempt, needs, state.settings.memory)
+
+
+@hookimpl
+def attempt_finished(exchange: Exchange, attempt: Attempt, state: Router) -> None:
+    share = state.quantiles.get((attempt.route.provider, attempt.route.model))
+    if share is not None and attempt.route.recorded is None:
+        hedges_of(state.app).learn(exchange, attempt, share)

@@ -41,6 +41,10 @@ class RouterSettings:
     """The share of requests that `latency` sends elsewhere than to the fastest route, to learn how fast the others are."""
     memory: Duration = field(default=Duration(30.0), validator=validators.gt(Duration(0.0)))
     """How long what was measured counts: after so many seconds, about a third of it."""
+    hedge_share: float = field(default=0.1, validator=[validators.ge(0.0), validators.le(1.0)])
+    """Of the requests of models with `hedge`, what share may be hedged in the long run."""
+    hedge_floor: Duration = field(default=Duration(0.1), validator=validators.ge(Duration(0.0)))
+    """What was learnt hedges no earlier than after so many seconds."""
 
 
 @frozen(slots=True)

@@ -26,7 +26,7 @@ REASONS: Final[Mapping[str, str]] = {
 }
 """Why a route comes first, by strategy."""
 LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region"})
-WORDS: Final = frozenset({*REASONS.values(), *LEFT_OUT, "explore", "failover", "retry", ""})
+WORDS: Final = frozenset({*REASONS.values(), *LEFT_OUT, "explore", "failover", "retry", "hedge", "continue", ""})
 """Every word that a route's reason, or `Considered.why`, can be."""
 LEARNING: Final = frozenset({"cost", "latency", "load"})
 """Strategies that go by what was seen."""

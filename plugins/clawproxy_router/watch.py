@@ -36,7 +36,7 @@ class Watch:
     def __aenter__(self) -> Awaitable[None]:
         self._began = self._learned.now()
         self._place.passed_over = 0
-        self._upstream = self._exchange.timing.upstream or 0.0
+        self._upstream = 0.0 if self._attempt.timing is not None else self._exchange.timing.upstream or 0.0
         self._place.in_flight += 1
         return DONE
 
@@ -48,7 +48,8 @@ class Watch:
         return DONE
 
     def _learn(self) -> None:
-        attempt, timing, place, learned = self._attempt, self._exchange.timing, self._place, self._learned
+        attempt, place, learned = self._attempt, self._place, self._learned
+        timing = self._exchange.timing if attempt.timing is None else attempt.timing
         if attempt.error is not None and attempt.error.slug in ELSEWHERE and attempt.error.slug != "timeout.queue":
             learned.tell_failed(place, learned.now() - self._began, self._memory)
             return

@@ -229,7 +229,8 @@ class ClawClient:
         exchange = self._exchange
         if exchange is not None:
             if exchange.attempts:
-                receipt["upstream_closed_at"] = exchange.attempts[-1].closed_at
+                closed = [attempt.closed_at for attempt in exchange.attempts if attempt.closed_at is not None]
+                receipt["upstream_closed_at"] = max(closed, default=None)
             if exchange.usage is not None and exchange.usage.output_tokens is not None:
                 receipt["delivered_tokens"] = exchange.usage.output_tokens
                 receipt["source"] = exchange.usage.source
