@@ -250,6 +250,10 @@ class App:
     """`count("clawproxy_name_total", label="value")`: add one to a counter; labels from closed sets only."""
     random: Random = field(factory=Random)
     """Chance, for whatever needs no secrecy; seeded in tests."""
+    log: Callable[..., None] = lambda *_a, **_k: None
+    """`log("route.breaker", "warning", provider="a")`: one line of the log; fields from the log's own list, never a secret."""
+    gauge: Callable[..., None] = lambda *_a, **_k: None
+    """`gauge(name, help, read, labels)`: a figure asked for at each scrape: `read()` gives a number, or with labels a mapping."""
 
 
 @define(eq=False)

@@ -30,9 +30,10 @@ from clawproxy.context import Attempt, Exchange
 from clawproxy.continuing import Hearing, is_one_text
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
-from clawproxy.exchange_clock import ExchangeClock
+from clawproxy.exchange_clock import FALLBACK_SHARE, ExchangeClock
 from clawproxy.hedging import Race
 from clawproxy.hookspecs import Detour, Turn
+from clawproxy.lastresort import without_route
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.steering import Steering, staying
 
@@ -142,14 +143,17 @@ class _Story:
             assert request is not None
             assert plan is not None
             tried = len(leg)
-            route = plan.next(leg) if not leg or not any(each.content for each in leg) else self._goes_on(plan, leg)
-            if route is None:
-                raise (self.last.error if leg and self.last is not None else None) or ClawError("no_route")
+            route = self._next(plan, leg)
             if leg and self.call.lifetime.scope.cancel_called:
                 await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
+            if route.after > 0.0:
+                await self._back_off(route.after)
+                if steering is not None and steering.waits:
+                    continue
             attempt = self._begun(leg, route)
             exchange.route = route
-            if attempt.reason in ELSEWHERE and not any(each.reason in ELSEWHERE for each in leg[:tried]):
+            elsewhere = attempt.reason == "failover" and route.recorded is None
+            if elsewhere and not any(each.reason in ELSEWHERE for each in leg[:tried]):
                 exchange.notice("fallback", "The first route failed; another one answers.")
             if not tried and route.goes_on and is_one_text(request):
                 self.heard = Hearing(self.client, exchange, self.generation.config.providers)
@@ -205,6 +209,30 @@ class _Story:
         clock.hooks_done()
         self.leg, self.anew = len(self.exchange.attempts), "failover"
         self.exchange.notice("fallback", "Another model answers.", model=model, because=detour.slug)
+
+    def _next(self, plan: Plan, leg: Sequence[Attempt]) -> Route:
+        """The next route; after content, only one that goes on with the answer. Where no route can answer, and nothing was
+        released, what was set aside for that. Raises what the last attempt came to, or what the plan says is in the way."""
+        last = self.last if leg else None
+        error = last.error if last is not None else None
+        try:
+            route = self._goes_on(plan, leg) if leg and any(each.content for each in leg) else plan.next(leg)
+        except ClawError as refused:
+            route, error = None, refused
+        if route is not None:
+            return route
+        return without_route(self.exchange, last, error or ClawError("no_route"), self._unavailable())
+
+    def _unavailable(self) -> str | None:
+        model = self.generation.config.models.get(self.exchange.requested_model)
+        return None if model is None else model.unavailable
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait before a retry: in the request's scope, and never into what is set aside for another route."""
+        now = self.generation.alarms.now()
+        await trio.sleep(min(seconds, max(0.0, self.clock.ends - now) * (1 - FALLBACK_SHARE)))
+        timing = self.exchange.timing
+        timing.queue = (timing.queue or 0.0) + self.generation.alarms.now() - now
 
     def _begun(self, leg: Sequence[Attempt], route: Route) -> Attempt:
         history = self.exchange.attempts

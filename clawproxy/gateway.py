@@ -140,6 +140,7 @@ class Gateway:
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self.app = app
+        app.log, app.gauge = log_event, metrics.gauge
         self.metrics = metrics
         declare(metrics)
         limits = app.config.limits

@@ -101,7 +101,9 @@ class Plan(Protocol):
 
     The route says what its attempt is for. After content was released, which must have been text and nothing else, only a route
     with the reason `continue` is taken, and only where the first one said `goes_on`: its attempt goes on where the last one was
-    cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is."""
+    cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is.
+
+    `next` raises ClawError where it knows better than the last attempt why there is none (all of them rest)."""
 
     def next(self, history: Sequence[Attempt]) -> Route | None: ...
 

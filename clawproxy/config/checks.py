@@ -24,6 +24,7 @@ from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.locate import dotted
 from clawproxy.config.rates import check_prices
 from clawproxy.config.schema import Config, ProviderConfig
 from clawproxy.config.structure import listed, suggest
@@ -42,6 +43,7 @@ NOT_YET = {
 """Clocks this version does not run: only their defaults are accepted."""
 MAY_BE_ZERO = frozenset({"drain"})
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+MOST_CREDENTIALS = 64
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GATEWAYS_OWN = frozenset(
     {
@@ -98,8 +100,8 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
             f'"{shown(provider.dialect)}" is no known dialect; {suggest(provider.dialect, sorted(names.dialects))}',
         )
     elif scripted:
-        for key in ("base_url", "api_key", "ca_file"):
-            if getattr(provider, key) is not None:
+        for key in ("base_url", "api_key", "api_keys", "ca_file"):
+            if getattr(provider, key) not in (None, ()):
                 found.wrong((*path, key), "has no meaning for a scripted provider, which runs in this process; remove it")
     if not scripted:
         if provider.script is not None:
@@ -109,13 +111,26 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
     check_headers(provider.headers, (*path, "headers"), found)
     if provider.ca_file is not None:
         check_file(provider.ca_file, (*path, "ca_file"), "a PEM file", found)
-    if provider.api_key is not None and provider.api_key.scheme == "":
-        found.warn((*path, "api_key"), 'is a secret in the file itself; write "env:NAME" or "file:PATH"')
+    check_credentials(provider, path, found)
     pool = provider.pool
     if pool.max < 1:
         found.wrong((*path, "pool", "max"), f"{pool.max} leaves no connection; write 1 or more")
     if not 0 <= pool.min_idle <= max(pool.max, 0):
         found.wrong((*path, "pool", "min_idle"), f"{pool.min_idle} is out of range; write 0 to pool.max ({pool.max})")
+
+
+def check_credentials(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:
+    places = [((*path, "api_key"), provider.api_key)] if provider.api_key is not None else []
+    places += [((*path, "api_keys", index), ref) for index, ref in enumerate(provider.api_keys)]
+    if len(places) > MOST_CREDENTIALS:
+        found.wrong((*path, "api_keys"), f"come to {len(places)} credentials; {MOST_CREDENTIALS} are the most")
+    seen: dict[object, KeyPath] = {}
+    for where, ref in places:
+        if ref.scheme == "":
+            found.warn(where, 'is a secret in the file itself; write "env:NAME" or "file:PATH"')
+        if ref in seen:
+            found.wrong(where, f"is the same as {dotted(seen[ref])}; name each credential once")
+        seen.setdefault(ref, where)
 
 
 def check_base_url(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:
@@ -142,7 +157,7 @@ def check_base_url(provider: ProviderConfig, path: KeyPath, found: Findings) -> 
         found.wrong(
             where, f'"{shown(url)}" names an endpoint; write "{shown(url.rstrip("/").removesuffix("/chat/completions"))}"'
         )
-    elif parts.scheme == "http" and provider.api_key is not None and not parse_host_is_local(parts.hostname):
+    elif parts.scheme == "http" and provider.credentials and not parse_host_is_local(parts.hostname):
         found.warn(where, "is http: the provider's key travels in the clear; write https")
 
 

@@ -16,6 +16,8 @@ from clawproxy.rates import price_of
 STRATEGIES: Final = ("priority", "weighted", "cost", "latency", "load", "capability", "region")
 MOST_QUALITY: Final = 1000
 MOST_WEIGHT: Final = 1_000_000
+MOST_SAID: Final = 500
+"""Characters of `unavailable`."""
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _OF_A_PROVIDER = ("context_tokens", "max_output_tokens", "price", "capabilities", "region")
 
@@ -30,6 +32,9 @@ def check_models(config: Config, names: Names, found: Findings) -> None:
                 (*path, "strategy"), f'"{shown(model.strategy)}" is no known strategy; {suggest(model.strategy, STRATEGIES)}'
             )
         _check_tier(model.quality, (*path, "quality"), found)
+        said = model.unavailable
+        if said is not None and not (said.isprintable() and len(said.strip()) >= 1 and len(said) <= MOST_SAID):
+            found.wrong((*path, "unavailable"), f"is no sentence for a client; write 1 to {MOST_SAID} printable characters")
         if not model.routes:
             found.wrong((*path, "routes"), 'is empty; add one, like { provider = "openai", model = "gpt-4o-mini" }')
         for index, route in enumerate(model.routes):

@@ -100,6 +100,13 @@ class ProviderConfig:
     """The names to list where no `[models]` are configured."""
     prefill: bool | None = None
     """Whether its models go on with an assistant message that comes last; None: as far as is known."""
+    api_keys: tuple[SecretRef, ...] = ()
+    """More credentials, beside `api_key` or instead of it: requests take turns among those that are well."""
+
+    @property
+    def credentials(self) -> tuple[SecretRef, ...]:
+        """All of them, in the order `Route.credential` counts."""
+        return self.api_keys if self.api_key is None else (self.api_key, *self.api_keys)
 
 
 @frozen
@@ -216,6 +223,8 @@ class ModelConfig:
     """When a second attempt is made beside one that says nothing; None: never."""
     continuation: bool = False
     """Whether an answer that is cut in the middle goes on elsewhere."""
+    unavailable: str | None = None
+    """What its clients are told where no route could serve them, instead of the fault's own words."""
 
 
 @frozen

@@ -90,6 +90,8 @@ def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
     for name, provider in config.providers.items():
         if provider.api_key is not None:
             yield ("providers", name, "api_key"), provider.api_key
+        for index, credential in enumerate(provider.api_keys):
+            yield ("providers", name, "api_keys", index), credential
     for name, key in config.keys.items():
         yield ("keys", name, "secret"), key.secret
     for name in ("admin_token", "pepper"):

@@ -38,6 +38,7 @@ queue_ms policy_ms connect_ms first_token_ms upstream_ms gateway_ms total_ms dur
 stream notices bytes count listen admin path config version worker signal close_code message logger cause suppressed
 error_type error_message frames problems warnings limit in_flight connections method head deadline_ms detail
 route_reason timing_ms
+state credential rest_ms alert
 """
 FIELDS: frozenset[str] = frozenset(_FIELD_NAMES.split())
 """Every field a line may have beside ts, level, event, instance and generation."""

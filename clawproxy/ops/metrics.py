@@ -46,11 +46,12 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "direction": frozenset({"input", "output", "cached", "reasoning"}),
     "kind": frozenset({"http", "websocket", "admin"}),
     "clock": frozenset(CLOCKS),
-    "reason": frozenset({"first", "retry", "failover", "steer", "hedge", "continue", "priority", "invalid", "throttled"}),
+    "reason": frozenset({"first", "retry", "failover", "steer", "priority", "invalid", "throttled"})
+    | {"hedge", "continue", "server", "overloaded", "unreachable", "connect"},
     "code": frozenset({"1000", "1001", "1002", "1006", "1007", "1008", "1009", "1011", "1012", "1013"})
     | {"4400", "4401", "4403", "4408", "4429"},
-    "state": frozenset({"active", "idle", "waiting"}),
-    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass", "begun", "withheld"}),
+    "state": frozenset({"active", "idle", "waiting", "closed", "open", "half_open"}),
+    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass", "stale", "begun", "withheld"}),
 }
 """The values each label may have. `provider` gets the configuration's names (`allow`)."""
 

@@ -89,21 +89,28 @@ class Answer:
 class Opening:
     """`async with` it: entering waits for a place, connects where it must, sends, and reads the head."""
 
-    __slots__ = ("_answer", "_fair_key", "_outbound", "_phases", "_provider", "_request")
+    __slots__ = ("_answer", "_credential", "_fair_key", "_outbound", "_phases", "_provider", "_request")
 
     def __init__(
-        self, provider: Provider, request: ChatRequest, outbound: OutboundRequest, phases: Phases, fair_key: str
+        self,
+        provider: Provider,
+        request: ChatRequest,
+        outbound: OutboundRequest,
+        phases: Phases,
+        fair_key: str,
+        credential: int = 0,
     ) -> None:
         self._provider = provider
         self._request = request
         self._outbound = outbound
         self._phases = phases
         self._fair_key = fair_key
+        self._credential = credential
         self._answer: Answer | None = None
 
     async def __aenter__(self) -> Answer:
         provider, phases = self._provider, self._phases
-        data = provider.encode(self._outbound)
+        data = provider.encode(self._outbound, self._credential)
         connection = await provider.pool.acquire(self._fair_key, self._wait)
         try:
             if connection is not None:
@@ -167,5 +174,5 @@ class Opening:
         error = provider.dialect.decode_error(head.status, head.headers(error_header), bytes(body[:ERROR_BODY_BYTES]))
         error.details = evolve(error.details, provider=provider.name, provider_status=head.status)
         if error.slug == "provider_error.auth":
-            provider.forget_credential()
+            provider.forget_credential(self._credential)
         return error

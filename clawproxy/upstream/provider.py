@@ -55,22 +55,33 @@ class Provider:
         """All that it depends on, for a reload to compare."""
         self.pool: Pool[Connection] = Pool(name, config.pool)
         self._settings = config.pool
-        self._api_key = config.api_key
-        self._credential: Secret | None = None
+        self._references = config.credentials
+        self._credentials: list[Secret | None] = [None] * max(1, len(config.credentials))
         self._resolve_secret = resolve_secret
         self._connect_limit = deadlines.connect
         self._response_limit = response_limit
         self._dialer = Dialer(name, url, proxy, context, resolver)
         self.sockets = Sockets(name, config.pool, self._dialer, response_limit, deadlines.connect) if config.websocket else None
+        self._sockets = [] if self.sockets is None else [self.sockets, *(self.sockets.another() for _ in self._credentials[1:])]
         self._encoder = RequestEncoder(url, config.headers, dialect.auth_header, proxy if context is None else None)
 
     def __repr__(self) -> str:
         return f"<Provider {self.name} {self.url.scheme}://{self.url.address} {self.pool!r}>"
 
-    def encode(self, outbound: OutboundRequest) -> bytes:
-        """Raises ProviderFault("provider_error.auth") where the key can not be read; see `RequestEncoder.encode` for the path."""
-        credential = self._credential
-        return self._encoder.encode(outbound, credential if credential is not None else self._key())
+    def encode(self, outbound: OutboundRequest, credential: int = 0) -> bytes:
+        """`credential`: which of them, as `Route.credential` counts. Raises ProviderFault("provider_error.auth") where it can not
+        be read, ClawError("no_route") where there is none; see `RequestEncoder.encode` for the path."""
+        if not 0 <= credential < len(self._credentials):
+            raise ClawError("no_route")
+        secret = self._credentials[credential]
+        return self._encoder.encode(outbound, secret if secret is not None else self._key(credential))
+
+    def sockets_for(self, credential: int) -> Sockets:
+        """The WebSockets that were opened with this credential: one that was opened with another is somebody else's. Raises
+        ClawError("no_route")."""
+        if not 0 <= credential < len(self._sockets):
+            raise ClawError("no_route")
+        return self._sockets[credential]
 
     async def connect(self) -> Connection:
         """A new connection, for the holder of a place."""
@@ -80,18 +91,20 @@ class Provider:
 
     def sweep(self) -> None:
         self.pool.sweep()
-        if self.sockets is not None:
-            self.sockets.pool.sweep()
+        for sockets in self._sockets:
+            sockets.pool.sweep()
 
     def close(self) -> None:
         self.pool.close()
-        if self.sockets is not None:
-            self.sockets.pool.close()
+        for sockets in self._sockets:
+            sockets.pool.close()
 
     def statistics(self) -> PoolStatistics:
         """Of its connections, sockets included."""
         figures = self.pool.statistics()
-        return figures if self.sockets is None else figures.plus(self.sockets.pool.statistics())
+        for sockets in self._sockets:
+            figures = figures.plus(sockets.pool.statistics())
+        return figures
 
     def put_back(self, connection: Connection, finished: bool = False) -> None:
         """The place, and the connection with it where its answer ended cleanly; else it is closed now. `finished`: see
@@ -102,9 +115,12 @@ class Provider:
             connection.close()
             self.pool.release()
 
-    def forget_credential(self) -> None:
-        """The provider refused it. It may have been replaced where it is kept: read it again next time."""
-        self._credential = None
+    def forget_credential(self, credential: int | None = None) -> None:
+        """The provider refused it (None: any of them). It may have been replaced where it is kept: read it again next time."""
+        if credential is None:
+            self._credentials = [None] * len(self._credentials)
+        else:
+            self._credentials[credential] = None
 
     @property
     def pause(self) -> float:
@@ -125,18 +141,17 @@ class Provider:
             if connection is None:
                 return
 
-    def _key(self) -> Secret | None:
-        if self._api_key is None:
+    def _key(self, credential: int) -> Secret | None:
+        if not self._references:
             return None
-        if self._credential is None:
-            secret = None
-            try:
-                secret = self._resolve_secret(self._api_key)
-            except (LookupError, OSError, ValueError, ConfigError) as error:
-                logger.error("providers.%s.api_key can not be read: %s", self.name, type(error).__name__)
-            if secret is None:  # raised out here, so that the cause, whatever it quotes, is no one's context
-                raise fault("auth", self.name, "its api_key can not be read", sent=False)
-            if not _KEY.fullmatch(secret.reveal()):
-                raise fault("auth", self.name, "its api_key is empty or holds characters no header may carry", sent=False)
-            self._credential = secret
-        return self._credential
+        secret = None
+        try:
+            secret = self._resolve_secret(self._references[credential])
+        except (LookupError, OSError, ValueError, ConfigError) as error:
+            logger.error("providers.%s.api_key can not be read: %s (credential %d)", self.name, type(error).__name__, credential)
+        if secret is None:  # raised out here, so that the cause, whatever it quotes, is no one's context
+            raise fault("auth", self.name, "its api_key can not be read", sent=False)
+        if not _KEY.fullmatch(secret.reveal()):
+            raise fault("auth", self.name, "its api_key is empty or holds characters no header may carry", sent=False)
+        self._credentials[credential] = secret
+        return secret

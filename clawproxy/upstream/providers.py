@@ -120,8 +120,9 @@ class Providers:
         provider = self._providers.get(route.provider)
         if provider is not None:
             if provider.sockets is not None:
-                return SocketOpening(provider, provider.sockets, request, outbound, phases, fair_key)
-            return Opening(provider, request, outbound, phases, fair_key)
+                sockets = provider.sockets_for(route.credential)
+                return SocketOpening(provider, sockets, request, outbound, phases, fair_key, route.credential)
+            return Opening(provider, request, outbound, phases, fair_key, route.credential)
         inner = self._in_process.get(route.provider)
         if inner is None:
             raise ClawError("no_route")
@@ -168,11 +169,7 @@ class Providers:
     ) -> tuple[ProviderDialect, BaseURL, Proxy | None, ssl.SSLContext | None] | None:
         before = len(problems)
         dialect = self._dialect(path, settings, dialects, problems)
-        if (
-            dialect is not None
-            and settings.api_key is not None
-            and any(name.lower() == dialect.auth_header for name in settings.headers)
-        ):
+        if dialect is not None and settings.credentials and any(name.lower() == dialect.auth_header for name in settings.headers):
             problems.append(f"{path}.headers: `{dialect.auth_header}` is set from api_key; remove one of the two.")
         for name, value in settings.headers.items():
             problem = header_problem(name, value)

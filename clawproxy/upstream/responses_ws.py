@@ -54,15 +54,21 @@ _UPGRADE = OutboundRequest(PATH, b"", (), "GET")
 
 
 class Sockets:
-    """One provider's sockets. Their pool has the provider's settings, with places of its own beside HTTP's."""
+    """One provider's sockets, opened with one of its credentials. Their pool has the provider's settings, with places of its own
+    beside HTTP's and beside those of other credentials."""
 
     def __init__(self, name: str, settings: PoolConfig, dialer: Dialer, response_limit: int, connect_limit: float) -> None:
         self.pool: Pool[WebSocket] = Pool(name, evolve(settings, lifetime=Duration(min(settings.lifetime, LIFETIME))))
+        self._settings = settings
         self._name = name
         self._dialer = dialer
         self._response_limit = response_limit
         self._connect_limit = connect_limit
         self._refused_until = -math.inf
+
+    def another(self) -> Sockets:
+        """The same for another credential."""
+        return Sockets(self._name, self._settings, self._dialer, self._response_limit, self._connect_limit)
 
     @property
     def refused(self) -> bool:
@@ -146,7 +152,7 @@ class SocketOpening:
     """`async with` it: entering waits for a place, connects and upgrades where it must, asks, and reads the first message; or
     does what `Opening` does, where the provider has no WebSockets to offer."""
 
-    __slots__ = ("_answer", "_fair_key", "_http", "_outbound", "_phases", "_provider", "_request", "_sockets")
+    __slots__ = ("_answer", "_credential", "_fair_key", "_http", "_outbound", "_phases", "_provider", "_request", "_sockets")
 
     def __init__(
         self,
@@ -156,9 +162,11 @@ class SocketOpening:
         outbound: OutboundRequest,
         phases: Phases,
         fair_key: str,
+        credential: int = 0,
     ) -> None:
         self._provider = provider
         self._sockets = sockets
+        self._credential = credential
         self._request = request
         self._outbound = outbound
         self._phases = phases
@@ -175,7 +183,7 @@ class SocketOpening:
                 self._sockets.refuse(str(refused))
             else:
                 return answer
-        self._http = http = Opening(self._provider, self._request, self._outbound, self._phases, self._fair_key)
+        self._http = http = Opening(self._provider, self._request, self._outbound, self._phases, self._fair_key, self._credential)
         return await http.__aenter__()
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
@@ -187,7 +195,7 @@ class SocketOpening:
     async def _ask(self, message: bytes) -> SocketAnswer:
         """Raises Refused where nothing was asked, or the provider says so."""
         provider, pool = self._provider, self._sockets.pool
-        head = provider.encode(_UPGRADE)
+        head = provider.encode(_UPGRADE, self._credential)
         socket = await pool.acquire(self._fair_key, self._wait)
         fresh = False
         try:
@@ -243,7 +251,7 @@ class SocketOpening:
         error = provider.dialect.decode_error(status, headers, refusal.body)
         error.details = evolve(error.details, provider=provider.name, provider_status=status)
         if error.slug == "provider_error.auth":
-            provider.forget_credential()
+            provider.forget_credential(self._credential)
         return error
 
     def _wait(self) -> None:

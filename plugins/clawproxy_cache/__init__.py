@@ -68,6 +68,8 @@ class Pending:
     asked: Asked
     recorders: dict[str, Recorder] = field(factory=dict)
     """By the attempt's id: two may be under way at once."""
+    stale: float | None = None
+    """When the answer that is the last resort was given, by `time.monotonic()`."""
 
 
 @frozen(slots=True)
@@ -112,12 +114,25 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Cache) -
     batches = answer.played(asked.form, asked.plain) if answer is not None else None
     if answer is None or batches is None:
         _tell(exchange, state, "miss")
+        if settings.stale_if_error and asked.max_age is None:
+            _set_aside(exchange, request, state, asked, now)
         return None
     age = int(now - answer.stored)
     _tell(exchange, state, "hit")
     exchange.answer_header("age", str(age))
     exchange.notice("cached", "This answer was given before to the same request; no provider was asked.", age_seconds=age)
     return Hit((Route(PROVIDER, request.model, "hit", "cache", recorded=batches),))
+
+
+def _set_aside(exchange: Exchange, request: ChatRequest, state: Cache, asked: Asked, now: float) -> None:
+    """An older answer, for where no route can give one. A client that named an age (`max-age`), or said `no-store`, does not
+    take it."""
+    pending: Pending | None = exchange.state.get("cache")
+    answer = state.answers.get(asked.key, now, state.settings.ttl + state.settings.stale_if_error)
+    batches = answer.played(asked.form, asked.plain) if answer is not None else None
+    if answer is not None and batches is not None and pending is not None:
+        pending.stale = answer.stored
+        exchange.last_resort = Route(PROVIDER, request.model, "degraded", "cache", recorded=batches)
 
 
 def _tell(exchange: Exchange, state: Cache, result: str) -> None:
@@ -129,6 +144,9 @@ def _tell(exchange: Exchange, state: Cache, result: str) -> None:
 def tap_response(exchange: Exchange, route: Route, attempt: Attempt, state: Cache) -> Observe | None:
     pending: Pending | None = exchange.state.get("cache")
     if pending is None or route.recorded is not None or attempt.reason == "continue":  # the rest of an answer is none
+        if pending is not None and pending.stale is not None and route is exchange.last_resort:
+            exchange.answer_header("age", str(int(time.monotonic() - pending.stale)))
+            state.app.count("clawproxy_cache_total", result="stale")
         return None
     pending.recorders[attempt.id] = recorder = Recorder(state.settings.max_answer)
     return Observe(recorder.see)

@@ -25,6 +25,8 @@ class CacheSettings:
     """What one may take."""
     deterministic_only: bool = False
     """Only where the same answer was to be expected: `temperature = 0`, and embeddings."""
+    stale_if_error: Duration = field(default=Duration(0.0), validator=validators.ge(Duration(0.0)))
+    """How long after `ttl` it may still be given where no route can answer (RFC 5861, 4)."""
 
     def covers(self, model: str) -> bool:
         return any(pattern == model or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in self.models)

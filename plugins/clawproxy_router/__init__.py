@@ -4,12 +4,14 @@ Rule 1: a route is tried again elsewhere only while no content came back, and on
         provider may not have. That holds for every strategy: they order, `PriorityPlan` goes through the order.
 Rule 2: a request that a provider may have begun to work on is not sent to that provider a second time.
 Rule 3: a model nobody configured is answered None (another router may know it); one the caller may not use looks the same.
-Rule 4: where nothing but `priority` is configured nothing is weighed, watched or learnt.
+Rule 4: where nothing but `priority` is configured nothing is weighed, watched or learnt; while nothing is wrong, nothing is
+        looked at (`resting`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,10 +24,13 @@ from clawproxy.messages import EMPTY, ChatRequest, Route
 from clawproxy_router.candidates import candidates_for
 from clawproxy_router.choosing import Choice
 from clawproxy_router.continuing import Continuing
+from clawproxy_router.ejection import is_slower
+from clawproxy_router.health import health_of
 from clawproxy_router.hedging import Hedging, hedges_of
 from clawproxy_router.learned import Learned, learned_of
 from clawproxy_router.needs import Needs, needs_of
-from clawproxy_router.plan import PriorityPlan, RouterSettings
+from clawproxy_router.plan import PriorityPlan, RouterSettings, place_of
+from clawproxy_router.resting import Guard
 from clawproxy_router.tree import LEARNING, REASONS, Group, strategies, tree_of
 from clawproxy_router.watch import Watch
 
@@ -50,6 +55,7 @@ class Router:
     """Of the models that have something to weigh for each request."""
     watched: frozenset[tuple[str, str]] = frozenset()
     """Places whose attempts somebody learns from."""
+    guard: Guard = field(kw_only=True)
     plans: dict[tuple[str, tuple[str, ...]], Plan] = field(factory=dict)
     """By model and the caller's `models`: a plan changes with nothing else. Begun anew when full: clients may name models without
     end."""
@@ -62,8 +68,11 @@ class Router:
 
     @property
     def unused_hooks(self) -> frozenset[str]:
-        unused = set() if self.watched else {"open_attempt"}
-        return frozenset(unused if self.quantiles else unused | {"attempt_finished"})
+        return frozenset() if self.watched else frozenset({"open_attempt"})
+
+    def plan(self, candidates: Sequence[Route]) -> PriorityPlan:
+        several = any(len(self.guard.references.get(route.provider, ())) > 1 for route in candidates)
+        return PriorityPlan(candidates, self.settings.max_attempts, self.guard, several)
 
     def learned(self) -> Learned:
         return learned_of(self.app, trio.current_time)
@@ -85,8 +94,11 @@ def configure(config: RouterSettings, app: App) -> Router:
     if problems:
         raise ConfigError(problems)
     trees, watched = {}, set()
+    siblings: dict[tuple[str, str], list[tuple[tuple[str, str], ...]]] = {}
     for name in app.config.models:
         tree = tree_of(app.config, name)
+        for place in tree.places if len(tree.places) > 1 else ():
+            siblings.setdefault(place, []).append(tree.places)
         kinds = strategies(tree)
         if kinds != ONLY_PRIORITY:
             trees[name] = tree
@@ -100,7 +112,38 @@ def configure(config: RouterSettings, app: App) -> Router:
             for place in tree_of(app.config, name).places:
                 quantiles[place] = max(hedge.quantile, quantiles.get(place, 0.0))
     continued = frozenset(name for name, model in models.items() if model.continuation)
-    return Router(app.config, config, app, trees, frozenset(watched), hedged=hedged, quantiles=quantiles, continued=continued)
+    if config.ejection.enabled and config.ejection.slower:
+        watched |= set(siblings)
+    guard = Guard(
+        app,
+        trio.current_time,
+        config.breaker,
+        config.credentials,
+        config.retries,
+        config.ejection,
+        {name: provider.credentials for name, provider in app.config.providers.items()},
+        siblings,
+    )
+    return Router(
+        app.config,
+        config,
+        app,
+        trees,
+        frozenset(watched),
+        guard=guard,
+        hedged=hedged,
+        quantiles=quantiles,
+        continued=continued,
+    )
+
+
+@hookimpl
+@asynccontextmanager
+async def lifespan(app: App) -> AsyncIterator[None]:
+    health, labels = health_of(app), ("provider", "model")
+    words = "0 closed, 1 half-open, 2 open: of places that failed of late; others are well."
+    app.gauge("clawproxy_breaker_state", words, health.states, labels)
+    yield
 
 
 @hookimpl
@@ -109,13 +152,19 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
     is lacking."""
     key = (request.model, tuple(exchange.principal.models))
     plan = state.plans.get(key)
+    health = state.guard.known or state.guard.health
     if plan is not None:
+        if health.breakers or health.credentials:
+            state.guard.told(exchange, plan)
         return plan
     if not exchange.principal.may_use(request.model):
         raise ClawError("model_not_found", param="model")
     tree = state.trees.get(request.model)
     if tree is not None:
-        return choose(exchange, request, state, tree)
+        plan = choose(exchange, request, state, tree)
+        if health.breakers or health.credentials:
+            state.guard.told(exchange, plan)
+        return plan
     candidates = candidates_for(state.config, request.model, exchange.principal)
     if not candidates:
         return None
@@ -149,7 +198,7 @@ def eager(request: ChatRequest, state: Router, routes: Sequence[Route]) -> Plan:
     continued = model in state.continued
     if continued:
         routes = [evolve(route, goes_on=True) for route in routes]
-    plan: Plan = PriorityPlan(routes, settings.max_attempts)
+    plan: Plan = state.plan(routes)
     if continued:
         plan = Continuing(plan, settings.max_attempts)
     hedge = state.hedged.get(model)
@@ -170,6 +219,19 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
 
 @hookimpl
 def attempt_finished(exchange: Exchange, attempt: Attempt, state: Router) -> None:
-    share = state.quantiles.get((attempt.route.provider, attempt.route.model))
+    share = state.quantiles.get(place_of(attempt.route)) if state.quantiles else None
     if share is not None and attempt.route.recorded is None:
         hedges_of(state.app).learn(exchange, attempt, share)
+    guard = state.guard
+    health = guard.known or guard.health
+    if attempt.number == 1:
+        health.requests += 1
+    if attempt.error is not None or health.breakers or health.credentials:
+        guard.finished(exchange, attempt)
+    if state.settings.ejection.slower:
+        key = place_of(attempt.route)
+        breaker, now = health.breakers.get(key), guard.now()
+        if (breaker is None or now >= breaker.ejected) and is_slower(
+            key, guard.models.get(key, ()), state.learned().places, guard.ejecting
+        ):
+            guard.eject(key, now, "slow")

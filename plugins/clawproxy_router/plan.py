@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen, validators
 
 from clawproxy.config import Duration
 from clawproxy.context import Attempt
-from clawproxy.errors import ClawError
 from clawproxy.messages import Route
+from clawproxy_router.breakers import BreakerSettings
+from clawproxy_router.credentials import CredentialSettings
+from clawproxy_router.ejection import EjectionSettings
+from clawproxy_router.retries import RetrySettings
+
+if TYPE_CHECKING:
+    from clawproxy_router.resting import Guard
 
 ELSEWHERE = frozenset(
     {
@@ -45,29 +52,43 @@ class RouterSettings:
     """Of the requests of models with `hedge`, what share may be hedged in the long run."""
     hedge_floor: Duration = field(default=Duration(0.1), validator=validators.ge(Duration(0.0)))
     """What was learnt hedges no earlier than after so many seconds."""
+    breaker: BreakerSettings = field(factory=BreakerSettings)
+    credentials: CredentialSettings = field(factory=CredentialSettings)
+    retries: RetrySettings = field(factory=RetrySettings)
+    ejection: EjectionSettings = field(factory=EjectionSettings)
 
 
 @frozen(slots=True)
 class PriorityPlan:
-    """Each candidate once, in order; then, once in all, one again whose attempt never left the gateway."""
+    """Each candidate once, in order; then again, after a while, what its provider certainly did not work on.
+
+    Without a `guard`: nothing rests, and only an attempt that never left the gateway is made again, once, at once."""
 
     candidates: Sequence[Route]
     max_attempts: int = 3
+    guard: Guard | None = field(default=None, eq=False)
+    turns: bool = field(default=False, eq=False)
+    """A candidate's provider has several credentials, which take turns."""
 
     def next(self, history: Sequence[Attempt]) -> Route | None:
         """The route of the next attempt, None where there is none worth making. `history` is every attempt so far."""
+        guard = self.guard
+        if guard is not None:
+            health = guard.known or guard.health
+            if history or self.turns or health.breakers or health.credentials:
+                return guard.next(self, history)
         if not history:
             return self.candidates[0] if self.candidates else None
         if len(history) >= self.max_attempts or not may_go_elsewhere(history[-1]):
             return None
-        tried = {_place(attempt.route) for attempt in history}
-        spent = {attempt.route.provider for attempt in history if attempt.sent and _is_unknown(attempt.error)}
+        tried = {place_of(attempt.route) for attempt in history}
+        spent = unknown_to(history)
         for route in self.candidates:
-            if _place(route) not in tried and route.provider not in spent:
+            if place_of(route) not in tried and route.provider not in spent:
                 return evolve(route, reason="failover")
         return self._again(history, spent)
 
-    def _again(self, history: Sequence[Attempt], spent: set[str]) -> Route | None:
+    def _again(self, history: Sequence[Attempt], spent: frozenset[str]) -> Route | None:
         if any(attempt.route.reason == "retry" for attempt in history):
             return None
         for attempt in history:
@@ -82,9 +103,14 @@ def may_go_elsewhere(attempt: Attempt) -> bool:
     return not attempt.content and attempt.error is not None and attempt.error.slug in ELSEWHERE
 
 
-def _is_unknown(error: ClawError | None) -> bool:
-    return error is not None and error.slug in UNKNOWN
+def unknown_to(history: Sequence[Attempt]) -> frozenset[str]:
+    """The providers of which nobody knows whether they work on the request."""
+    return frozenset([
+        attempt.route.provider
+        for attempt in history
+        if attempt.sent and attempt.error is not None and attempt.error.slug in UNKNOWN
+    ])  # fmt: skip
 
 
-def _place(route: Route) -> tuple[str, str]:
+def place_of(route: Route) -> tuple[str, str]:
     return route.provider, route.model

@@ -26,7 +26,11 @@ REASONS: Final[Mapping[str, str]] = {
 }
 """Why a route comes first, by strategy."""
 LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region"})
-WORDS: Final = frozenset({*REASONS.values(), *LEFT_OUT, "explore", "failover", "retry", "hedge", "continue", ""})
+RESTING: Final = frozenset({"breaker_open", "cooling", "spent", "disabled", "ejected"})
+"""Why a route is not asked now, or last: by what it did of late (`resting`)."""
+WORDS: Final = frozenset(
+    {*REASONS.values(), *LEFT_OUT, *RESTING, "explore", "failover", "retry", "hedge", "continue", "degraded", ""}
+)
 """Every word that a route's reason, or `Considered.why`, can be."""
 LEARNING: Final = frozenset({"cost", "latency", "load"})
 """Strategies that go by what was seen."""

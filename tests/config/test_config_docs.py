@@ -37,6 +37,10 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[log]`": schema.LogConfig,
     "## `[rates]`": schema.RatesConfig,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
+    **{
+        f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
+        for name in ("breaker", "credentials", "retries", "ejection")
+    },
 }
 
 
@@ -61,7 +65,7 @@ def shown(cls: type[Any], attribute: Any) -> str:
         return "required"
     if default is None:
         return "none"
-    if isinstance(default, schema.PoolConfig):
+    if attrs.has(type(default)):
         return "a table"
     if isinstance(default, (dict, tuple)):
         return f"`{json.dumps(default)}`"

@@ -22,6 +22,8 @@ from clawproxy.server import Listening, Server
 
 KEY = "sk-test-0123456789abcdefghijklmnop"
 PROVIDER_KEY = "sk-canary-4f1d0c8a9b7e6f5d4c3b2a1908172635"
+ONCE: Mapping[str, Any] = {"retries": {"most": 0}}
+"""`[plugins.router]` unless a test has its own: a provider fails as often as it was told to, and is not asked again."""
 
 
 @attrs.define
@@ -45,6 +47,13 @@ class Running:
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream(*self.address)
+
+    def forget_trouble(self) -> None:
+        """Breakers are closed and credentials well, whatever a test made the provider do."""
+        health = self.server.gateway.app.shared.get("router.health")
+        if health is not None:
+            health.breakers.clear()
+            health.credentials.clear()
 
     async def at_rest(self) -> None:
         """Wait until nothing is held any more; the caller bounds it."""
@@ -92,8 +101,7 @@ async def gateway(
     websocket: what those providers' `websocket` is.
     changes: fields of `Config` to replace.
     """
-    if sections is not None:
-        changes["config_plugins"] = sections
+    changes["config_plugins"] = {"router": ONCE, **(sections or {})}
     provider = ScriptedProvider()
     async with trio.open_nursery() as nursery:
         url = await nursery.start(provider.serve, "127.0.0.1", 0)

@@ -99,7 +99,7 @@ async def test_before_the_first_content(running: Running, script: str, status: i
         assert (end["clock"], end["limit_ms"], end["setting"]) == (clock, 300, f"deadlines.{clock}")
     if "retry-after" in script:
         assert reply.headers["retry-after"] == "3"
-        assert end["retry_after_ms"] == 3000
+        assert 2000 < end["retry_after_ms"] <= 3000, "what is left of it: the provider was not asked a second time"
 
 
 AFTER = [

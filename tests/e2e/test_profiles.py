@@ -254,6 +254,7 @@ async def test_azures_errors(host: Host) -> None:
     host.provider.will("status 429 header retry-after-ms: 2500")
     reply = await host.ask("azure/gpt-4o")
     assert (reply.status, reply.headers["retry-after-ms"], reply.headers["retry-after"]) == (429, "2500", "3")
+    host.running.forget_trouble()
     words = {"error": {"message": "The response was filtered.", "code": "content_filter", "param": "prompt", "status": 400,
                        "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": FILTERED}}}  # fmt: skip
     host.provider.will(f"status 400 body {json.dumps(words)}")

@@ -22,10 +22,11 @@ NAME = "openai_responses"
 
 
 @asynccontextmanager
-async def asking_over_sockets(tmp_path: Path, **clocks: Any) -> AsyncIterator[Running]:
+async def asking_over_sockets(tmp_path: Path, sections: dict[str, Any] | None = None, **clocks: Any) -> AsyncIterator[Running]:
     models = {"test-model": ModelConfig((RouteConfig(NAME, "scripted-1"),))}
     deadlines = attrs.evolve(Deadlines(), **clocks)
-    async with gateway(tmp_path, models=models, dialects={NAME: "/v1"}, websocket=True, deadlines=deadlines) as running:
+    changes: dict[str, Any] = {"models": models, "dialects": {NAME: "/v1"}, "websocket": True, "deadlines": deadlines}
+    async with gateway(tmp_path, sections=sections, **changes) as running:
         yield running
 
 
@@ -83,7 +84,8 @@ async def test_a_client_that_leaves_closes_the_providers_socket(tmp_path: Path, 
 
 
 async def test_a_slow_upgrade_is_the_connect_clocks(tmp_path: Path) -> None:
-    async with asking_over_sockets(tmp_path, connect=0.05) as running:
+    again = {"router": {"retries": {"first": "1ms"}}}
+    async with asking_over_sockets(tmp_path, again, connect=0.05) as running:
         running.provider.upgrade = "hang"
         reply = await ask(running, "say Hello.")
         assert reply.status == 200, "nothing had been asked: the router tries again, and it is HTTP's turn"

@@ -147,10 +147,13 @@ def _sdk(url: str) -> list[str]:
         assert client.chat.completions.create(model="gpt-4-turbo", messages=result, tools=tools).choices
         facts.append("tools")
 
+        cut: Any = [{"role": "user", "content": "script: say one; cut"}]
+        with pytest.raises(openai.APIError):
+            list(client.chat.completions.create(model="gpt-4-turbo", messages=cut, stream=True))
         for script, error in [
-            ("status 429 retry-after 2", openai.RateLimitError),
             ("status 500", openai.InternalServerError),
             ("status 401", openai.InternalServerError),
+            ("status 429 retry-after 2", openai.RateLimitError),  # last: from then on the credential rests
         ]:
             bad: Any = [{"role": "user", "content": f"script: {script}"}]
             with pytest.raises(error) as caught:
@@ -159,9 +162,6 @@ def _sdk(url: str) -> list[str]:
         with pytest.raises(openai.NotFoundError) as missing:
             client.chat.completions.create(model="no-such-model", messages=prompt)
         assert missing.value.code == "model_not_found"
-        cut: Any = [{"role": "user", "content": "script: say one; cut"}]
-        with pytest.raises(openai.APIError):
-            list(client.chat.completions.create(model="gpt-4-turbo", messages=cut, stream=True))
         facts.append("errors")
         assert [model.id for model in client.models.list()] == ["gpt-4-turbo"]
     with openai.OpenAI(api_key="wrong", base_url=f"{url}/openai/v1", max_retries=0) as client:

@@ -17,6 +17,9 @@ from clawproxy.testing import Answer, Claw
 from clawproxy.testing.factories import make_principal, make_request
 from clawproxy.testing.harness import RecordingClient
 
+NOTHING_RESTS = {"router": {"breaker": {"enabled": False}, "ejection": {"enabled": False}}}
+"""Settings for tests that fail on purpose again and again, and want the same route asked each time."""
+
 
 class Heard(NamedTuple):
     text: str

@@ -17,7 +17,7 @@ from clawproxy.events import Text
 from clawproxy.hookspecs import Transform, hookimpl
 from clawproxy.lifetime import Lifetime
 from clawproxy.testing import Claw, Fail, Pause, claw, sweep
-from tests.exchange.talker import Talker, turns
+from tests.exchange.talker import NOTHING_RESTS, Talker, turns
 from tests.exchange.test_outcomes import Closings
 
 Clock = trio.testing.MockClock
@@ -62,7 +62,7 @@ async def test_an_append_is_refused_or_answered(
 ) -> None:
     closings = Closings()
     plugins: dict[str, object] = {"closings": closings, **({"holds": HoldsBack()} if held_back else {})}
-    async with claw(plugins, routes=("first", "second")) as gateway:
+    async with claw(plugins, routes=("first", "second"), settings=NOTHING_RESTS) as gateway:
         clients: list[Talker] = []
         accepted: list[bool] = []
         seen: set[tuple[bool, str]] = set()
@@ -120,7 +120,7 @@ CAUSES: dict[str, Callable[[Lifetime], None]] = {
 @pytest.mark.parametrize("heard", ["", "w ", "x "], ids=["first", "middle", "last"])
 async def test_a_steered_exchange_ends_wherever_it_is_ended(heard: str, cause: str, autojump_clock: Clock) -> None:
     closings = Closings()
-    async with claw({"closings": closings}, routes=("first", "second")) as gateway:
+    async with claw({"closings": closings}, routes=("first", "second"), settings=NOTHING_RESTS) as gateway:
         clients: list[Talker] = []
         labels: set[str] = set()
 

@@ -16,6 +16,7 @@ from clawproxy.events import Text
 from clawproxy.hookspecs import Transform, hookimpl
 from clawproxy.lifetime import Lifetime
 from clawproxy.testing import Answer, Claw, Fail, claw, sweep
+from tests.exchange.talker import NOTHING_RESTS
 from tests.exchange.test_outcomes import Closings
 
 
@@ -70,7 +71,7 @@ async def test_the_invariants_hold_wherever_it_is_cancelled(
 ) -> None:
     closings = Closings()
     plugins: dict[str, object] = {"closings": closings, **({"holds": HoldsBack()} if held_back else {})}
-    async with claw(plugins, routes=("first", "second")) as gateway:
+    async with claw(plugins, routes=("first", "second"), settings=NOTHING_RESTS) as gateway:
         lifetimes: list[Lifetime] = []
         answers: list[Answer] = []
         labels: set[str] = set()

@@ -179,6 +179,7 @@ async def limit(cell: Cell) -> None:
 
 async def error_before(cell: Cell) -> None:
     for streamed in (False, True):
+        cell.running.forget_trouble()
         cell.will("status 429 retry-after 3")
         if cell.client == "claw":
             seen = await cell.ask(Ask("Fail.", stream=streamed))

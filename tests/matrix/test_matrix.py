@@ -57,6 +57,7 @@ async def every_scenario(running: Running, client: str, provider: str) -> None:
     cell = Cell(running, client, provider)
     wrong = []
     for scenario in SCENARIOS:
+        running.forget_trouble()
         wanted = expected(scenario, client, provider)
         if wanted != "-" and (found := await verdict(cell, scenario)) != wanted:
             wrong.append(f"{scenario}: expected {wanted}, found {found}")
