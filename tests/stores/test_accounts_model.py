@@ -88,7 +88,7 @@ class Reference:
     """Remembers all, computes all anew."""
 
     def __init__(self) -> None:
-        self.now = START
+        self.now = 0.0
         self.tried: dict[str, Tried] = {}
         self.charged: list[tuple[Account, int, int, int]] = []
 
