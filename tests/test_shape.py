@@ -25,7 +25,8 @@ LAYERS: list[tuple[int, str]] = [
         r"clawproxy\.(errors|messages|events|clocks|alarms|secrets|lifetime|context|hookspecs|service|keys|values|done|_version)$",
     ),
     (0, r"clawproxy\.steering$"),
-    (0, r"clawproxy\.config(\..*)?$"),
+    (0, r"clawproxy\.(config|rates)(\..*)?$"),
+    (0, r"clawproxy\.(costs|counting)$"),
     (0, r"clawproxy\.stores\.base$"),
     (0, r"clawproxy\.http1\.head$"),  # a value: formats that say things in path and headers read it
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
@@ -103,7 +104,9 @@ def test_formats_do_no_io(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PLUGINS, ids=module_name)
 def test_plugins_use_only_public_modules(path: Path) -> None:
-    public = re.compile(r"clawproxy(\.(hookspecs|messages|events|errors|context|config|secrets|keys|clocks)|\.stores\.base)?$")
+    public = re.compile(
+        r"clawproxy(\.(hookspecs|messages|events|errors|context|config|secrets|keys|clocks|costs|counting|rates)|\.stores\.base)?$"
+    )
     for target, _ in imports(path):
         if target.startswith("clawproxy.") or target == "clawproxy":
             assert public.match(target), f"{path} imports {target}"

@@ -24,6 +24,7 @@ from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.rates import check_prices
 from clawproxy.config.schema import Config, ProviderConfig
 from clawproxy.config.structure import listed, suggest
 from clawproxy.config.units import render_duration, shown
@@ -68,6 +69,7 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
     for name, provider in config.providers.items():
         check_provider(name, provider, names, found)
     check_models(config, names, found)
+    check_prices(config, names, found)
     check_keys(config, names, found)
     if "pipeline" not in broken:
         check_pipeline(config, names, found)

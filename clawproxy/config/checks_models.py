@@ -11,6 +11,7 @@ from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.schema import Config, ModelConfig, RouteConfig
 from clawproxy.config.structure import suggest
 from clawproxy.config.units import shown
+from clawproxy.rates import price_of
 
 STRATEGIES: Final = ("priority", "weighted", "cost", "latency", "load", "capability", "region")
 MOST_QUALITY: Final = 1000
@@ -89,7 +90,7 @@ def check_choice(name: str, model: ModelConfig, config: Config, found: Findings)
 
 def has_price(route: RouteConfig, model: ModelConfig, config: Config) -> bool:
     if route.provider is not None:
-        return route.price is not None or model.price is not None
+        return (route.price or model.price or price_of(config, route.provider, route.model)) is not None
     inner = config.models.get(route.model)
     if inner is None:
         return True  # said already

@@ -24,6 +24,7 @@ from clawproxy.config.checks import DIALECTS, check
 from clawproxy.config.findings import Names
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
+from clawproxy.config.rates import structure_rates
 from clawproxy.config.schema import (
     BudgetConfig,
     Config,
@@ -233,7 +234,7 @@ class _Parts:
         )
 
     def read(self, settings: Mapping[str, type[Any]], plugins: Collection[str]) -> None:
-        known = [*_SECTIONS, *_NAMED, "plugins"]
+        known = [*_SECTIONS, *_NAMED, "plugins", "rates"]
         for name, value in self.raw.items():
             if name not in known:
                 self.wrong.append(((name,), self._lost(name, value, known)))
@@ -248,6 +249,13 @@ class _Parts:
                     self.broken.add(name)
                 else:
                     self.made[name] = made
+        if isinstance(self.raw.get("rates"), dict):
+            rates, wrong = structure_rates(self.converter, self.raw["rates"])
+            self.wrong += wrong
+            if rates is None:
+                self.broken.add("rates")
+            else:
+                self.made["rates"] = rates
         for section, cls in _NAMED.items():
             entries = {}
             for name, value in self.tables(section).items():

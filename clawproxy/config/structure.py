@@ -31,8 +31,8 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import Duration, KeyConfig, Price, SecretRef, ServerConfig, Size
-from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_size, shown
+from clawproxy.config.schema import Duration, Factor, KeyConfig, PerRequest, Price, PriceConfig, SecretRef, ServerConfig, Size
+from clawproxy.config.units import kind_of, parse_dollars, parse_duration, parse_factor, parse_price, parse_size, shown
 
 
 class Wrong(ValueError):
@@ -100,6 +100,20 @@ def _size(value: Any, _: Any = None) -> Size:
 def _price(value: Any, _: Any = None) -> Price:
     try:
         return Price(parse_price(value))
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _per_request(value: Any, _: Any = None) -> PerRequest:
+    try:
+        return PerRequest(parse_dollars(value))
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _factor(value: Any, _: Any = None) -> Factor:
+    try:
+        return Factor(parse_factor(value))
     except ValueError as error:
         raise Wrong(str(error)) from None
 
@@ -238,6 +252,8 @@ def make_converter(base: Path) -> Converter:
         (Duration, _duration),
         (Size, _size),
         (Price, _price),
+        (PerRequest, _per_request),
+        (Factor, _factor),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)
@@ -266,6 +282,7 @@ def make_converter(base: Path) -> Converter:
     converter.register_structure_hook_factory(lambda cl: is_class(cl) and cl is not SecretRef, class_hook)
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
     of_table(Deadlines, **clocks)
+    of_table(PriceConfig, origin=override(omit=True))
     of_table(KeyConfig, expires=override(struct_hook=_expires))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter
@@ -291,7 +308,7 @@ def problems(error: BaseException, path: KeyPath = ()) -> Iterable[tuple[KeyPath
                 yield (*path, step), f"is missing; add `{step} = ...` here"
             elif isinstance(child, ForbiddenExtraKeysError):
                 assert isinstance(error, ClassValidationError)
-                known = [attribute.name for attribute in attrs.fields(child.cl)]
+                known = [each.name for each in attrs.fields(child.cl) if not each.metadata.get("internal")]
                 for name in sorted(child.extra_fields):
                     yield (*path, name), f"is not a key here; {suggest(name, known)}"
             else:

@@ -38,6 +38,8 @@ _SIZE_UNITS = {
 }
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
 _PRICE = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,6}))?")
+_DOLLARS = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,9}))?")
+_FACTOR = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?")
 _LONGEST = 100 * 365 * 86400
 _LARGEST = 2**50
 _OFF = ("off", "inf")
@@ -146,6 +148,34 @@ def parse_price(value: object) -> int:
     match = _PRICE.fullmatch(value.strip())
     if match is None:
         raise ValueError(f'"{shown(value)}" is no price; write dollars per million tokens, like "0.15", to six decimals at most')
+    return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
+
+
+def parse_dollars(value: object) -> int:
+    """Nano-dollars of `"0.005"`, dollars.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'{kind_of(value)} is no price of a request; write dollars as a string, like "0.005"')
+    match = _DOLLARS.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f'"{shown(value)}" is no price of a request; write dollars, like "0.005", to nine decimals at most')
+    return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+
+
+def parse_factor(value: object) -> int:
+    """Millionths of `"0.5"`.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'{kind_of(value)} is no factor; write a decimal as a string, like "0.5"')
+    match = _FACTOR.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f'"{shown(value)}" is no factor; write a decimal, like "0.5", to six decimals at most')
     return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 from attrs import field, frozen
 
 from clawproxy.config import Action, PriceConfig, Unit, parse_action, parse_limit, parse_scope, parse_soft
-from clawproxy.messages import Usage
+from clawproxy.costs import most_nano
 from clawproxy.stores.base import UNLIMITED, Account, Claim, Window
-from clawproxy_meter import figures
 
 if TYPE_CHECKING:
     from clawproxy.config import BudgetConfig
     from clawproxy.context import Exchange
+    from clawproxy.messages import ChatRequest
 
 OF_OUTPUT: Final = frozenset({"tokens", "output_tokens", "nano"})
 """Units that the length of an answer counts in."""
@@ -174,14 +174,13 @@ def _words(limit: str, unit: Unit, window: str | None, sliding: bool) -> str:
     return f"{limit} in any {window}" if sliding else f"{limit} {article} {window}"
 
 
-def most_cost(given: int, taken: int, price: PriceConfig) -> int:
-    """Nano-dollars of so many tokens at most, whatever kind the provider takes those of the prompt for."""
-    costs = [figures.cost_nano(Usage(given, taken), price)]
-    if price.cached_input is not None and price.cached_input > price.input:
-        costs.append(figures.cost_nano(Usage(given, taken, cached_tokens=given), price))
-    if price.cache_write is not None and price.cache_write > price.input:
-        costs.append(figures.cost_nano(Usage(given, taken, cache_write_tokens=given), price))
-    return max(cost for cost in costs if cost is not None) + 1  # each cost is rounded
+def most_cost(given: int, taken: int, price: PriceConfig, tier: str | None = None) -> int:
+    """Nano-dollars of so many tokens at most, whatever kinds of tokens the provider takes them for. A service tier that was asked
+    for need not be given: the dearest one counts then."""
+    most = most_nano(price, given, taken) or 0
+    if tier is not None:
+        most = max(most, *(most_nano(price, given, taken, each) or 0 for each in (tier, *price.service)))
+    return most
 
 
 class Need:
@@ -189,23 +188,27 @@ class Need:
 
     Args:
         given: upper bound of the prompt, in tokens, as `strict` takes it.
+        tight: as `tight` does.
         price: None only where no budget counts dollars.
     """
 
-    __slots__ = ("given", "price")
+    __slots__ = ("_given", "_price", "_tier", "_tight")
 
-    def __init__(self, given: int, price: PriceConfig | None) -> None:
-        self.given = given
-        self.price = price
+    def __init__(self, given: int, tight: int, price: PriceConfig | None, request: ChatRequest) -> None:
+        self._given = given
+        self._tight = tight
+        self._price = price
+        tier = request.extra.get("service_tier") if request.extra else None
+        self._tier = tier if isinstance(tier, str) else None
 
     def amount(self, rule: Rule, output: int) -> int:
         unit = rule.unit
         if unit in AT_ONCE:
             return 1
-        given = -(-self.given // TIGHT_BYTES) if rule.tight else self.given
+        given = self._tight if rule.tight else self._given
         if unit == "nano":
-            assert self.price is not None
-            return most_cost(given, output, self.price)
+            assert self._price is not None
+            return most_cost(given, output, self._price, self._tier)
         return given + output if unit == "tokens" else given if unit == "input_tokens" else output
 
     def longest(self, rule: Rule, room: int, output: int) -> int:

@@ -15,8 +15,9 @@ from typing import Final
 from attrs import define, evolve, field
 
 from clawproxy.context import Considered
+from clawproxy.costs import cost_nano
 from clawproxy.errors import ClawError
-from clawproxy.messages import Route
+from clawproxy.messages import Route, Usage
 from clawproxy_router.learned import Learned
 from clawproxy_router.needs import Needs
 from clawproxy_router.tree import Group, Leaf
@@ -136,7 +137,8 @@ class Choice:
         price = leaf.price
         if price is None:
             return UNPRICED
-        return (self.needs.input_tokens * price.input + self.output * price.output) / 1e12
+        nano = cost_nano(Usage(self.needs.input_tokens, round(self.output)), price)
+        return UNPRICED if nano is None else nano / 1e9
 
     def _by_speed(self, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
         """The fastest as far as is known; what is not known is tried by one request at a time, and now and then another than

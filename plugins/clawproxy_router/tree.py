@@ -12,6 +12,7 @@ from attrs import evolve, field, frozen
 
 from clawproxy.config import Config, ModelConfig, PriceConfig, RouteConfig
 from clawproxy.messages import Route
+from clawproxy.rates import route_price
 from clawproxy_router.needs import INFERRED
 
 REASONS: Final[Mapping[str, str]] = {
@@ -69,7 +70,7 @@ def _group(config: Config, model: ModelConfig, weight: int, price: PriceConfig |
     for each in model.routes:
         if each.provider is not None:
             if each.quality >= tier:
-                children.append(_leaf(each, each.provider, model, price, deciding))
+                children.append(_leaf(config, each, each.provider, model, price, deciding))
         else:
             inner = config.models[each.model]
             group = _group(config, inner, each.weight, inner.price or price, tier, deciding)
@@ -79,8 +80,8 @@ def _group(config: Config, model: ModelConfig, weight: int, price: PriceConfig |
     return Group(model.strategy, tuple(children), weight, tuple(places))
 
 
-def _leaf(each: RouteConfig, provider: str, model: ModelConfig, price: PriceConfig | None, strategy: str) -> Leaf:
-    own = each.price or model.price or price
+def _leaf(config: Config, each: RouteConfig, provider: str, model: ModelConfig, price: PriceConfig | None, strategy: str) -> Leaf:
+    own = route_price(config, model, each, price)
     route = Route(provider, each.model, REASONS[strategy], strategy, each.context_tokens, each.max_output_tokens, price=own)
     return Leaf(
         route,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import trio
 from attrs import evolve
 
-from clawproxy.config import BudgetConfig
+from clawproxy.config import BudgetConfig, Factor, PerRequest, Price, PriceConfig, ServicePrice
 from clawproxy.events import Event, Finish, Text, UsageReport
 from clawproxy.messages import Usage
 from clawproxy.stores.base import Account
 from clawproxy.testing import Answer, Pause, claw
+from clawproxy_meter.rules import most_cost
 from tests.plugins.budgets import SURE, at_once, budgeted, codes, configured, spent, who
 
 BOUND = 18 + 20
@@ -289,3 +290,12 @@ async def test_cancelled_requests_give_back_what_they_held() -> None:
         [standing] = await gateway.store.standing([Account("global", "tokens", "day", False)], 0)
         assert standing.held == 0
         assert 0 < standing.used < 2 * BOUND
+
+
+async def test_a_dearer_service_tier_is_held_for_where_it_was_asked_for() -> None:
+    price = PriceConfig(Price(1_000_000), Price(2_000_000), cache_write=Price(3_000_000), request=PerRequest(7))
+    dear = evolve(price, service={"priority": ServicePrice(factor=Factor(2_000_000))})
+    assert most_cost(10, 5, price) == 10 * 3000 + 5 * 2000 + 7
+    assert most_cost(10, 5, dear, "priority") == 2 * (10 * 3000 + 5 * 2000 + 7)
+    assert most_cost(10, 5, dear, "nobody's") == 2 * (10 * 3000 + 5 * 2000 + 7)
+    assert most_cost(10, 5, dear) == 10 * 3000 + 5 * 2000 + 7
