@@ -174,9 +174,20 @@ def _words(limit: str, unit: Unit, window: str | None, sliding: bool) -> str:
     return f"{limit} in any {window}" if sliding else f"{limit} {article} {window}"
 
 
+_rates: dict[int, tuple[PriceConfig, int, int]] = {}
+"""Pico-dollars of a token at most, of the prompt and of the answer, by the price's identity."""
+
+
 def most_cost(given: int, taken: int, price: PriceConfig, tier: str | None = None) -> int:
     """Nano-dollars of so many tokens at most, whatever kinds of tokens the provider takes them for. A service tier that was asked
     for need not be given: the dearest one counts then."""
+    if tier is None and not price.tiers and not price.request:  # nearly all prices: 12 -> 1 us
+        own = _rates.get(id(price))
+        if own is None or own[0] is not price:
+            if len(_rates) >= COVERS:
+                _rates.clear()
+            own = _rates[id(price)] = price, most_nano(price, 1000, 0) or 0, most_nano(price, 0, 1000) or 0
+        return -((given * own[1] + taken * own[2]) // -1000)
     most = most_nano(price, given, taken) or 0
     if tier is not None:
         most = max(most, *(most_nano(price, given, taken, each) or 0 for each in (tier, *price.service)))
