@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, Shortage, Standing
+from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, Shortage, Standing, Unit, Window
 from clawproxy.stores.counters import Counter, make_counter
 from clawproxy.stores.records import MAX_NANO, MAX_TEXT, Entry
 from clawproxy.stores.windows import FOREVER, LAST_TIME, period_of
@@ -34,6 +35,11 @@ class Taken(NamedTuple):
     limited: bool
 
 
+_taken = partial(tuple.__new__, Taken)
+"""From a tuple: half the time of calling the class, and there are several a request."""
+_entry = partial(tuple.__new__, Entry)
+
+
 class Hold(NamedTuple):
     """All that an attempt holds."""
 
@@ -44,7 +50,7 @@ class Hold(NamedTuple):
 class Accounts:
     def __init__(self, now: float = 0.0) -> None:
         """`now`: a time that has been seen already."""
-        self._counters: dict[Account, Counter] = {}
+        self._counters: dict[tuple[str, Unit, Window, bool], Counter] = {}
         self.held: dict[str, Hold] = {}
         """By the attempt's id. Read it freely."""
         self._ended: OrderedDict[str, None] = OrderedDict()
@@ -64,37 +70,40 @@ class Accounts:
             now = self._now = at
         taken: list[Taken] = []
         short: Shortage | None = None
+        counters = self._counters
         for claim in claims:
-            counter = self._counter(claim)
+            counter = counters.get((claim.scope, claim.unit, claim.window, claim.sliding)) or self._new_counter(claim)
             if now >= counter.ends:
                 counter.roll(now)
-            amount = claim.amount if 0 <= claim.amount <= MAX_NANO else _clamped(claim.amount)
-            limit = claim.limit
+            amount, limit = claim.amount, claim.limit
+            if not 0 <= amount <= MAX_NANO:
+                amount = _clamped(amount)
             if counter.used + counter.held + amount > limit:
                 short = _later(short, Shortage(claim, counter.used, counter.held, counter.frees_at(amount, limit)))
                 continue
+            limited = limit < UNLIMITED
             for index, other in enumerate(taken):
-                if other.counter is counter:
-                    taken[index] = Taken(counter, counter.period, max(other.amount, amount), other.limited or limit < UNLIMITED)
+                if other[0] is counter:
+                    taken[index] = Taken(counter, counter.period, max(other.amount, amount), other.limited or limited)
                     break
             else:
-                taken.append(Taken(counter, counter.period, amount, limit < UNLIMITED))
+                taken.append(_taken((counter, counter.period, amount, limited)))
         return taken if short is None else short
 
     def hold(self, id_: str, taken: list[Taken]) -> None:
         """Takes what was planned, for an attempt that may hold something already."""
         for counter, period, amount, _ in taken:
             counter.holders += 1
-            counter.add(period, 0, amount)
+            counter.hold(period, amount)
         held = self.held.get(id_)
         if held is None:
             self.held[id_] = Hold(self._now, taken)
         else:
             held.taken.extend(taken)
 
-    def _counter(self, of: Claim | Charge) -> Counter:
-        scope = of.scope if of.scope.isascii() and len(of.scope) <= MAX_TEXT else _bounded(of.scope)
-        key = Account(scope, of.unit, of.window, of.sliding)
+    def _new_counter(self, of: Claim | Charge) -> Counter:
+        """That of an account that is not known by this name: made, if need be."""
+        key = Account(_bounded(of.scope), of.unit, of.window, of.sliding)
         counter = self._counters.get(key)
         if counter is None:
             if len(self._counters) >= self._tidy_at:
@@ -119,40 +128,50 @@ class Accounts:
         self._ended[id_] = None
         if len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
+        taken = hold.taken
         entries: list[Entry] = []
         merged: dict[Counter, Charge] = {}
+        counters = self._counters
         for charge in charges:
-            counter = self._counter(charge)
+            counter = counters.get((charge.scope, charge.unit, charge.window, charge.sliding)) or self._new_counter(charge)
             before = merged.get(counter)
             if before is None or before.amount + before.overrun < charge.amount + charge.overrun:
                 merged[counter] = charge
         for counter, charge in merged.items():
             if charge.unit != "concurrent":
                 self._charge(hold, counter, charge, entries)
-        for counter, period, amount, _ in hold.taken:
+        for counter, period, amount, _ in taken:
             counter.holders -= 1
-            counter.add(period, 0, -amount)
+            counter.hold(period, -amount)
         return entries
 
     def _charge(self, hold: Hold, counter: Counter, charge: Charge, entries: list[Entry]) -> None:
-        rest = charge.amount if 0 <= charge.amount <= MAX_NANO else _clamped(charge.amount)
-        parts = [part for part in hold.taken if part.counter is counter]
-        for _, period, most, _ in parts[:-1]:  # it was topped up: the earlier parts are used up first
-            used = min(rest, most)
-            rest -= used
-            _book(counter, period, used, 0, entries)
-        overrun = charge.overrun if 0 <= charge.overrun <= MAX_NANO else _clamped(charge.overrun)
-        if parts:
-            period = parts[-1].period
-            if any(part.limited for part in parts):
-                used = min(rest, parts[-1].amount)
-                overrun += rest - used
-                rest = used
-        else:
+        rest, overrun = charge.amount, charge.overrun
+        if not 0 <= rest <= MAX_NANO:
+            rest = _clamped(rest)
+        if not 0 <= overrun <= MAX_NANO:
+            overrun = _clamped(overrun)
+        last: Taken | None = None
+        limited = False
+        for part in hold.taken:
+            if part[0] is not counter:
+                continue
+            if last is not None:  # it was topped up: the earlier parts are used up first
+                used = min(rest, last.amount)
+                rest -= used
+                _book(counter, last.period, used, 0, entries)
+            last = part
+            limited = limited or part[3]
+        if last is None:
             account = counter.account
             if self._now >= counter.ends:
                 counter.roll(self._now)
             period = period_of(account.window, account.sliding, hold.since)
+        else:
+            period = last[1]
+            if limited and rest > last[2]:
+                overrun += rest - last[2]
+                rest = last[2]
         _book(counter, period, rest, overrun, entries)
 
     # --- asking --------------------------------------------------------------------------------------------------------------
@@ -186,15 +205,16 @@ class Accounts:
 def held_entries(taken: Iterable[Taken]) -> list[Entry]:
     """The books' word for what is held. Things at the same time end with the process, and are not written down."""
     return [
-        Entry(*counter.account, period, amount) for counter, period, amount, _ in taken if counter.account.unit != "concurrent"
+        _entry((*counter.account, period, amount, 0))
+        for counter, period, amount, _ in taken
+        if counter.account[1] != "concurrent"
     ]
 
 
 def _book(counter: Counter, period: int, used: int, overrun: int, entries: list[Entry]) -> None:
     if used or overrun:
         counter.add(period, used, 0, overrun)
-        scope, unit, window, sliding = counter.account
-        entries.append(Entry(scope, unit, window, sliding, period, used, overrun))
+        entries.append(_entry((*counter.account, period, used, overrun)))
 
 
 def _later(one: Shortage | None, other: Shortage) -> Shortage:

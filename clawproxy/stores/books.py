@@ -98,9 +98,10 @@ def apply(connection: sqlite3.Connection, lines: Iterable[Booked]) -> None:
 def charge(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     sums: dict[tuple[str | int, ...], list[int]] = {}
     for entry in entries:
-        total = sums.setdefault(entry[:5], [0, 0])
-        total[0] += entry.amount
-        total[1] += entry.overrun
+        if entry.amount or entry.overrun:
+            total = sums.setdefault(entry[:5], [0, 0])
+            total[0] += entry.amount
+            total[1] += entry.overrun
     connection.executemany(_CHARGE, [(*key, min(used, MOST), min(overrun, MOST)) for key, (used, overrun) in sums.items()])
 
 

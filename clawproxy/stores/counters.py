@@ -36,6 +36,11 @@ class Counter:
             self.held += held
             self.overrun += overrun
 
+    def hold(self, period: int, amount: int) -> None:
+        """`add` of what is held, alone."""
+        if period == self.period:
+            self.held += amount
+
     def frees_at(self, amount: int, limit: int) -> float | None:
         """When `amount` may fit; None for never."""
         return None if amount > limit or self.ends == FOREVER else self.ends
@@ -61,6 +66,9 @@ class Concurrent(Counter):
 
     def add(self, period: int, used: int, held: int, overrun: int = 0) -> None:
         self.held += held
+
+    def hold(self, period: int, amount: int) -> None:
+        self.held += amount
 
     def frees_at(self, amount: int, limit: int) -> float | None:
         return None
@@ -106,6 +114,9 @@ class Sliding(Counter):
         self.used += used
         self.held += held
         self.overrun += overrun
+
+    def hold(self, period: int, amount: int) -> None:
+        self.add(period, 0, amount)
 
     def _leaves(self, period: int) -> int:
         return period + self._seconds * (self._count + 1)

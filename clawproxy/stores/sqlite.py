@@ -59,6 +59,8 @@ UNFOLDED_BYTES = 64 * 1024 * 1024
 FRESH_ROWS = 8192
 """Records kept in memory between two folds; beyond that many the fold reads the journal."""
 SPOOL_ROWS = 10_000
+PRUNE_EVERY = 3600.0
+"""Seconds between forgetting old totals."""
 _CLOSE_WITHIN = 10.0
 """Seconds the last fold may take."""
 _NOT_CLOSED = "%d attempts could not be closed in the ledger: the next start does it, at what was reserved"
@@ -80,6 +82,7 @@ class SqliteStore:
         """What was appended to the active segment from byte `_fresh_from` on, `_fresh_bytes` in all."""
         self._fresh_from = self._fresh_bytes = 0
         self._dropped = 0
+        self._pruned = time.time()
         self._sick = False
         """The last fold failed."""
         self._journal_failed = False
@@ -309,6 +312,11 @@ class SqliteStore:
         folded = database.fold(connection, self._folder, fresh)
         if self._lock is not None:
             database.remove_folded(connection, self._folder, fresh.name if fresh else None)
+            now = time.time()
+            if now > self._pruned + PRUNE_EVERY:
+                self._pruned = now
+                with database.immediate(connection):
+                    books.prune(connection, now)
         return folded
 
     def _next_segment(self, segment: Segment) -> Segment:
