@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 DETOURS = 8
 """Models that plugins may ask for in turn."""
-ELSEWHERE = ("retry", "failover")
-"""Why an attempt is made whose client is told that the first route failed."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -152,9 +150,9 @@ class _Story:
                     continue
             attempt = self._begun(leg, route)
             exchange.route = route
-            elsewhere = attempt.reason == "failover" and route.recorded is None
-            if elsewhere and not any(each.reason in ELSEWHERE for each in leg[:tried]):
-                exchange.notice("fallback", "The first route failed; another one answers.")
+            if tried and attempt.reason == "failover" and route.recorded is None:
+                if not any(each.reason == "failover" for each in leg[:tried]):
+                    exchange.notice("fallback", "The first route failed; another one answers.")
             if not tried and route.goes_on and is_one_text(request):
                 self.heard = Hearing(self.client, exchange, self.generation.config.providers)
             elif attempt.reason == "continue" and self.heard is not None:

@@ -7,17 +7,17 @@ Rule 2: a dollar budget covers no model without a price: what is not known can n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 from clawproxy.config.budgets import Limit, parse_action, parse_limit, parse_scope, parse_soft
 from clawproxy.config.findings import Findings, Names
-from clawproxy.config.groups import flat_routes
+from clawproxy.config.groups import check_groups, flat_routes
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import BudgetConfig, Config, ModelConfig, RouteConfig
+from clawproxy.config.schema import BudgetConfig, Config
 from clawproxy.config.structure import suggest
 from clawproxy.config.units import shown
-from clawproxy.rates import price_of
+from clawproxy.rates import prices_of
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -26,6 +26,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 def check_budgets(config: Config, names: Names, found: Findings, *, meter: bool) -> None:
     """`meter`: whether the plugin that keeps budgets is at work."""
     seen: dict[tuple[str, str, str | None, bool], str] = {}
+    whole = check_groups(config.models, Findings()) and all(
+        route.provider is not None or route.model in config.models for model in config.models.values() for route in model.routes
+    )
+    """Whether routes lead somewhere; else that is said already, and nobody can tell what they cost."""
     for name, budget in config.budgets.items():
         path: KeyPath = ("budgets", name)
         if not _NAME.fullmatch(name):
@@ -49,7 +53,7 @@ def check_budgets(config: Config, names: Names, found: Findings, *, meter: bool)
         if counts in seen:
             found.wrong(path, f"counts what `{seen[counts]}` counts; make them one, with `soft` for the lower limit")
         seen.setdefault(counts, name)
-        if limit.unit == "nano":
+        if limit.unit == "nano" and whole:
             _check_prices(scope, config, names, (*path, "limit"), found)
 
 
@@ -96,11 +100,7 @@ def _check_prices(scope: tuple[str, str], config: Config, names: Names, where: K
             where, "counts dollars, but there are no [models] to say what anything costs; write them, each with its price"
         )
         return
-    lacking = sorted(
-        name
-        for name, model in config.models.items()
-        if _covers(scope, name, config) and not _is_priced(config, name, model, scope)
-    )
+    lacking = sorted(name for name in config.models if _covers(scope, name, config) and not _is_priced(config, name, scope))
     if lacking:
         listed = ", ".join(f"`{shown(name)}`" for name in lacking[:5]) + (" and more" if len(lacking) > 5 else "")
         words = "has no price" if len(lacking) == 1 else "have no price"
@@ -117,17 +117,10 @@ def _covers(scope: tuple[str, str], model: str, config: Config) -> bool:
     return True
 
 
-def _is_priced(config: Config, name: str, model: ModelConfig, scope: tuple[str, str]) -> bool:
+def _is_priced(config: Config, name: str, scope: tuple[str, str]) -> bool:
+    """Whether every route a request for the model may take has a price."""
+    prices = prices_of(config, name)
     return all(
-        route.price is not None
-        or model.price is not None
-        or _inner_price(config.models, route)
-        or price_of(config, route.provider or "", route.model) is not None
-        for route in flat_routes(config.models, name)
-        if scope[0] != "provider" or scope[1] in ("*", route.provider)
+        price is not None or (scope[0] == "provider" and scope[1] not in ("*", route.provider))
+        for price, route in zip(prices, flat_routes(config.models, name), strict=False)
     )
-
-
-def _inner_price(models: Mapping[str, ModelConfig], route: RouteConfig) -> bool:
-    """Whether the model whose own route it is has a price."""
-    return any(model.price is not None and any(each is route for each in model.routes) for model in models.values())

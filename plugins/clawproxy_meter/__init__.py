@@ -49,11 +49,11 @@ class MeterSettings:
 
     estimate_bytes_per_token: float = field(default=4.0, validator=validators.gt(0))
     """How many bytes of UTF-8 text count as one token, where a provider measured nothing and nothing else counts."""
-    default_output_tokens: int = field(default=4096, validator=validators.ge(16))
-    """How long an answer may be that comes under a budget, where neither the client nor the route says."""
     count: Literal["bytes", "tokens"] = "bytes"
     """What is reserved for a prompt, and what a cut answer is billed by: bytes, or the model's own tokens where its vocabulary is
     known (`clawproxy[tokenizers]`)."""
+    default_output_tokens: int = field(default=4096, validator=validators.ge(16))
+    """How long an answer may be that comes under a budget, where neither the client nor the route says."""
 
 
 @frozen(slots=True)
@@ -63,11 +63,11 @@ class Meter:
     settings: MeterSettings
     prices: Mapping[str, PriceConfig]
     """By the model's name; only those that have one."""
-    rules: Rules = NO_RULES
     config: Config | None = None
     """Where a route that brings no price may find one; None where nothing has any."""
     found: dict[tuple[str, str], PriceConfig | None] = field(factory=dict)
     """By provider and the model's name there: what was looked up."""
+    rules: Rules = NO_RULES
 
     def look_up(self, config: Config, route: Route) -> PriceConfig | None:
         key = route.provider, route.model
@@ -93,8 +93,8 @@ def configure(config: MeterSettings | None, app: App) -> Meter:
             for route in model.routes:
                 counter_for(route.model)  # read now, and not while a request waits
     prices = {name: model.price for name, model in app.config.models.items() if model.price is not None}
-    found = app.config if may_price(app.config) else None
-    return Meter(config or MeterSettings(), prices, compiled(app.config.budgets), found)
+    rules = compiled(app.config.budgets)
+    return Meter(config or MeterSettings(), prices, app.config if may_price(app.config) else None, rules=rules)
 
 
 @hookimpl
@@ -109,9 +109,8 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
         price = state.prices.get(request.model)
     if price is None and state.config is not None:
         price = state.look_up(state.config, route)
-    service, settings = service_of(exchange), state.settings
-    size = settings.estimate_bytes_per_token
-    count = counter_for(route.model) if settings.count == "tokens" else None
+    settings, service = state.settings, service_of(exchange)
+    size, count = settings.estimate_bytes_per_token, counter_for(route.model) if settings.count == "tokens" else None
     if state.rules.rules:
         cover = state.rules.cover(exchange, request.model, route.provider)
         if cover is not None:
@@ -119,7 +118,7 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
                 log.error("model %s has no price, and comes under a budget in dollars", request.model)
                 raise ClawError("internal", policy="meter")
             budgets, most = budgets_of(service), settings.default_output_tokens
-            return Budgeted(service, exchange, request, route, attempt, size, price, budgets, cover, most)
+            return Budgeted(service, exchange, request, route, attempt, size, price, count, budgets, cover, most)
     return Metered(service, exchange, request, route, attempt, size, price, count)
 
 

@@ -29,10 +29,11 @@ from clawproxy_meter import figures
 from clawproxy_meter.attempts import Metered
 from clawproxy_meter.budgets import Budgets, Watch, log
 from clawproxy_meter.queues import Ticket
-from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, Applied, Cover, Need, Rule, claim_of
+from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, TIGHT_BYTES, Applied, Cover, Need, Rule, claim_of
 
 if TYPE_CHECKING:
     from clawproxy.context import App, Attempt, Exchange
+    from clawproxy.counting import Count
     from clawproxy.messages import ChatRequest, Route
 
 LEAST_OUTPUT: Final = 16
@@ -68,17 +69,20 @@ class Budgeted(Metered):
         attempt: Attempt,
         bytes_per_token: float,
         price: PriceConfig | None,
+        count: Count | None,
         budgets: Budgets,
         cover: Cover,
         default_output: int,
     ) -> None:
-        super().__init__(app, exchange, request, route, attempt, bytes_per_token, price)
+        super().__init__(app, exchange, request, route, attempt, bytes_per_token, price, count)
         self._budgets = budgets
         self._cover = cover
         self._applied = cover.applied
         self._held: list[int] = []
         """Of each budget that applies, in their order."""
-        self._need = Need(self._reserved, price)
+        counted = self._running is not None  # then what is reserved for the row are the model's own tokens
+        given = figures.prompt_bound(request, route.context_tokens) if counted else self._reserved
+        self._need = Need(given, self._reserved if counted else -(-given // TIGHT_BYTES), price, request)
         self._free = route.recorded is not None or request.operation == "count_tokens"
         self._output = 0
         """Tokens of the answer that are held."""

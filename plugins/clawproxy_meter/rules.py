@@ -19,6 +19,7 @@ from clawproxy.stores.base import UNLIMITED, Account, Claim, Window
 if TYPE_CHECKING:
     from clawproxy.config import BudgetConfig
     from clawproxy.context import Exchange
+    from clawproxy.messages import ChatRequest
 
 OF_OUTPUT: Final = frozenset({"tokens", "output_tokens", "nano"})
 """Units that the length of an answer counts in."""
@@ -173,10 +174,24 @@ def _words(limit: str, unit: Unit, window: str | None, sliding: bool) -> str:
     return f"{limit} in any {window}" if sliding else f"{limit} {article} {window}"
 
 
-def most_cost(given: int, taken: int, price: PriceConfig) -> int:
-    """Nano-dollars of so many tokens at most, whatever kinds they turn out to be, in whatever service tier they are served."""
-    tiers = (None, *price.service) if price.service else (None,)
-    return max(most_nano(price, given, taken, tier) or 0 for tier in tiers)
+_rates: dict[int, tuple[PriceConfig, int, int]] = {}
+"""Pico-dollars of a token at most, of the prompt and of the answer, by the price's identity."""
+
+
+def most_cost(given: int, taken: int, price: PriceConfig, tier: str | None = None) -> int:
+    """Nano-dollars of so many tokens at most, whatever kinds of tokens the provider takes them for. A service tier that was asked
+    for need not be given: the dearest one counts then."""
+    if tier is None and not price.tiers and not price.request:  # nearly all prices: 12 -> 1 us
+        own = _rates.get(id(price))
+        if own is None or own[0] is not price:
+            if len(_rates) >= COVERS:
+                _rates.clear()
+            own = _rates[id(price)] = price, most_nano(price, 1000, 0) or 0, most_nano(price, 0, 1000) or 0
+        return -((given * own[1] + taken * own[2]) // -1000)
+    most = most_nano(price, given, taken) or 0
+    if tier is not None:
+        most = max(most, *(most_nano(price, given, taken, each) or 0 for each in (tier, *price.service)))
+    return most
 
 
 class Need:
@@ -184,23 +199,27 @@ class Need:
 
     Args:
         given: upper bound of the prompt, in tokens, as `strict` takes it.
+        tight: as `tight` does.
         price: None only where no budget counts dollars.
     """
 
-    __slots__ = ("given", "price")
+    __slots__ = ("_given", "_price", "_tier", "_tight")
 
-    def __init__(self, given: int, price: PriceConfig | None) -> None:
-        self.given = given
-        self.price = price
+    def __init__(self, given: int, tight: int, price: PriceConfig | None, request: ChatRequest) -> None:
+        self._given = given
+        self._tight = tight
+        self._price = price
+        tier = request.extra.get("service_tier") if request.extra else None
+        self._tier = tier if isinstance(tier, str) else None
 
     def amount(self, rule: Rule, output: int) -> int:
         unit = rule.unit
         if unit in AT_ONCE:
             return 1
-        given = -(-self.given // TIGHT_BYTES) if rule.tight else self.given
+        given = self._tight if rule.tight else self._given
         if unit == "nano":
-            assert self.price is not None
-            return most_cost(given, output, self.price)
+            assert self._price is not None
+            return most_cost(given, output, self._price, self._tier)
         return given + output if unit == "tokens" else given if unit == "input_tokens" else output
 
     def longest(self, rule: Rule, room: int, output: int) -> int:

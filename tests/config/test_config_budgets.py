@@ -101,6 +101,19 @@ def test_dollars_where_all_that_is_covered_has_a_price(tmp_path: Path) -> None:
     ]
 
 
+def test_the_shipped_card_is_a_price(tmp_path: Path) -> None:
+    card = '[providers.openai]\nbase_url = "https://api.openai.com/v1"\n[models.m]\nroutes = [{ provider = "openai", model = "gpt-4o-mini" }]\n'
+    assert budget(tmp_path, f'{DAY}scope = "global"\nlimit = "$5"', card) == []
+    assert len(budget(tmp_path, f'{DAY}scope = "global"\nlimit = "$5"', f'{card}[rates]\ncard = "none"\n')) == 1
+
+
+def test_routes_that_lead_nowhere_are_said_once(tmp_path: Path) -> None:
+    for routes in ('[{ model = "c" }]', '[{ model = "none" }]'):
+        models = f"[models.c]\nroutes = {routes}\n"
+        [problem] = budget(tmp_path, f'{DAY}scope = "global"\nlimit = "$5"', models)
+        assert problem.startswith("models.c.routes")
+
+
 def test_two_that_count_the_same(tmp_path: Path) -> None:
     one = f'{DAY}scope = "global"\nlimit = "5 requests"\n'
     assert budget(tmp_path, f"{one}[budgets.c]\n{one}") == [

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import trio
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clawproxy.config import BudgetConfig
+from clawproxy.config import BudgetConfig, Factor, PerRequest, Price, PriceConfig, ServicePrice
+from clawproxy.costs import cost_nano, most_nano
 from clawproxy.events import Event, Finish, Text, UsageReport
 from clawproxy.messages import Usage
 from clawproxy.stores.base import Account
 from clawproxy.testing import Answer, Pause, claw
+from clawproxy_meter.rules import most_cost
 from tests.plugins.budgets import SURE, at_once, budgeted, codes, configured, spent, who
 
 BOUND = 18 + 20
@@ -289,3 +293,23 @@ async def test_cancelled_requests_give_back_what_they_held() -> None:
         [standing] = await gateway.store.standing([Account("global", "tokens", "day", False)], 0)
         assert standing.held == 0
         assert 0 < standing.used < 2 * BOUND
+
+
+async def test_a_dearer_service_tier_is_held_for_where_it_was_asked_for() -> None:
+    price = PriceConfig(Price(1_000_000), Price(2_000_000), cache_write=Price(3_000_000), request=PerRequest(7))
+    dear = evolve(price, service={"priority": ServicePrice(factor=Factor(2_000_000))})
+    assert most_cost(10, 5, price) == 10 * 3000 + 5 * 2000 + 7
+    assert most_cost(10, 5, dear, "priority") == 2 * (10 * 3000 + 5 * 2000 + 7)
+    assert most_cost(10, 5, dear, "nobody's") == 2 * (10 * 3000 + 5 * 2000 + 7)
+    assert most_cost(10, 5, dear) == 10 * 3000 + 5 * 2000 + 7
+
+
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.lists(st.integers(0, 10**9), min_size=4, max_size=4), st.booleans())
+def test_the_most_it_may_cost_is_more_than_any_kind_of_tokens_does(
+    given_: int, taken: int, rates: list[int], cached: bool
+) -> None:
+    price = PriceConfig(Price(rates[0]), Price(rates[1]), Price(rates[2]), Price(rates[3]) if cached else None)
+    most = most_cost(given_, taken, price)
+    assert most == most_nano(price, given_, taken)
+    for usage in (Usage(given_, taken), Usage(given_, taken, given_), Usage(given_, taken, 0, given_, taken)):
+        assert most >= (cost_nano(usage, price) or 0)
