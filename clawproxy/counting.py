@@ -5,8 +5,8 @@ Rule 1, the bound: a token of byte-level BPE has at least one byte of UTF-8, so 
 Rule 2, exact: where a vocabulary is known for a model's name and installed (`clawproxy[tokenizers]`), its text is counted as the
         provider counts it. Nothing is ever fetched. Of a prompt at most `MOST_COUNTED` bytes are, for it takes the interpreter's
         time (12 ns to 70 ns a byte); the others count by rule 1.
-Rule 3, the estimate: bytes through four. English has 4 to 5 bytes a token, Chinese about 3, code and JSON 3 to 4: a guess of the
-        right size, and no bound.
+Rule 3, the estimate: bytes through four. English and code have 4 to 5 bytes a token, JSON 3, Chinese 3 to 5 by the vocabulary:
+        a guess of the right size, and no bound.
 Rule 4: all of this is about text. What an image, a recording or a file comes to is up to the provider, so they are bounded by a
         provider's usual maximum; a provider's own tools and hidden reasoning are not bounded at all.
 """

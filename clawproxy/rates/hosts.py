@@ -8,37 +8,36 @@ Rule: who else answers at an address of their own (a server of one's own, a rese
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from clawproxy.config.schema import ProviderConfig
 
-HOSTS: Final[tuple[tuple[str, str], ...]] = (
-    ("api.openai.com", "openai"),
-    ("api.anthropic.com", "anthropic"),
-    ("generativelanguage.googleapis.com", "google"),
-    ("api.groq.com", "groq"),
-    ("api.mistral.ai", "mistral"),
-    ("api.deepseek.com", "deepseek"),
-    ("api.cohere.com", "cohere"),
-    ("api.cohere.ai", "cohere"),
-    ("openrouter.ai", "openrouter"),
-    ("api.x.ai", "x-ai"),
-    ("api.together.xyz", "together"),
-    ("api.together.ai", "together"),
-    ("api.fireworks.ai", "fireworks"),
-    ("api.cerebras.ai", "cerebras"),
-    ("api.perplexity.ai", "perplexity"),
-    ("api.moonshot.*", "moonshotai"),
-    ("api.minimax.*", "minimax"),
-    ("api.minimaxi.com", "minimax"),
-    ("api.z.ai", "zai"),
-)
+HOSTS: Final[Mapping[str, str]] = {
+    "api.openai.com": "openai",
+    "api.anthropic.com": "anthropic",
+    "generativelanguage.googleapis.com": "google",
+    "api.groq.com": "groq",
+    "api.mistral.ai": "mistral",
+    "api.deepseek.com": "deepseek",
+    "api.cohere.com": "cohere",
+    "api.cohere.ai": "cohere",
+    "openrouter.ai": "openrouter",
+    "api.x.ai": "x-ai",
+    "api.together.xyz": "together",
+    "api.together.ai": "together",
+    "api.fireworks.ai": "fireworks",
+    "api.cerebras.ai": "cerebras",
+    "api.moonshot.ai": "moonshotai",
+    "api.moonshot.cn": "moonshotai",
+    "api.minimax.io": "minimax",
+    "api.minimaxi.com": "minimax",
+    "api.z.ai": "zai",
+}
 PROFILES: Final[Mapping[str, str]] = {name: name for name in ("openai", "groq", "mistral", "deepseek", "openrouter")}
 """`[providers.NAME] profile`: whoever names one of these means that vendor, whatever the address."""
-VENDORS: Final = frozenset(vendor for _, vendor in HOSTS)
+VENDORS: Final = frozenset(HOSTS.values())
 
 
 def vendor_of(provider: ProviderConfig) -> str | None:
@@ -49,4 +48,4 @@ def vendor_of(provider: ProviderConfig) -> str | None:
         host = urlsplit(provider.base_url or "").hostname or ""
     except ValueError:  # who checks addresses says so
         return None
-    return next((vendor for pattern, vendor in HOSTS if fnmatchcase(host, pattern)), None)
+    return HOSTS.get(host)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from clawproxy.config import Config, Factor, PerRequest, Price, PriceConfig, PriceTier, RatesConfig, ServicePrice
+from clawproxy.config import Config, Factor, PerRequest, PipelineConfig, Price, PriceConfig, PriceTier, RatesConfig, ServicePrice
 from clawproxy.config.load import load
 from clawproxy.config.units import parse_dollars, parse_factor
-from tests.config.test_config_load import GOOD_PROVIDER, problems
+from clawproxy.errors import ConfigError
+from tests.config.test_config_load import GOOD_PROVIDER
 
 FULL = """
 [rates]
@@ -34,7 +35,15 @@ service = { flex = { factor = "0.5" }, priority = { input = "2.50", output = "20
 
 def read(tmp_path: Path, text: str) -> Config:
     (tmp_path / "claw.toml").write_text(text)
-    return load(tmp_path / "claw.toml", settings={}, environ={}).config
+    return load(tmp_path / "claw.toml", settings={}, known_plugins=PipelineConfig().order, environ={}).config
+
+
+def wrongs(tmp_path: Path, text: str) -> list[str]:
+    try:
+        read(tmp_path, text)
+    except ConfigError as error:
+        return [line.replace(f"{tmp_path}/", "") for line in error.problems]
+    return []
 
 
 def test_a_price_in_full(tmp_path: Path) -> None:
@@ -59,65 +68,66 @@ def test_the_card_counts_unless_it_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ('[rates]\ncard = "mine"\n', ['5: rates.card: "mine" is not known; known are `shipped`, `none`']),
+        ('[rates]\ncard = "mine"\n', ['4: rates.card: "mine" is not known; known are `shipped`, `none`']),
         (
             '[rates]\ncrad = "none"\n',
-            ['5: rates.crad: is not a key here; did you mean `card`?, or write a table of prices for "PROVIDER/MODEL"'],
+            ['4: rates.crad: is not a key here; did you mean `card`?, or write a table of prices for "PROVIDER/MODEL"'],
         ),
         (
             '[rates."b/m"]\ninput = "1"\noutput = "2"\n',
-            ['4: rates."b/m": "b" is not in [providers]; known are `a`'],
+            ['3: rates."b/m": "b" is not in [providers]; known are `a`'],
         ),
-        ('[rates."a/m"]\ninput = "1"\n', ['4: rates."a/m".output: is missing; add `output = ...` here']),
+        ('[rates."a/m"]\ninput = "1"\n', ['3: rates."a/m".output: is missing; add `output = ...` here']),
         (
             '[rates."a/m"]\ninput = 1\noutput = "2"\norigin = "me"\nouput = "3"\n',
             [
-                '5: rates."a/m".input: an integer is no price; write dollars per million tokens as a string, like "0.15"',
-                '7: rates."a/m".origin: is not a key here; known are `input`, `output`, `cached_input`, `cache_write`, '
+                '4: rates."a/m".input: an integer is no price; write dollars per million tokens as a string, like "0.15"',
+                '6: rates."a/m".origin: is not a key here; known are `input`, `output`, `cached_input`, `cache_write`, '
                 "`cache_write_1h`, `cached_audio`, `reasoning`, `audio_input`, `audio_output`, `image_input`, `image_output`, "
                 "`request`, `tiers`, `service`",
-                '8: rates."a/m".ouput: is not a key here; did you mean `output`?',
+                '7: rates."a/m".ouput: is not a key here; did you mean `output`?',
             ],
         ),
         (
             '[rates."a/m"]\ninput = "1"\noutput = "2"\nrequest = "0.0000000001"\n',
-            ['7: rates."a/m".request: "0.0000000001" is no price of a request; write dollars, like "0.005", to nine decimals at most'],
+            ['6: rates."a/m".request: "0.0000000001" is no price of a request; write dollars, like "0.005", to '
+             "nine decimals at most"],
         ),
         (
             '[rates."a/m"]\ninput = "1"\noutput = "2"\ntiers = [{ above = 9, input = "1" }, { above = 9 }, { above = 0 }]\n',
             [
-                '7: rates."a/m".tiers[1].above: 9 is not above 9; write the tiers in rising order',
-                '7: rates."a/m".tiers[2].above: 0 is no length of a prompt; write 1 token or more',
+                '6: rates."a/m".tiers[1].above: 9 is not above 9; write the tiers in rising order',
+                '6: rates."a/m".tiers[2].above: 0 is no length of a prompt; write 1 token or more',
             ],
         ),
         (
-            '[models.x]\nprice = { input = "1", output = "2", service = { flex = {}, b = { factor = "2", input = "1", output = "1" }, '
+            '[models.x]\nprice = { input = "1", output = "2", service = { flex = {}, b = { factor = "2", input = "1", '
+            'output = "1" }, '
             'c = { factor = "0.5", request = "1" }, d = { input = "1" } } }\nroutes = [{ provider = "a", model = "m" }]\n',
             [
-                '5: models.x.price.service.b: is no price; write { factor = "0.5" }, or prices of its own: { input = "...", '
+                '4: models.x.price.service.b: is no price; write { factor = "0.5" }, or prices of its own: { input = "...", '
                 'output = "..." }',
-                "5: models.x.price.service.c: has a factor and prices; write one or the other",
-                '5: models.x.price.service.d: is no price; write { factor = "0.5" }, or prices of its own: { input = "...", '
+                "4: models.x.price.service.c: has a factor and prices; write one or the other",
+                '4: models.x.price.service.d: is no price; write { factor = "0.5" }, or prices of its own: { input = "...", '
                 'output = "..." }',
-                '5: models.x.price.service.flex: is no price; write { factor = "0.5" }, or prices of its own: { input = "...", '
+                '4: models.x.price.service.flex: is no price; write { factor = "0.5" }, or prices of its own: { input = "...", '
                 'output = "..." }',
             ],
         ),
-        ('[rates."a/"]\ninput = "1"\noutput = "2"\n', ['4: rates."a/": names no model; write "PROVIDER/MODEL"']),
+        ('[rates."a/"]\ninput = "1"\noutput = "2"\n', ['3: rates."a/": names no model; write "PROVIDER/MODEL"']),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, wrong: list[str]) -> None:
-    assert GOOD_PROVIDER.count("\n") == 3
-    assert problems(tmp_path, GOOD_PROVIDER + text) == [f"claw.toml:{line}" for line in wrong]
+    assert wrongs(tmp_path, GOOD_PROVIDER + text) == [f"claw.toml:{line}" for line in wrong]
 
 
 def test_a_cost_strategy_is_content_with_the_rates(tmp_path: Path) -> None:
     routes = '[models.x]\nstrategy = "cost"\nroutes = [{ provider = "a", model = "m" }]\n'
-    assert problems(tmp_path, GOOD_PROVIDER + routes) != []
-    assert problems(tmp_path, GOOD_PROVIDER + routes + '[rates."a/m"]\ninput = "1"\noutput = "2"\n') == []
+    assert wrongs(tmp_path, GOOD_PROVIDER + routes) != []
+    assert wrongs(tmp_path, GOOD_PROVIDER + routes + '[rates."a/m"]\ninput = "1"\noutput = "2"\n') == []
     known = '[providers.o]\nbase_url = "https://api.openai.com/v1"\n' + routes.replace('"a"', '"o"').replace('"m"', '"gpt-5"')
-    assert problems(tmp_path, known) == []
-    assert problems(tmp_path, known + '[rates]\ncard = "none"\n') != []
+    assert wrongs(tmp_path, known) == []
+    assert wrongs(tmp_path, known + '[rates]\ncard = "none"\n') != []
 
 
 def test_decimals() -> None:

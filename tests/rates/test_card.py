@@ -126,7 +126,7 @@ def test_whose_prices_a_providers_are(settings: ProviderConfig, vendor: str | No
 
 
 def test_every_host_of_the_list_has_a_card() -> None:
-    assert {vendor for _, vendor in HOSTS} <= set(CARD.providers)
+    assert set(HOSTS.values()) <= set(CARD.providers)
 
 
 # --- the one look-up -----------------------------------------------------------------------------------------------------------
