@@ -114,6 +114,8 @@ class Race:
     def _ask(self) -> Attempt | None:
         try:
             return self._another()
+        except ClawError:  # it knows of no other, and says why
+            return None
         except Exception as error:  # a plan that can not name a second route must not cost the first its answer
             self.generation.crashed(self.exchange, error)
             return None

@@ -44,5 +44,8 @@ class Continuing:
             return None
         # As if each had failed before it said anything: then the plan names another.
         silent = [evolve(attempt, content=False, error=LOST if attempt.content else attempt.error) for attempt in history]
-        route = self.plan.next(silent) or last.route
+        try:
+            route = self.plan.next(silent) or last.route
+        except ClawError:  # every other rests
+            return None
         return evolve(route, reason="continue", hedge_after=None)

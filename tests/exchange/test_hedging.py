@@ -333,6 +333,32 @@ async def test_a_refused_first_ends_the_request_as_it_would_alone(autojump_clock
         assert len(story(answer)) == 1
 
 
+class Refusing:
+    """A plan that has one route, and says why there is no other."""
+
+    def __init__(self, error: Exception) -> None:
+        self.candidates = [Route("first", "test-model", hedge_after=1.0), Route("second", "test-model")]
+        self.error = error
+
+    def next(self, history: Sequence[Attempt]) -> Route | None:
+        if history:
+            raise self.error
+        return self.candidates[0]
+
+    @hookimpl
+    async def choose_route(self) -> Refusing:
+        return self
+
+
+@pytest.mark.parametrize("error", [ClawError("provider_error.breaker_open"), RuntimeError("a defect")])
+async def test_a_plan_that_raises_costs_the_first_nothing(error: Exception, autojump_clock: Clock) -> None:
+    async with claw({"router2": Refusing(error)}, config=hedged()) as gateway:
+        gateway.upstream.will_say(Pause(5), "first")
+        answer = await gateway.ask("Hi")
+        assert answer.text == "first"
+        assert story(answer) == [("first", "first", "complete")]
+
+
 class Breaks:
     @hookimpl
     def tap_response(self, route: Route) -> Transform | None:
