@@ -150,9 +150,9 @@ class _Story:
                     continue
             attempt = self._begun(leg, route)
             exchange.route = route
-            if tried and attempt.reason == "failover" and route.recorded is None:
-                if not any(each.reason == "failover" for each in leg[:tried]):
-                    exchange.notice("fallback", "The first route failed; another one answers.")
+            is_told = any(each.reason == "failover" for each in leg[:tried])
+            if tried and attempt.reason == "failover" and route.recorded is None and not is_told:
+                exchange.notice("fallback", "The first route failed; another one answers.")
             if not tried and route.goes_on and is_one_text(request):
                 self.heard = Hearing(self.client, exchange, self.generation.config.providers)
             elif attempt.reason == "continue" and self.heard is not None:
