@@ -217,6 +217,8 @@ class Considered:
     """In a word of a closed set: why it came first, or was left out; empty for those between."""
     score: float | None = None
     """What it was ordered by, less is better; None where no figure did."""
+    cached: int | None = None
+    """Tokens of the prompt that its provider's cache is expected to have, where that counted."""
 
 
 def _no_secrets(ref: SecretRef) -> Secret:

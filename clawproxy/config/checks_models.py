@@ -13,6 +13,9 @@ from clawproxy.config.structure import suggest
 from clawproxy.config.units import shown
 
 STRATEGIES: Final = ("priority", "weighted", "cost", "latency", "load", "capability", "region")
+AFFINITIES: Final = ("off", "prefix", "session")
+AFFINE: Final = ("weighted", "cost", "latency", "load")
+"""Strategies that have a choice; the others take the routes as they are written."""
 MOST_QUALITY: Final = 1000
 MOST_WEIGHT: Final = 1_000_000
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -28,6 +31,7 @@ def check_models(config: Config, names: Names, found: Findings) -> None:
             found.wrong(
                 (*path, "strategy"), f'"{shown(model.strategy)}" is no known strategy; {suggest(model.strategy, STRATEGIES)}'
             )
+        _check_affinity(model, (*path, "affinity"), found)
         _check_tier(model.quality, (*path, "quality"), found)
         if not model.routes:
             found.wrong((*path, "routes"), 'is empty; add one, like { provider = "openai", model = "gpt-4o-mini" }')
@@ -94,6 +98,14 @@ def has_price(route: RouteConfig, model: ModelConfig, config: Config) -> bool:
     if inner is None:
         return True  # said already
     return all(has_price(each, inner, config) or model.price is not None for each in inner.routes)
+
+
+def _check_affinity(model: ModelConfig, where: KeyPath, found: Findings) -> None:
+    if model.affinity not in AFFINITIES:
+        found.wrong(where, f'"{shown(model.affinity)}" is no affinity; {suggest(model.affinity, AFFINITIES)}')
+    elif model.affinity != "off" and model.strategy in STRATEGIES and model.strategy not in AFFINE:
+        sentence = f'has no meaning with strategy "{model.strategy}", which takes the routes as they are written; use "load", '
+        found.wrong(where, sentence + '"weighted", "cost" or "latency"')
 
 
 def _check_tier(tier: int, where: KeyPath, found: Findings) -> None:

@@ -135,6 +135,8 @@ class ModelConfig:
     """None: not known, so that no cost is (which is not the same as free)."""
     quality: int = 0
     """The least tier of a route that a request for it takes."""
+    affinity: str = "off"
+    """By what requests are sent where their prompt is cached: `prefix`, `session`."""
 
 
 @frozen

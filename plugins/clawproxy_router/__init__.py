@@ -18,6 +18,7 @@ from clawproxy.config import Config
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.hookspecs import hookimpl
 from clawproxy.messages import ChatRequest, Route
+from clawproxy_router.affinity import Trail, trail_of
 from clawproxy_router.candidates import candidates_for
 from clawproxy_router.choosing import Choice
 from clawproxy_router.learned import Learned, learned_of
@@ -33,6 +34,7 @@ __all__ = ["PriorityPlan", "RouterSettings", "candidates_for"]
 
 PLANS = 4096
 """Plans kept ready."""
+TRAILS = "router.affinity"
 ONLY_PRIORITY = frozenset({"priority"})
 
 
@@ -80,7 +82,7 @@ def configure(config: RouterSettings, app: App) -> Router:
         kinds = strategies(tree)
         if kinds != ONLY_PRIORITY:
             trees[name] = tree
-        if kinds & LEARNING:
+        if kinds & LEARNING or tree.sticky:
             watched |= set(tree.places)
     return Router(app.config, config, app, trees, frozenset(watched))
 
@@ -113,7 +115,10 @@ def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group)
     needs = needs_of(request, exchange.principal, exchange.wanted)
     exchange.state["router"] = needs
     learned, settings = state.learned(), state.settings
-    choice = Choice(needs, learned, request.model, settings.explore, settings.memory, learned.now())
+    trails = _trails(exchange, request, state, learned, tree) if tree.sticky else {}
+    choice = Choice(
+        needs, learned, request.model, settings.explore, settings.memory, learned.now(), trails, settings.affinity_load
+    )
     try:
         routes = choice.made(tree)
     finally:
@@ -123,9 +128,23 @@ def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group)
     return PriorityPlan(routes, settings.max_attempts)
 
 
+def _trails(exchange: Exchange, request: ChatRequest, state: Router, learned: Learned, tree: Group) -> dict[str, Trail]:
+    """What the prompt is known by, and which places have it in their caches."""
+    trails: dict[str, Trail] = {}
+    for kind in tree.sticky:
+        trail = trail_of(kind, exchange, request, state.app)
+        if trail is not None:
+            trail.expected.update(learned.caches.recall(trail, learned.now()))
+            trails[kind] = trail
+    exchange.state[TRAILS] = trails
+    return trails
+
+
 @hookimpl
 def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Router) -> Watch | None:
     if route.recorded is not None or (route.provider, route.model) not in state.watched:
         return None
     needs: Needs | None = exchange.state.get("router")
-    return Watch(state.learned(), exchange, request, attempt, needs, state.settings.memory)
+    trails: dict[str, Trail] = exchange.state.get(TRAILS, {})
+    settings = state.settings
+    return Watch(state.learned(), exchange, request, attempt, needs, settings.memory, trails.values(), settings.affinity_ttl)
