@@ -17,6 +17,7 @@ from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[deadlines]`": Deadlines,
     "## `[limits]`": schema.LimitsConfig,
     "## `[log]`": schema.LogConfig,
+    "### `[plugins.truncate.models.NAME]`": TruncateModel,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
 }
 
