@@ -57,8 +57,13 @@ async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) 
     call = Call(
         request_id=new_id(),
         surface=exchange.surface,
-        # The model is the operator's choice, whatever the key may ask for by name.
-        principal=evolve(exchange.principal, models=(*exchange.principal.models, request.model)),
+        principal=evolve(
+            exchange.principal,
+            user=exchange.user,
+            app=exchange.app,
+            # The model is the operator's choice, whatever the key may ask for by name.
+            models=(*exchange.principal.models, request.model),
+        ),
         decode=lambda: request,
         lifetime=Lifetime(),
         peer=exchange.peer,

@@ -97,7 +97,7 @@ async def test_a_pinned_message_stays_and_the_client_is_told(tmp_path: Path) -> 
         messages[8]["pinned"] = True
         await connection.say({"type": "llm_request", "id": "a", "model": "test-model", "messages": messages})
         heard = await connection.end()
-        [notice] = [frame for frame in heard if frame["type"] == "notice"]
+        [notice] = [frame for frame in heard if frame["type"] == "llm_notice"]
         assert notice["code"] == "prompt_truncated"
         said = json.dumps(notice)
         assert '"strategy": "middle_out"' in said

@@ -88,6 +88,15 @@ async def test_it_is_an_exchange_of_the_same_caller() -> None:
         assert all(row.opened.user == "ann" for row in (first, second))
 
 
+async def test_whom_the_client_asks_for_counts_there_too() -> None:
+    async with asking(Asks()) as running:
+        running.upstream.will_say("well")
+        running.upstream.will_say("answer")
+        await running.ask(principal=make_principal(may_assert=True), user="bob", metadata={"app": "desk"})
+        rows = await running.store.rows()
+        assert [(row.opened.user, row.opened.app) for row in rows] == [("bob", "desk")] * 2
+
+
 async def test_a_question_asks_no_other() -> None:
     plugin = Asks(again=True)
     async with asking(plugin) as running:
