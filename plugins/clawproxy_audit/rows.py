@@ -96,6 +96,8 @@ class Row(msgspec.Struct, gc=False):
     notices: list[str]
     operation: str
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
+    tags: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """The key's, its `region:` among them."""
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -134,6 +136,8 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
             _Considered(each.provider, each.model, each.why, each.score, each.cached if each.cached else msgspec.UNSET)
             for each in weighed
         ]
+    if principal.tags:
+        row.tags = list(principal.tags[:MAX_NOTICES])
     return to_line(row)
 
 
