@@ -124,7 +124,7 @@ def session_of(exchange: Exchange, request: ChatRequest) -> str | None:
 
 
 def prefix_of(request: ChatRequest, key: bytes) -> Trail | None:
-    """Linear in the prompt, up to `MOST_BLOCKS`: about 2 us for each block."""
+    """Linear in the prompt, up to `MOST_BLOCKS`: about 3 us for each block."""
     most = BLOCK * MOST_BLOCKS
     pieces: list[bytes] = [request.model.encode("utf-8", "surrogatepass")]
     read = size = 0
