@@ -306,6 +306,8 @@ class _Story:
 
     async def _admit(self) -> None:
         """Wait for a place, fairly by key, under the `queue` clock."""
+        if self.call.parent is not None:
+            return  # it has the place of the exchange it is asked in
         admission, key = self.generation.admission, self.exchange.principal.key
         self.ticket = admission.try_enter(key)
         if self.ticket is None:

@@ -168,7 +168,7 @@ class ExchangeClock:
     def _ring(self) -> None:
         if self._now() >= self.ends:
             self._lifetime.cancel((self.beside or self)._total())
-        elif self._hook and self._hook != self._hook_watched:
+        elif self._hook and (self._hook != self._hook_watched or self.exchange.asking):
             self._hook_watched = self._hook
             self._set(self._now() + self._hook_budget)
         elif self._hook:

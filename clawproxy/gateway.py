@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -18,6 +19,7 @@ from attrs import evolve
 
 from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
+from clawproxy.asking import ask
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
 from clawproxy.config.groups import flat_routes
@@ -58,7 +60,7 @@ class Generation:
         self.in_flight = 0
         self.config = config
         self.gateway = gateway
-        self.app = evolve(gateway.app, config=config)
+        self.app = evolve(gateway.app, config=config, ask=partial(ask, self))
         self.admission = gateway.admission
         self.alarms = gateway.alarms
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
@@ -96,6 +98,7 @@ class Generation:
             wanted=call.wanted,
             user=call.principal.user,
             app=call.principal.app,
+            parent=call.parent,
         )
         if call.began is not None:  # its prompt was streamed
             exchange.timing.prompt = exchange.started - call.began

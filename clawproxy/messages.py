@@ -102,6 +102,8 @@ class Message:
     """Before the content and the tool calls, in order."""
     is_error: bool | None = None
     """Of a tool's result: the tool failed."""
+    pinned: bool = False
+    """Its client wants it kept where a prompt does not fit. No provider is told."""
 
     def text(self) -> str:
         """All the text of this message, parts joined."""

@@ -46,6 +46,8 @@ class Call:
     """Trio time at which the request's first message came, where its prompt was streamed: `total` counts from there."""
     wanted: Mapping[str, str] = EMPTY
     """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
+    parent: str | None = None
+    """The `request_id` of the exchange within which a plugin asks this (`App.ask`)."""
 
 
 class Sink(Protocol):

@@ -32,7 +32,7 @@ LAYERS: list[tuple[int, str]] = [
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
     (2, r"clawproxy\.fetch$"),
-    (3, r"clawproxy\.(admission|attempts|continuing|exchange|exchange_clock|gateway|hedging|lastresort|listeners)$"),
+    (3, r"clawproxy\.(admission|asking|attempts|continuing|exchange|exchange_clock|gateway|hedging|lastresort|listeners)$"),
     (4, r"clawproxy\.(server|reload|testing)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),

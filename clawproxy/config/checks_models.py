@@ -14,6 +14,9 @@ from clawproxy.config.units import shown
 from clawproxy.rates import price_of
 
 STRATEGIES: Final = ("priority", "weighted", "cost", "latency", "load", "capability", "region")
+AFFINITIES: Final = ("off", "prefix", "session")
+AFFINE: Final = ("weighted", "cost", "latency", "load")
+"""Strategies that have a choice; the others take the routes as they are written."""
 MOST_QUALITY: Final = 1000
 MOST_WEIGHT: Final = 1_000_000
 MOST_SAID: Final = 500
@@ -31,6 +34,7 @@ def check_models(config: Config, names: Names, found: Findings) -> None:
             found.wrong(
                 (*path, "strategy"), f'"{shown(model.strategy)}" is no known strategy; {suggest(model.strategy, STRATEGIES)}'
             )
+        _check_affinity(model, (*path, "affinity"), found)
         _check_tier(model.quality, (*path, "quality"), found)
         said = model.unavailable
         if said is not None and not (said.isprintable() and len(said.strip()) >= 1 and len(said) <= MOST_SAID):
@@ -102,6 +106,14 @@ def has_price(route: RouteConfig, model: ModelConfig, config: Config) -> bool:
     if inner is None:
         return True  # said already
     return all(has_price(each, inner, config) or model.price is not None for each in inner.routes)
+
+
+def _check_affinity(model: ModelConfig, where: KeyPath, found: Findings) -> None:
+    if model.affinity not in AFFINITIES:
+        found.wrong(where, f'"{shown(model.affinity)}" is no affinity; {suggest(model.affinity, AFFINITIES)}')
+    elif model.affinity != "off" and model.strategy in STRATEGIES and model.strategy not in AFFINE:
+        sentence = f'has no meaning with strategy "{model.strategy}", which takes the routes as they are written; use "load", '
+        found.wrong(where, sentence + '"weighted", "cost" or "latency"')
 
 
 def _check_tier(tier: int, where: KeyPath, found: Findings) -> None:

@@ -225,6 +225,8 @@ class ModelConfig:
     """Whether an answer that is cut in the middle goes on elsewhere."""
     unavailable: str | None = None
     """What its clients are told where no route could serve them, instead of the fault's own words."""
+    affinity: str = "off"
+    """By what requests are sent where their prompt is cached: `prefix`, `session`."""
 
 
 @frozen

@@ -64,6 +64,7 @@ class _Considered(msgspec.Struct, gc=False):
     model: str
     why: str
     score: float | None
+    cached: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class Row(msgspec.Struct, gc=False):
@@ -131,7 +132,10 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
     )
     if exchange.considered:
         weighed = exchange.considered[:MAX_CONSIDERED]
-        row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
+        row.considered = [
+            _Considered(each.provider, each.model, each.why, each.score, each.cached if each.cached else msgspec.UNSET)
+            for each in weighed
+        ]
     if principal.tags:
         row.tags = list(principal.tags[:MAX_NOTICES])
     return to_line(row)

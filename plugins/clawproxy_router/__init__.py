@@ -21,6 +21,7 @@ from clawproxy.config import Config, Hedge
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.hookspecs import Plan, hookimpl
 from clawproxy.messages import EMPTY, ChatRequest, Route
+from clawproxy_router.affinity import Trail, trail_of
 from clawproxy_router.candidates import candidates_for
 from clawproxy_router.choosing import Choice
 from clawproxy_router.continuing import Continuing
@@ -41,6 +42,7 @@ __all__ = ["PriorityPlan", "RouterSettings", "candidates_for"]
 
 PLANS = 4096
 """Plans kept ready."""
+TRAILS = "router.affinity"
 ONLY_PRIORITY = frozenset({"priority"})
 
 
@@ -102,7 +104,7 @@ def configure(config: RouterSettings, app: App) -> Router:
         kinds = strategies(tree)
         if kinds != ONLY_PRIORITY:
             trees[name] = tree
-        if kinds & LEARNING:
+        if kinds & LEARNING or tree.sticky:
             watched |= set(tree.places)
     models = app.config.models
     hedged = {name: model.hedge for name, model in models.items() if model.hedge is not None}
@@ -182,7 +184,10 @@ def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group)
     needs = needs_of(request, exchange.principal, exchange.wanted)
     exchange.state["router"] = needs
     learned, settings = state.learned(), state.settings
-    choice = Choice(needs, learned, request.model, settings.explore, settings.memory, learned.now())
+    trails = _trails(exchange, request, state, learned, tree) if tree.sticky else {}
+    choice = Choice(
+        needs, learned, request.model, settings.explore, settings.memory, learned.now(), trails, settings.affinity_load
+    )
     try:
         routes = choice.made(tree)
     finally:
@@ -209,12 +214,26 @@ def eager(request: ChatRequest, state: Router, routes: Sequence[Route]) -> Plan:
     return Hedging(plan, hedges, hedge, settings.hedge_floor, state.app.count)
 
 
+def _trails(exchange: Exchange, request: ChatRequest, state: Router, learned: Learned, tree: Group) -> dict[str, Trail]:
+    """What the prompt is known by, and which places have it in their caches."""
+    trails: dict[str, Trail] = {}
+    for kind in tree.sticky:
+        trail = trail_of(kind, exchange, request, state.app)
+        if trail is not None:
+            trail.expected.update(learned.caches.recall(trail, learned.now()))
+            trails[kind] = trail
+    exchange.state[TRAILS] = trails
+    return trails
+
+
 @hookimpl
 def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Router) -> Watch | None:
     if route.recorded is not None or (route.provider, route.model) not in state.watched:
         return None
     needs: Needs | None = exchange.state.get("router")
-    return Watch(state.learned(), exchange, request, attempt, needs, state.settings.memory)
+    trails: dict[str, Trail] = exchange.state.get(TRAILS, {})
+    settings = state.settings
+    return Watch(state.learned(), exchange, request, attempt, needs, settings.memory, trails.values(), settings.affinity_ttl)
 
 
 @hookimpl

@@ -29,7 +29,7 @@ LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_regi
 RESTING: Final = frozenset({"breaker_open", "cooling", "spent", "disabled", "ejected"})
 """Why a route is not asked now, or last: by what it did of late (`resting`)."""
 WORDS: Final = frozenset(
-    {*REASONS.values(), *LEFT_OUT, *RESTING, "explore", "failover", "retry", "hedge", "continue", "degraded", ""}
+    {*REASONS.values(), *LEFT_OUT, *RESTING, "cached", "explore", "failover", "retry", "hedge", "continue", "degraded", ""}
 )
 """Every word that a route's reason, or `Considered.why`, can be."""
 LEARNING: Final = frozenset({"cost", "latency", "load"})
@@ -60,6 +60,10 @@ class Group:
     weight: int = 1
     places: tuple[tuple[str, str], ...] = field(default=())
     """Of all leaves below it, each once."""
+    affinity: str = "off"
+    """By what it knows where a prompt is cached: `prefix`, `session`."""
+    sticky: frozenset[str] = frozenset()
+    """`affinity` of the group and of all those below it, `off` left out."""
 
 
 def tree_of(config: Config, name: str) -> Group:
@@ -81,7 +85,9 @@ def _group(config: Config, model: ModelConfig, weight: int, price: PriceConfig |
             if group.children:
                 children.append(group)
     places = dict.fromkeys(key for child in children for key in (child.places if isinstance(child, Group) else (child.key,)))
-    return Group(model.strategy, tuple(children), weight, tuple(places))
+    below = [child.sticky for child in children if isinstance(child, Group)]
+    sticky = frozenset({model.affinity} - {"off"}).union(*below)
+    return Group(model.strategy, tuple(children), weight, tuple(places), model.affinity, sticky)
 
 
 def _leaf(config: Config, each: RouteConfig, provider: str, model: ModelConfig, price: PriceConfig | None, strategy: str) -> Leaf:

@@ -16,6 +16,7 @@ from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -36,6 +37,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[budgets.NAME]`": schema.BudgetConfig,
     "## `[log]`": schema.LogConfig,
     "## `[rates]`": schema.RatesConfig,
+    "### `[plugins.truncate.models.NAME]`": TruncateModel,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
     **{
         f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
