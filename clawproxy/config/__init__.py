@@ -1,5 +1,20 @@
 """Configuration: `schema` holds the keys and their defaults, `load` reads and checks, `units` and `secretrefs` parse values."""
 
+from clawproxy.config.policies import (
+    ACTIONS,
+    DAYS,
+    Comparison,
+    PolicyConfig,
+    RestrictConfig,
+    SizeConfig,
+    TimeConfig,
+    WhenConfig,
+    Words,
+    fits,
+    parse_budget,
+    parse_comparison,
+    parse_hours,
+)
 from clawproxy.config.schema import (
     KIB,
     MIB,
@@ -22,8 +37,11 @@ from clawproxy.config.schema import (
 )
 
 __all__ = [
+    "ACTIONS",
+    "DAYS",
     "KIB",
     "MIB",
+    "Comparison",
     "Config",
     "Duration",
     "KeyConfig",
@@ -31,13 +49,23 @@ __all__ = [
     "LogConfig",
     "ModelConfig",
     "PipelineConfig",
+    "PolicyConfig",
     "PoolConfig",
     "Price",
     "PriceConfig",
     "ProviderConfig",
+    "RestrictConfig",
     "RouteConfig",
     "SecretRef",
     "ServerConfig",
     "Size",
+    "SizeConfig",
     "TLSConfig",
+    "TimeConfig",
+    "WhenConfig",
+    "Words",
+    "fits",
+    "parse_budget",
+    "parse_comparison",
+    "parse_hours",
 ]

@@ -24,6 +24,7 @@ from clawproxy.config.checks import DIALECTS, check
 from clawproxy.config.findings import Names
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
+from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.schema import (
     Config,
     KeyConfig,
@@ -48,7 +49,12 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "limits": LimitsConfig,
     "log": LogConfig,
 }
-_NAMED: Mapping[str, type[Any]] = {"providers": ProviderConfig, "models": ModelConfig, "keys": KeyConfig}
+_NAMED: Mapping[str, type[Any]] = {
+    "providers": ProviderConfig,
+    "models": ModelConfig,
+    "keys": KeyConfig,
+    "policies": PolicyConfig,
+}
 _NOT_YET = {
     "budgets": "budgets are not enforced by this version, and one that is ignored would be a lie; remove it, or cap the spending "
     "at the provider",

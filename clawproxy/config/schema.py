@@ -15,6 +15,7 @@ from typing import Any, NewType
 from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
+from clawproxy.config.policies import PolicyConfig
 
 Duration = NewType("Duration", float)
 """Seconds."""
@@ -204,3 +205,5 @@ class Config:
     log: LogConfig = LogConfig()
     path: Path | None = None
     """The file it came from."""
+    policies: Mapping[str, PolicyConfig] = field(factory=dict)
+    """In the order they are written."""

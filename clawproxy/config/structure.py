@@ -31,6 +31,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.policies import TimeConfig, Words
 from clawproxy.config.schema import Duration, KeyConfig, Price, SecretRef, ServerConfig, Size
 from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_size, shown
 
@@ -118,6 +119,24 @@ def _expires(value: Any, _: Any = None) -> float | None:
 
 def _date_or(value: Any) -> str:
     return "a date without a time" if isinstance(value, datetime.date) else kind_of(value)
+
+
+def _words(value: Any, _: Any = None) -> Words:
+    if isinstance(value, str) and not isinstance(value, EnvText):
+        return Words((value,))
+    if not isinstance(value, (str, list)):
+        raise Wrong(f"is {kind_of(value)}; write a string, or an array of them")
+    made, errors = [], []
+    for index, item in enumerate(_array(value)):
+        try:
+            made.append(_text(item))
+        except Wrong as error:
+            errors.append(_noted(error, IterableValidationNote("", index, str)))
+    if errors:
+        raise IterableValidationError("array", errors, tuple)
+    if not made:
+        raise Wrong("is empty; write a string, or leave the key out")
+    return Words(tuple(made))
 
 
 def _array(value: Any) -> list[Any]:
@@ -238,6 +257,7 @@ def make_converter(base: Path) -> Converter:
         (Duration, _duration),
         (Size, _size),
         (Price, _price),
+        (Words, _words),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)
@@ -267,6 +287,7 @@ def make_converter(base: Path) -> Converter:
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
     of_table(Deadlines, **clocks)
     of_table(KeyConfig, expires=override(struct_hook=_expires))
+    of_table(TimeConfig, after=override(struct_hook=_expires), before=override(struct_hook=_expires))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter
 

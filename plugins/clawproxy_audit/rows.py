@@ -22,6 +22,7 @@ MAX_TEXT = 256
 MAX_ATTEMPTS = 50
 MAX_NOTICES = 50
 MAX_CONSIDERED = 16
+MAX_RULES = 64
 
 _encode = msgspec.json.Encoder().encode
 _HIDDEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -66,8 +67,15 @@ class _Considered(msgspec.Struct, gc=False):
     score: float | None
 
 
+class _Rule(msgspec.Struct, gc=False):
+    rule: str
+    action: str
+    shadow: bool
+
+
 class Row(msgspec.Struct, gc=False):
-    """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh."""
+    """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh,
+    the rules where none spoke, and roles and tags where there are none."""
 
     time: str
     request_id: str
@@ -95,6 +103,9 @@ class Row(msgspec.Struct, gc=False):
     notices: list[str]
     operation: str
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
+    rules: list[_Rule] | msgspec.UnsetType = msgspec.UNSET
+    roles: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -130,6 +141,12 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
     if exchange.considered:
         weighed = exchange.considered[:MAX_CONSIDERED]
         row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
+    if exchange.rules:
+        row.rules = [_Rule(hit.rule, hit.action, hit.shadow) for hit in exchange.rules[:MAX_RULES]]
+    if principal.roles:
+        row.roles = principal.roles[:MAX_RULES]
+    if principal.tags:
+        row.tags = principal.tags[:MAX_RULES]
     return to_line(row)
 
 

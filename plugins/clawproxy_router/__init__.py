@@ -4,7 +4,8 @@ Rule 1: a route is tried again elsewhere only while no content came back, and on
         provider may not have. That holds for every strategy: they order, `PriorityPlan` goes through the order.
 Rule 2: a request that a provider may have begun to work on is not sent to that provider a second time.
 Rule 3: a model nobody configured is answered None (another router may know it); one the caller may not use looks the same.
-Rule 4: where nothing but `priority` is configured nothing is weighed, watched or learnt.
+Rule 4: policies come first (`policies`): they may refuse, rename, restrict; what they leave is then chosen from as ever.
+Rule 5: where nothing but `priority` is configured nothing is weighed, watched or learnt.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from clawproxy_router.choosing import Choice
 from clawproxy_router.learned import Learned, learned_of
 from clawproxy_router.needs import Needs, needs_of
 from clawproxy_router.plan import PriorityPlan, RouterSettings
+from clawproxy_router.policies import Placing, Policies, compiled
+from clawproxy_router.policies.placing import told
 from clawproxy_router.tree import LEARNING, REASONS, Group, strategies, tree_of
 from clawproxy_router.watch import Watch
 
@@ -50,10 +53,12 @@ class Router:
     plans: dict[tuple[str, tuple[str, ...]], PriorityPlan] = field(factory=dict)
     """By model and the caller's `models`: a plan changes with nothing else. Begun anew when full: clients may name models without
     end."""
+    policies: Policies | None = None
+    placing: Placing | None = None
 
     @property
     def unused_hooks(self) -> frozenset[str]:
-        return frozenset() if self.watched else frozenset({"open_attempt"})
+        return frozenset({*(() if self.watched else ("open_attempt",)), *(() if self.policies else ("prepare_request",))})
 
     def learned(self) -> Learned:
         return learned_of(self.app, trio.current_time)
@@ -82,13 +87,39 @@ def configure(config: RouterSettings, app: App) -> Router:
             trees[name] = tree
         if kinds & LEARNING:
             watched |= set(tree.places)
-    return Router(app.config, config, app, trees, frozenset(watched))
+    policies = compiled(app.config, app)
+    placing = None if policies is None else Placing(app.config)
+    return Router(app.config, config, app, trees, frozenset(watched), policies=policies, placing=placing)
+
+
+@hookimpl
+async def prepare_request(exchange: Exchange, request: ChatRequest, state: Router) -> ChatRequest | None:
+    """What the policies make of it. Raises Refusal."""
+    policies, placing = state.policies, state.placing
+    if policies is None or placing is None or not exchange.principal.may_use(request.model):
+        return None
+    verdict, changed = policies.prepared(exchange, request, state.app)
+    exchange.state.pop("policies", None)
+    if verdict.moves:
+        place = placing.place(verdict, changed.model)
+        exchange.state["policies"] = place
+        if place is not None and changed.operation == "chat":
+            exchange.candidates = place.routes
+    return None if changed is request else changed
 
 
 @hookimpl
 async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) -> PriorityPlan | None:
     """Raises ClawError: `model_not_found` where the caller may not use the model; where no route can serve the request, by what
     is lacking."""
+    if state.policies is not None and "policies" in exchange.state:
+        place = exchange.state["policies"]
+        if place is None:
+            return None
+        try:
+            return choose(exchange, request, state, place.tree)
+        finally:
+            exchange.considered = told(exchange.considered, place)
     key = (request.model, tuple(exchange.principal.models))
     plan = state.plans.get(key)
     if plan is not None:

@@ -24,7 +24,7 @@ REASONS: Final[Mapping[str, str]] = {
     "region": "region",
 }
 """Why a route comes first, by strategy."""
-LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region"})
+LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy"})
 WORDS: Final = frozenset({*REASONS.values(), *LEFT_OUT, "explore", "failover", "retry", ""})
 """Every word that a route's reason, or `Considered.why`, can be."""
 LEARNING: Final = frozenset({"cost", "latency", "load"})
