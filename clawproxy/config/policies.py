@@ -19,6 +19,8 @@ from clawproxy.config.units import parse_size, shown
 Words = NewType("Words", tuple[str, ...])
 """In the file one string, or an array of them."""
 NONE: Final = Words(())
+Moment = NewType("Moment", float)
+"""A TOML date-time in the file, with its offset; Unix time here."""
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SIZES: Final = ("input_tokens", "bytes", "messages")
@@ -53,9 +55,8 @@ class TimeConfig:
     hours: Words = NONE
     """`"22:00-06:00"`: from the first minute up to, not including, the last; over midnight too."""
     zone: str = "UTC"
-    after: float | None = None
-    """A TOML date-time in the file; Unix time here."""
-    before: float | None = None
+    after: Moment | None = None
+    before: Moment | None = None
 
 
 @frozen

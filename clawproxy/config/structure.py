@@ -31,7 +31,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.policies import TimeConfig, Words
+from clawproxy.config.policies import Moment, Words
 from clawproxy.config.schema import Duration, KeyConfig, Price, SecretRef, ServerConfig, Size
 from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_size, shown
 
@@ -258,6 +258,7 @@ def make_converter(base: Path) -> Converter:
         (Size, _size),
         (Price, _price),
         (Words, _words),
+        (Moment, _expires),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)
@@ -287,7 +288,6 @@ def make_converter(base: Path) -> Converter:
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
     of_table(Deadlines, **clocks)
     of_table(KeyConfig, expires=override(struct_hook=_expires))
-    of_table(TimeConfig, after=override(struct_hook=_expires), before=override(struct_hook=_expires))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clawproxy.config import Config, PolicyConfig, RestrictConfig, SizeConfig, TimeConfig, WhenConfig, Words
+from clawproxy.config import Config, Moment, PolicyConfig, RestrictConfig, SizeConfig, TimeConfig, WhenConfig, Words
 from clawproxy.errors import ConfigError
 from clawproxy.messages import ImagePart, Message, TextPart, Tool
 from clawproxy.testing.factories import make_exchange, make_principal, make_request
@@ -28,7 +28,8 @@ def facts(
     prompt: str = "Say hello.", *, at: float | None = None, exchange: dict[str, Any] | None = None, **changes: Any
 ) -> RequestFacts:
     principal = make_principal(key="k", user="ann", team="blue", roles=("dev", "admin"), tags=("gold",))
-    return RequestFacts(make_exchange(**({"principal": principal} | (exchange or {}))), make_request(prompt, **changes), at)
+    when = {} if at is None else {"started_unix": at}
+    return RequestFacts(make_exchange(**({"principal": principal} | when | (exchange or {}))), make_request(prompt, **changes))
 
 
 def holds(when: WhenConfig, asked: Any = None, **shares: float) -> bool | None:
@@ -137,8 +138,8 @@ def test_patterns_take_linear_time(pattern: str, text: str) -> None:
         (TimeConfig(hours=words("22:00-06:00")), "2026-11-22T06:00", False),
         (TimeConfig(hours=words("22:00-24:00", "01:00-02:00")), "2026-11-22T23:59", True),
         (TimeConfig(hours=words("12:00-13:00"), zone="America/New_York"), "2026-07-01T16:30", True),
-        (TimeConfig(after=datetime(2026, 1, 1, tzinfo=UTC).timestamp()), "2025-12-31T23:59", False),
-        (TimeConfig(before=datetime(2026, 1, 1, tzinfo=UTC).timestamp()), "2025-12-31T23:59", True),
+        (TimeConfig(after=Moment(datetime(2026, 1, 1, tzinfo=UTC).timestamp())), "2025-12-31T23:59", False),
+        (TimeConfig(before=Moment(datetime(2026, 1, 1, tzinfo=UTC).timestamp())), "2025-12-31T23:59", True),
     ],
 )  # fmt: skip
 def test_time(when: TimeConfig, there: str, expected: bool) -> None:

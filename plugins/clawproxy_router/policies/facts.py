@@ -5,7 +5,6 @@ Rule: None is "not known", and only a past request can answer it: what nobody sa
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -47,8 +46,6 @@ class RequestFacts:
 
     exchange: Exchange
     request: ChatRequest
-    at: float | None = None
-    """Unix time, where it is not now."""
     _needs: Needs | None = field(default=None, init=False)
     _texts: list[bytes] | None = field(default=None, init=False)
 
@@ -95,7 +92,7 @@ class RequestFacts:
         return self._texts
 
     def now(self) -> float:
-        return time.time() if self.at is None else self.at
+        return self.exchange.started_unix
 
 
 def newest(texts: Sequence[str], most: int = SCANNED) -> list[bytes]:
