@@ -49,7 +49,7 @@ _MEDIA: Mapping[str, Part] = {"images": ImagePart(data=""), "audio": AudioPart("
 
 @frozen
 class Asked:
-    """`request`: a key of the configuration brings its user, team, app, roles, tags and models, where nothing else is said here."""
+    """`request`: a key of the configuration brings its user, team, app, roles, tags and models where none are said."""
 
     model: str
     key: str = "test"
