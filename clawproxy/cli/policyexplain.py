@@ -16,6 +16,18 @@ from clawproxy.config.groups import flat_routes
 MOST_SHOWN = 8
 LEFT_OUT = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy"})
 
+_REASONS = {
+    "": "the first in order (priority)",
+    "priority": "the first in order (priority)",
+    "weighted": "drawn by its weight (weighted)",
+    "cheapest": "the cheapest (cost)",
+    "fastest": "the fastest (latency)",
+    "explore": "to learn how fast it is (latency)",
+    "least_loaded": "the least loaded (load)",
+    "capable": "the first that can serve it (capability)",
+    "region": "in the region asked for, or the first (region)",
+}
+
 
 def explained(row: Row, config: Config) -> dict[str, Any]:
     """The row, with the candidates it does not hold and a sentence why."""
@@ -25,7 +37,7 @@ def explained(row: Row, config: Config) -> dict[str, Any]:
         **row,
         "candidates": candidates,
         "candidates_from": "row" if considered else "configuration",
-        "why": _why(row, config),
+        "why": _why(row),
     }
 
 
@@ -88,7 +100,7 @@ def _scored(each: dict[str, Any]) -> str:
     return f"{each['provider']}/{each['model']}" + ("" if score is None else f" {score:.6g}")
 
 
-def _why(row: Row, config: Config) -> str:
+def _why(row: Row) -> str:
     attempts, considered = row.get("attempts", ()), row.get("considered", ())
     refused = [hit["rule"] for hit in row.get("rules", ()) if hit["action"] == "refuse" and not hit["shadow"]]
     if refused:
@@ -97,9 +109,7 @@ def _why(row: Row, config: Config) -> str:
         return f"nothing: {row.get('error') or row.get('outcome')}"
     first, last = attempts[0], attempts[-1]
     why = considered[0]["why"] if considered else ""
-    model = config.models.get(str(row.get("model")))
-    strategy = f" by {model.strategy}" if considered and model is not None else ""
-    reason = f"{why}{strategy}" if why else "the first in order (priority)"
+    reason = _REASONS.get(why, why)
     text = f"{first['provider']}/{first['model']}: {reason}"
     rules = [
         hit["rule"] for hit in row.get("rules", ()) if hit["action"] in ("model", "choose", "restrict") and not hit["shadow"]

@@ -1,7 +1,7 @@
 """Policies over past requests: what others would have done (`dry-run`), what shadows would have changed (`diff`).
 
-Rule: the audit log holds who asked for what and when, not what was said. A condition on the rest is "not known", which is counted
-and never guessed.
+Rule: the audit log holds who asked for what and when, not what was said. A condition on the rest is "not known": it is counted,
+and taken to have held where that policy is recorded, so that a shadow's verdict on content can be tried as a live one's.
 """
 
 from __future__ import annotations
@@ -97,11 +97,12 @@ def replay(rows: Iterable[Row], policies: Mapping[str, PolicyConfig]) -> Replay:
         if not row.get("model") or row.get("error") == "model_not_found" or not row.get("time"):
             continue  # it never came before a policy
         made.requests += 1
-        verdict = compiled.verdict(RowFacts(row))
+        hits = row.get("rules", ())
+        verdict = compiled.verdict(RowFacts(row), {hit["rule"] for hit in hits})
         for name in verdict.unknown:
             made.unknown[name] = made.unknown.get(name, 0) + 1
         now = {(hit.rule, hit.action, hit.shadow) for hit in verdict.rules}
-        then = {(hit["rule"], hit["action"], hit["shadow"]) for hit in row.get("rules", ()) if hit["rule"] not in verdict.unknown}
+        then = {(hit["rule"], hit["action"], hit["shadow"]) for hit in hits}
         made.differ += any(not shadow for _, _, shadow in now ^ then)
         for key in now | then:
             line = made.lines.setdefault(key, Line(*key))

@@ -36,8 +36,8 @@ def holds(when: WhenConfig, asked: Any = None, **shares: float) -> bool | None:
     return condition(when, shares.get)(asked if asked is not None else facts())
 
 
-def verdict(policies: dict[str, PolicyConfig], asked: Any = None, max_tokens: int | None = None) -> Verdict:
-    return policies_of(policies, lambda _: None).verdict(asked if asked is not None else facts(), max_tokens)
+def verdict(policies: dict[str, PolicyConfig], asked: Any = None, *assumed: str) -> Verdict:
+    return policies_of(policies, lambda _: None).verdict(asked if asked is not None else facts(), assumed)
 
 
 def said(made: Verdict) -> list[tuple[str, str]]:
@@ -226,7 +226,8 @@ def test_unless() -> None:
 
 
 def test_what_changes_nothing_is_no_hit() -> None:
-    assert said(verdict({"a": PolicyConfig(model="test-model"), "b": PolicyConfig(cap=10)}, max_tokens=5)) == []
+    assert said(verdict({"a": PolicyConfig(model="test-model")})) == []
+    assert said(verdict({"a": PolicyConfig(cap=5), "b": PolicyConfig(cap=10)})) == [("a", "cap")]
 
 
 def test_a_shadow_is_recorded_and_changes_nothing() -> None:
@@ -244,6 +245,10 @@ def test_a_shadow_is_recorded_and_changes_nothing() -> None:
 def test_what_is_not_known_applies_nothing() -> None:
     made = verdict({"a": PolicyConfig(WhenConfig(content=words("x")), refuse="No."), "b": PolicyConfig(cap=1)}, RowFacts({}))
     assert (made.unknown, said(made)) == (["a"], [("b", "cap")])
+    assumed = verdict(
+        {"a": PolicyConfig(WhenConfig(content=words("x")), refuse="No."), "b": PolicyConfig(cap=1)}, RowFacts({}), "a"
+    )
+    assert (assumed.unknown, said(assumed)) == (["a"], [("a", "refuse")])
     unsure = PolicyConfig(unless=WhenConfig(content=words("x")), refuse="No.")
     assert verdict({"a": unsure}, RowFacts({})).unknown == ["a"]
 

@@ -10,7 +10,8 @@ Rule 1: policies are looked at in the order they are written. A condition is abo
 Rule 2: every policy that applies does what it says. `refuse` ends it, and so does `final`. Of `model` and `choose` the first
         counts; `restrict` adds up (a route must fit all of them); of `cap` the lowest counts.
 Rule 3: a shadow changes nothing and ends nothing. It is recorded with what it would have done at its place in the list.
-Rule 4: what is not known applies nothing: a policy whose condition can not be decided is passed over.
+Rule 4: what is not known applies nothing: a policy whose condition can not be decided is passed over. Of a request at work only a
+        budget's state can be unknown.
 """
 
 from clawproxy_router.policies.facts import Facts, RequestFacts, RowFacts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from attrs import define, evolve, field, frozen
@@ -75,20 +75,21 @@ class Policies:
 
     each: Sequence[Policy]
 
-    def verdict(self, facts: Facts, max_tokens: int | None = None) -> Verdict:
-        """What they come to. `max_tokens`: what the client asked for, where it did."""
+    def verdict(self, facts: Facts, assumed: Collection[str] = ()) -> Verdict:
+        """What they come to. `assumed`: policies that are taken to apply where it is not known whether they do."""
         made = Verdict()
         for policy in self.each:
             applies = policy.applies(facts)
             if applies is None:
                 made.unknown.append(policy.name)
-            if applies and _do(policy, made, facts, max_tokens):
+                applies = policy.name in assumed
+            if applies and _do(policy, made, facts):
                 break
         return made
 
     def prepared(self, exchange: Exchange, request: ChatRequest, app: App) -> tuple[Verdict, ChatRequest]:
         """The verdict on a request at work, recorded and told; and the request as it goes on. Raises Refusal."""
-        verdict = self.verdict(RequestFacts(exchange, request), request.max_tokens)
+        verdict = self.verdict(RequestFacts(exchange, request))
         told = exchange.rules  # there are some where the client has said more meanwhile
         new = [hit for hit in verdict.rules if hit not in told] if told else verdict.rules
         if new:
@@ -98,8 +99,8 @@ class Policies:
                 app.count("clawproxy_policy_verdicts_total", policy=hit.rule, action=hit.action, shadow=shadow)
         if verdict.refused is not None:
             raise Refusal("refused.plugin", verdict.refused, policy=verdict.refused_by)
-        if verdict.cap is not None and request.operation == "chat":
-            asked = request.max_tokens
+        asked = request.max_tokens
+        if verdict.cap is not None and request.operation == "chat" and (asked is None or asked > verdict.cap):
             if asked is not None:
                 sentence = f"max_tokens was lowered to {verdict.cap}."
                 exchange.notice("max_tokens_clamped", sentence, asked=asked, max_tokens=verdict.cap, policy=verdict.cap_by)
@@ -111,7 +112,7 @@ class Policies:
         return verdict, request
 
 
-def _do(policy: Policy, made: Verdict, facts: Facts, max_tokens: int | None) -> bool:
+def _do(policy: Policy, made: Verdict, facts: Facts) -> bool:
     """Add what an applying policy does to the verdict; whether the list ends with it."""
     config, name = policy.config, policy.name
     live = not config.shadow
@@ -133,7 +134,7 @@ def _do(policy: Policy, made: Verdict, facts: Facts, max_tokens: int | None) -> 
         done.append("restrict")
         if live:
             made.restrictions = (*made.restrictions, (name, config.restrict))
-    if config.cap is not None and config.cap < min(made.cap or config.cap + 1, max_tokens or config.cap + 1):
+    if config.cap is not None and (made.cap is None or config.cap < made.cap):
         done.append("cap")
         if live:
             made.cap, made.cap_by = config.cap, name
