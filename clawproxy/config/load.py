@@ -232,7 +232,8 @@ class _Parts:
     def explains(self, path: KeyPath) -> bool:
         """Whether a complaint about `path` only follows from something that could not be read."""
         return any(
-            wrong == path[: len(wrong)] or (path == wrong[: len(path)] and not (len(path) == 2 and path[0] in _NAMED))
+            wrong == path[: len(wrong)]
+            or (path == wrong[: len(path)] and not (len(path) == 2 and path[0] in _NAMED and path[0] != "policies"))
             for wrong, _ in self.wrong
         )
 
