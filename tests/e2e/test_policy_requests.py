@@ -71,7 +71,7 @@ async def ask_claw(running: Running, key: str = KEY, **changes: Any) -> list[dic
         async with await running.connect() as connection:
             frames = Frames(connection, await open_raw(connection, key))
             await connection.send_all(masked(json.dumps(frame).encode()))
-            found = []
+            found: list[dict[str, Any]] = []
             while not found or found[-1]["type"] not in ("llm_response_end", "error"):
                 found.append(await frames.next())
             return found

@@ -10,9 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clawproxy.config import Config, Moment, PolicyConfig, RestrictConfig, SizeConfig, TimeConfig, WhenConfig, Words
-from clawproxy.errors import ConfigError
+import clawproxy_router
+from clawproxy.config import (
+    Config,
+    ModelConfig,
+    Moment,
+    PolicyConfig,
+    ProviderConfig,
+    RestrictConfig,
+    RouteConfig,
+    SizeConfig,
+    TimeConfig,
+    WhenConfig,
+    Words,
+)
+from clawproxy.context import App
+from clawproxy.errors import ClawError, ConfigError, Refusal
 from clawproxy.messages import ImagePart, Message, TextPart, Tool
+from clawproxy.stores.memory import MemoryStore
 from clawproxy.testing.factories import make_exchange, make_principal, make_request
 from clawproxy_router.policies import RequestFacts, RowFacts, Verdict, compiled
 from clawproxy_router.policies.conditions import both, condition
@@ -288,3 +303,89 @@ def test_what_was_never_checked_is_refused_all_the_same() -> None:
     with pytest.raises(ConfigError, match=r"policies\.a: RE2 refuses"):
         compiled(bad)
     assert compiled(Config()) is None
+
+
+# --- in the router --------------------------------------------------------------------------------------------------------
+
+
+def router(policies: dict[str, PolicyConfig], models: dict[str, ModelConfig] | None = None) -> Any:
+    models = models or {
+        "test-model": ModelConfig((RouteConfig("a", "x", 100, region="us"), RouteConfig("b", "x", 200, region="eu"))),
+        "small": ModelConfig((RouteConfig("b", "s", 50),)),
+        "group": ModelConfig((RouteConfig(model="small"), RouteConfig(model="test-model")), "load"),
+    }
+    config = Config(providers={"a": ProviderConfig(), "b": ProviderConfig()}, models=models, policies=policies)
+    return clawproxy_router.configure(clawproxy_router.RouterSettings(), App(config, MemoryStore(), "test", None))
+
+
+async def routed(state: Any, exchange: Any = None, **changes: Any) -> list[str]:
+    exchange, request = exchange or make_exchange(), make_request(**changes)
+    request = await clawproxy_router.prepare_request(exchange, request, state) or request
+    plan = await clawproxy_router.choose_route(exchange, request, state)
+    return [] if plan is None else [f"{route.provider}/{route.model}" for route in plan.candidates]
+
+
+async def test_candidates_are_those_that_are_left() -> None:
+    """So that what comes after the router fits the prompt to them."""
+    exchange = make_exchange()
+    state = router({"eu": PolicyConfig(restrict=RestrictConfig(region=words("e*")))})
+    assert await routed(state, exchange) == ["b/x"]
+    assert [route.context_tokens for route in exchange.candidates] == [200]
+    assert [(each.provider, each.why) for each in exchange.considered] == [("b", "priority"), ("a", "policy")]
+
+
+async def test_restrictions_reach_into_groups() -> None:
+    state = router({"b": PolicyConfig(restrict=RestrictConfig(provider=words("b"), route=words("b/x", "a/x")))})
+    assert await routed(state, model="group") == ["b/x"]
+    with pytest.raises(Refusal, match="leave no route") as caught:
+        await routed(state, model="small")
+    assert caught.value.details.policy == "b"
+    assert await routed(state, model="unknown") == []
+
+
+async def test_choosing_a_group_and_a_route() -> None:
+    assert await routed(router({"g": PolicyConfig(choose="small")})) == ["b/s"]
+    assert await routed(router({"r": PolicyConfig(choose="b/x")})) == ["b/x"]
+    assert sorted(await routed(router({"g": PolicyConfig(choose="group")}))) == ["a/x", "b/s", "b/x"]
+
+
+async def test_what_a_key_may_not_ask_for_no_policy_looks_at() -> None:
+    state = router({"no": PolicyConfig(refuse="No.")})
+    exchange = make_exchange(principal=make_principal(models=("small",)))
+    with pytest.raises(ClawError) as caught:
+        await routed(state, exchange)
+    assert (caught.value.slug, exchange.rules) == ("model_not_found", ())
+
+
+async def test_asked_again_where_the_client_says_more() -> None:
+    """What is said meanwhile is looked at; what applied before is not counted twice, and what no longer does is over."""
+    state = router({
+        "no": PolicyConfig(WhenConfig(content=words("secret")), refuse="No."),
+        "short": PolicyConfig(WhenConfig(size=SizeConfig(messages="< 2")), choose="small"),
+        "cap": PolicyConfig(cap=5),
+    })  # fmt: skip
+    exchange = make_exchange()
+    assert await routed(state, exchange) == ["b/s"]
+    assert await routed(state, exchange, messages=(Message("user", "a"), Message("user", "b"))) == ["a/x", "b/x"]
+    assert [hit.rule for hit in exchange.rules] == ["short", "cap"]
+    with pytest.raises(Refusal):
+        await routed(state, exchange, messages=(Message("user", "a"), Message("user", "secret")))
+    assert [hit.rule for hit in exchange.rules] == ["short", "cap", "no"]
+
+
+def test_budgets_are_looked_up_where_they_will_be() -> None:
+    class Half:
+        def share(self, budget: str) -> float | None:
+            return 0.5 if budget == "day" else None
+
+    app = App(Config(policies={"a": PolicyConfig(WhenConfig(budget=words("day >= 50%")), cap=1)}), MemoryStore(), "test", None)
+    policies = compiled(app.config, app)
+    assert policies is not None
+    assert policies.verdict(facts()).unknown == ["a"]
+    app.shared["budgets"] = Half()
+    assert said(policies.verdict(facts())) == [("a", "cap")]
+
+
+def test_without_policies_the_hook_is_unused() -> None:
+    assert router({}).unused_hooks == {"prepare_request"}
+    assert "prepare_request" not in router({"a": PolicyConfig(cap=1)}).unused_hooks

@@ -55,7 +55,7 @@ class Placing:
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[key] = place
-        if not place.routes:
+        if not place.routes and restricting:
             raise Refusal("refused.plugin", "The policies leave no route for this model.", policy=restricting[-1])
         return place
 
