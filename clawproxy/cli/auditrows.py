@@ -34,7 +34,7 @@ def rows(state_dir: Path, since: float | None = None) -> Iterator[Row]:
         if since is None or file.stat().st_mtime >= since:
             for line in _lines(file):
                 row = _row(line)
-                if row is not None and (since is None or (when(row) or 0.0) >= since):
+                if row is not None and (since is None or (written_at(row) or 0.0) >= since):
                     yield row
 
 
@@ -50,7 +50,7 @@ def row_of(state_dir: Path, request_id: str) -> Row | None:
     return None
 
 
-def when(row: Row) -> float | None:
+def written_at(row: Row) -> float | None:
     """Unix time at which it was written."""
     try:
         return datetime.datetime.fromisoformat(str(row.get("time"))).timestamp()

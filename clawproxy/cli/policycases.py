@@ -158,6 +158,8 @@ def run_cases(loaded: Loaded, cases: list[Case], source: Source) -> list[Result]
     """Raises ConfigError."""
     import clawproxy_router
 
+    if "router" not in loaded.settings:
+        raise ConfigError(["pipeline.order: has no `router`, which evaluates policies; add it there"])
     app = App(loaded.config, MemoryStore(), "test", None)
     app.random.seed(0)
     state = clawproxy_router.configure(loaded.settings["router"], app)

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from attrs import define, evolve, field
 
-from clawproxy.cli.auditrows import Row
+from clawproxy.cli.auditrows import Row, written_at
 from clawproxy.config import Config, PolicyConfig, RestrictConfig, fits
 from clawproxy.config.checks_policies import check_policies
 from clawproxy.config.findings import Findings, Names
@@ -91,10 +91,10 @@ def replay(rows: Iterable[Row], policies: Mapping[str, PolicyConfig]) -> Replay:
     from clawproxy_router.policies import RowFacts
     from clawproxy_router.policies.verdict import policies_of
 
-    compiled = policies_of(policies, lambda _: None)
+    compiled = policies_of(policies, lambda *_: None)
     made = Replay()
     for row in rows:
-        if not row.get("model") or row.get("error") == "model_not_found" or not row.get("time"):
+        if not row.get("model") or row.get("error") == "model_not_found" or written_at(row) is None:
             continue  # it never came before a policy
         made.requests += 1
         hits = row.get("rules", ())

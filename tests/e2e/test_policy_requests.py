@@ -122,6 +122,8 @@ async def test_rewritten_and_capped(tmp_path: Path) -> None:
         frames = await ask_claw(running, INTERN)
         assert frames[-1]["type"] == "llm_response_end"
         assert upstream(running)["model"] == "small-1"
+        await ask_claw(running, INTERN, max_tokens=4000)
+        assert upstream(running)["max_tokens"] == 50
         codes = {frame["code"] for frame in frames if frame["type"] == "llm_notice"}
         assert "model_rewritten" in codes
 
@@ -142,6 +144,9 @@ async def test_restricted(tmp_path: Path) -> None:
             for _ in range(3):
                 assert (await ask(running, model=model, user="eva")).status == 200
                 assert upstream(running)["model"] == place
+        assert (await ask_claw(running, metadata={"user_id": "eva"}))[-1]["type"] == "llm_response_end"
+        assert upstream(running)["model"] == "large-eu"
+        assert (await ask_claw(running, metadata={"user_id": "nil"}))[-1]["policy"] == "nowhere"
         assert (await ask(running, user="eve")).status == 200
         assert upstream(running)["model"] == "large-us"
         refused = await ask(running, user="nil")

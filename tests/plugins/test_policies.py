@@ -24,7 +24,7 @@ from clawproxy.config import (
     WhenConfig,
     Words,
 )
-from clawproxy.context import App
+from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError, ConfigError, Refusal
 from clawproxy.messages import ImagePart, Message, TextPart, Tool
 from clawproxy.stores.memory import MemoryStore
@@ -48,11 +48,11 @@ def facts(
 
 
 def holds(when: WhenConfig, asked: Any = None, **shares: float) -> bool | None:
-    return condition(when, shares.get)(asked if asked is not None else facts())
+    return condition(when, lambda name, _: shares.get(name))(asked if asked is not None else facts())
 
 
 def verdict(policies: dict[str, PolicyConfig], asked: Any = None, *assumed: str) -> Verdict:
-    return policies_of(policies, lambda _: None).verdict(asked if asked is not None else facts(), assumed)
+    return policies_of(policies, lambda *_: None).verdict(asked if asked is not None else facts(), assumed)
 
 
 def said(made: Verdict) -> list[tuple[str, str]]:
@@ -135,7 +135,7 @@ def test_content_is_bounded_the_newest_first() -> None:
 @pytest.mark.parametrize("text", ["a" * 100_000 + "!", "x" * 100_000, "é" * 50_000])
 def test_patterns_take_linear_time(pattern: str, text: str) -> None:
     """Those that stop `re` for ages; the worst takes some ms here, and the bound leaves room for a busy machine."""
-    check = condition(WhenConfig(content=words(pattern)), lambda _: None)
+    check = condition(WhenConfig(content=words(pattern)), lambda *_: None)
     began = time.process_time()
     check(facts(text))
     assert time.process_time() - began < 0.5
@@ -188,7 +188,14 @@ def test_and_is_kleenes(answers: list[bool | None]) -> None:
 
 
 def test_a_past_request_does_not_know_everything() -> None:
-    row = {"time": "2026-11-22T10:00:00.000+00:00", "user": "ann", "team": None, "usage": {"input_tokens": 9}, "roles": ["dev"]}
+    row = {
+        "time": "2026-11-23T00:05:00.000+00:00",
+        "timing_ms": {"total": 600_000.0},
+        "user": "ann",
+        "team": None,
+        "usage": {"input_tokens": 9},
+        "roles": ["dev"],
+    }
     asked = RowFacts(row)
     for when, expected in (
         (WhenConfig(user=words("ann")), True),
@@ -202,6 +209,7 @@ def test_a_past_request_does_not_know_everything() -> None:
         (WhenConfig(needs=words("tools")), None),
         (WhenConfig(metadata={"a": words("b")}), None),
         (WhenConfig(time=TimeConfig(days=words("sun"))), True),
+        (WhenConfig(time=TimeConfig(hours=words("23:55-24:00"))), True),
         (WhenConfig(operation=words("chat")), True),
     ):
         assert holds(when, asked) is expected, when
@@ -375,8 +383,8 @@ async def test_asked_again_where_the_client_says_more() -> None:
 
 def test_budgets_are_looked_up_where_they_will_be() -> None:
     class Half:
-        def share(self, budget: str) -> float | None:
-            return 0.5 if budget == "day" else None
+        def share(self, budget: str, exchange: Exchange) -> float | None:
+            return 0.5 if (budget, exchange.principal.key) == ("day", "k") else None
 
     app = App(Config(policies={"a": PolicyConfig(WhenConfig(budget=words("day >= 50%")), cap=1)}), MemoryStore(), "test", None)
     policies = compiled(app.config, app)
@@ -384,6 +392,7 @@ def test_budgets_are_looked_up_where_they_will_be() -> None:
     assert policies.verdict(facts()).unknown == ["a"]
     app.shared["budgets"] = Half()
     assert said(policies.verdict(facts())) == [("a", "cap")]
+    assert policies.verdict(RowFacts({"key": "k"})).unknown == ["a"]
 
 
 def test_without_policies_the_hook_is_unused() -> None:

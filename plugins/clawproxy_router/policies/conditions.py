@@ -28,8 +28,8 @@ from clawproxy.config import (
 from clawproxy_router.policies.facts import Facts
 
 Check = Callable[[Facts], bool | None]
-Share = Callable[[str], float | None]
-"""How much of a budget is used: 1.0 is all of it; None where it is not known."""
+Share = Callable[[str, Facts], float | None]
+"""How much of a budget is used, for who is asking: 1.0 is all of it; None where it is not known."""
 
 _WORDS = ("key", "user", "team", "role", "app", "tag", "model", "surface", "operation")
 
@@ -100,7 +100,7 @@ def _budget(asked: list[tuple[str, Comparison]], share: Share) -> Check:
     def check(facts: Facts) -> bool | None:
         unknown = False
         for name, compared in asked:
-            used = share(name)
+            used = share(name, facts)
             if used is not None and compared.holds(used):
                 return True
             unknown = unknown or used is None

@@ -164,5 +164,9 @@ class RowFacts:
         return None
 
     def now(self) -> float:
-        """When its row was written. Raises ValueError where the row says no time."""
-        return datetime.fromisoformat(str(self.row.get("time"))).timestamp()
+        """When it began: its row was written at its end. Raises ValueError where the row says no time."""
+        timing = self.row.get("timing_ms")
+        took = timing.get("total") if isinstance(timing, dict) else None
+        return datetime.fromisoformat(str(self.row.get("time"))).timestamp() - (
+            took / 1000 if isinstance(took, int | float) else 0
+        )

@@ -24,8 +24,9 @@ BUDGETS = "budgets"
 class BudgetState(Protocol):
     """What budgets tell policies."""
 
-    def share(self, budget: str) -> float | None:
-        """How much of it is used in its window now: 1.0 is all of it. None where it is not known. Synchronous, and cheap."""
+    def share(self, budget: str, exchange: Exchange) -> float | None:
+        """How much of it is used in its window now, by whoever the exchange is from where each has one of their own: 1.0 is all
+        of it. None where it is not known. Synchronous, and cheap."""
 
 
 @define(slots=True, eq=False)
@@ -164,8 +165,8 @@ def policies_of(configured: Mapping[str, PolicyConfig], share: Share) -> Policie
 
 
 def _share(app: App | None) -> Share:
-    def share(budget: str) -> float | None:
+    def share(budget: str, facts: Facts) -> float | None:
         state: BudgetState | None = None if app is None else app.shared.get(BUDGETS)
-        return None if state is None else state.share(budget)
+        return state.share(budget, facts.exchange) if state is not None and isinstance(facts, RequestFacts) else None
 
     return share
