@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from clawproxy.cli.auditrows import rows
+from clawproxy.cli.policy import command
 from clawproxy.cli.policyexplain import explained, lines
 from clawproxy.config.load import load
 from clawproxy.config.schema import PipelineConfig
@@ -107,6 +109,13 @@ async def ask(gateway: Served, key: str, prompt: str = "hello", model: str = "la
         await chat(stream, prompt, key=KEYS[f"CLAW_{key.upper()}_KEY"], model=model)
 
 
+def inside(folder: Path, *words: str) -> str:
+    """The same in this process, which is quicker."""
+    done = CliRunner().invoke(command, [*words, "--config", str(folder / "clawproxy.toml")])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 async def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return await trio.to_thread.run_sync(lambda: clawproxy(folder, "policy", *words))
 
@@ -155,7 +164,7 @@ async def test_a_run_explained_and_replayed(folder: Path) -> None:
     assert said(5, "candidates") == "frankfurt/large; left out: virginia/large (policy)"
     assert said(6, "chosen") == "nothing: model_not_found"
 
-    as_json = json.loads((await run(folder, "explain", found[5]["request_id"], "--json")).stdout)
+    as_json = json.loads(inside(folder, "explain", found[5]["request_id"], "--json"))
     assert [(each["provider"], each["why"]) for each in as_json["candidates"]] == [
         ("frankfurt", "cheapest"),
         ("virginia", "policy"),
@@ -168,7 +177,7 @@ async def test_a_run_explained_and_replayed(folder: Path) -> None:
 
 
 async def replays(folder: Path, found: list[dict[str, Any]]) -> None:
-    now = json.loads((await run(folder, "dry-run", "--json")).stdout)
+    now = json.loads(inside(folder, "dry-run", "--json"))
     assert (now["requests"], now["differ"]) == (6, 0)
     now["unknown"].pop("nights", None)  # which is asked at night only
     assert now["unknown"] == {"no-code-names": 3, "urgent": 3}
@@ -176,7 +185,7 @@ async def replays(folder: Path, found: list[dict[str, Any]]) -> None:
         '[policies.health-stays-here]\nwhen = { tag = "health" }\nrefuse = "No."\n'
         '[policies.big]\nwhen = { model = "large", size = { input_tokens = "> 0" } }\ncap = 10\n'
     )
-    other = json.loads((await run(folder, "dry-run", "--policies", "other.toml", "--json")).stdout)
+    other = json.loads(inside(folder, "dry-run", "--policies", str(folder / "other.toml"), "--json"))
     by_name = {(line["policy"], line["action"]): line for line in other["policies"]}
     assert other["differ"] == 4
     assert by_name["health-stays-here", "refuse"]["newly"] == 1
@@ -187,7 +196,7 @@ async def replays(folder: Path, found: list[dict[str, Any]]) -> None:
     text = (await run(folder, "dry-run")).stdout
     assert text.startswith("6 requests; policies would have done something else on 0 of them.\npolicy ")
     assert "no-code-names: not known for 3 requests; the audit log does not hold content.\n" in text
-    assert (await run(folder, "dry-run", "--since", "2031-01-01T00:00:00Z")).stdout.startswith("0 requests;")
+    assert inside(folder, "dry-run", "--since", "2031-01-01T00:00:00Z").startswith("0 requests;")
     wrong = await run(folder, "dry-run", "--since", "yesterday")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     (folder / "other.toml").write_text('[policies.a]\nmodel = "larg"\n')
@@ -197,7 +206,7 @@ async def replays(folder: Path, found: list[dict[str, Any]]) -> None:
         'other.toml:2: policies.a.model: "larg" is not in [models]; did you mean `large`?\n',
     )
 
-    differs = json.loads((await run(folder, "diff", "--json")).stdout)
+    differs = json.loads(inside(folder, "diff", "--json"))
     [line] = [each for each in differs if each["policy"] == "no-large"]
     assert (line["action"], line["requests"], line["different"]) == ("restrict", 3, 2)
     assert "no-large  restrict  3         2" in (await run(folder, "diff")).stdout
