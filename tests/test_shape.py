@@ -30,6 +30,7 @@ LAYERS: list[tuple[int, str]] = [
     (0, r"clawproxy\.http1\.head$"),  # a value: formats that say things in path and headers read it
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
+    (2, r"clawproxy\.fetch$"),
     (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|listeners)$"),
     (4, r"clawproxy\.(server|reload|testing)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
@@ -103,7 +104,8 @@ def test_formats_do_no_io(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PLUGINS, ids=module_name)
 def test_plugins_use_only_public_modules(path: Path) -> None:
-    public = re.compile(r"clawproxy(\.(hookspecs|messages|events|errors|context|config|secrets|keys|clocks)|\.stores\.base)?$")
+    names = "hookspecs|messages|events|errors|context|config|secrets|keys|clocks|fetch"
+    public = re.compile(rf"clawproxy(\.({names})|\.stores\.base)?$")
     for target, _ in imports(path):
         if target.startswith("clawproxy.") or target == "clawproxy":
             assert public.match(target), f"{path} imports {target}"

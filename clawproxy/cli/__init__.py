@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "See it work: no key, no network.",
     "chat": "Talk to a gateway from a terminal.",
     "check": "Say what is wrong with a configuration.",
+    "audit": "Verify the audit log, and look into it.",
     "keys": "Make, list and revoke client keys.",
     "policy": "Test policies, and ask why a request went where it went.",
     "scripted": "Run the scripted provider on its own.",

@@ -89,6 +89,7 @@ def families() -> list[Family]:
         Family("clawproxy_websocket_closed_total", "counter", "WebSockets closed.", ("code",)),
         Family("clawproxy_http_refused_total", "counter", "Requests refused before they were understood.", ("slug",)),
         Family("clawproxy_auth_failures_total", "counter", "Credentials refused.", ("slug", "reason")),
+        Family("clawproxy_jwks_fetches_total", "counter", "Issuers' key sets fetched.", ("result",)),
         Family("clawproxy_plugin_faults_total", "counter", "Hooks that raised or were slow.", ("plugin", "what"), open=True),
         Family("clawproxy_ledger_rows_total", "counter", "Attempts booked.", ("source", "outcome"), open=True),
         Family("clawproxy_usage_clamped_total", "counter", "Usage figures of providers out of bounds.", ("provider",)),

@@ -1,14 +1,13 @@
-"""The file of one writer: `audit/INSTANCE.jsonl`, its rows chained by hash, older ones put aside as `INSTANCE.NUMBER.jsonl`.
+"""The file of one writer: `audit/INSTANCE.jsonl`, its rows chained by MAC, older ones put aside as `INSTANCE.NUMBER.jsonl`.
 
-    {"seq": 7, "prev": "<SHA-256 of row 6's line without its LF, in hex>", ...}
+    {"seq": 7, "prev": "<MAC of row 6>", ..., "mac": "<HMAC-SHA256 under the key, of all of the line before `,"mac"`, in hex>"}
 
 Rule 1: the head of the chain is read back from the last row, never stored apart, so that no crash can part them. A last line that
         a crash tore is no row: it is removed when the next writer begins.
 Rule 2: one writer. The open file is locked (flock); its descriptor dies with the process.
 Rule 3: what can not be written whole is taken back; the chain moves on only with what is in the file.
-
-What it proves: no row was changed, dropped, swapped or put in between, up to the last one. Who can write the file can still
-rewrite all of it, or cut its end: that takes a key or an anchor elsewhere.
+Rule 4: the key is not in the folder (`key_of`): who can write the files, and nothing else, can change no row unseen. That rows
+        were cut off the end, only an anchor (`anchors`) shows.
 
 All functions block. They raise OSError.
 """
@@ -16,14 +15,14 @@ All functions block. They raise OSError.
 from __future__ import annotations
 
 import fcntl
+import hmac
 import logging
 import os
 import re
-from collections.abc import Iterable
-from hashlib import sha256
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import msgspec
+from typing import Final
 
 log = logging.getLogger("clawproxy.audit")
 
@@ -31,28 +30,54 @@ FIRST = "0" * 64
 """The `prev` of a chain's first row."""
 MOST_FILES = 1000
 _BLOCK = 1024 * 1024
+_PURPOSE: Final = b"clawproxy audit chain 1"
+_ROW: Final = re.compile(rb'\{"seq":(\d{1,18}),"prev":"([0-9a-f]{64})",.*,"mac":"([0-9a-f]{64})"\}', re.DOTALL)
+_END: Final = len(',"mac":""}') + 64
+
+
+Pruned = Callable[[str, int, str], object]
+"""Told of a chain, and the last of its rows that retention removes: its number and its MAC."""
 
 
 class Busy(OSError):
     """Another process writes this chain."""
 
 
-class _Row(msgspec.Struct):
-    seq: int
+def key_of(secret: bytes) -> bytes:
+    """The chain's key, from the operator's own secret or the pepper: neither is used for two things."""
+    return hmac.digest(secret, _PURPOSE, "sha256")
+
+
+def mac_of(key: bytes, covered: bytes | memoryview) -> str:
+    return hmac.digest(key, covered, "sha256").hex()
+
+
+def read_row(line: bytes) -> tuple[int, str, bytes, str] | None:
+    """`seq`, `prev`, what the MAC covers and the MAC, of a line without its LF; None where it has not the form of a row."""
+    found = _ROW.fullmatch(line)
+    return None if found is None else (int(found[1]), found[2].decode(), line[:-_END], found[3].decode())
+
+
+def chain_name(instance: str) -> str:
+    """What an instance's files are called."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", instance)[:64] or "instance"
 
 
 class Chain:
     """An open audit file, at its end."""
 
-    def __init__(self, folder: Path, instance: str) -> None:
+    def __init__(self, folder: Path, instance: str, key: bytes) -> None:
         """Raises Busy; OSError."""
         self.folder = folder
-        self.name = re.sub(r"[^A-Za-z0-9_-]", "_", instance)[:64] or "instance"
+        self.name = chain_name(instance)
+        self._key = key
         self.path = folder / f"{self.name}.jsonl"
         self.seq, self.prev = 0, FIRST
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         self._fd = self._open()
+        self._begun = time.time()
+        """When this file was begun, as far as is known."""
         try:
             self._size = self._recover()
         except BaseException:
@@ -84,11 +109,11 @@ class Chain:
                 finally:
                     os.close(fd)
         if last is not None:
-            try:
-                self.seq = msgspec.json.decode(last, type=_Row).seq
-            except msgspec.MsgspecError:
+            row = read_row(last)
+            if row is None:
                 log.error("%s: its last row can not be read; the chain goes on from it, and will not verify", self.path)
-            self.prev = sha256(last).hexdigest()
+            else:
+                self.seq, self.prev = row[0], row[3]
         return whole
 
     def append(self, rows: Iterable[bytes]) -> None:
@@ -97,9 +122,9 @@ class Chain:
         lines = bytearray()
         for row in rows:
             seq += 1
-            line = b'{"seq":%d,"prev":"%b",%b' % (seq, prev.encode(), row[1:])
-            prev = sha256(line).hexdigest()
-            lines += line + b"\n"
+            covered = b'{"seq":%d,"prev":"%b",%b' % (seq, prev.encode(), row[1:-1])
+            prev = mac_of(self._key, covered)
+            lines += b'%b,"mac":"%b"}\n' % (covered, prev.encode())
         try:
             rest = memoryview(lines)
             while rest:
@@ -112,9 +137,10 @@ class Chain:
 
     # --- retention -----------------------------------------------------------------------------------------------------------
 
-    def rotate(self, max_bytes: int, keep: int) -> None:
-        """Put the file aside where it has grown enough, and remove what is too much."""
-        if self._size < max_bytes:
+    def rotate(self, max_bytes: int, keep: int, retain: float, pruned: Pruned) -> None:
+        """Put the file aside where it has grown enough, or is as old as a tenth of what rows are kept for, and remove what is too
+        much. `retain`: seconds a file put aside is kept for. `pruned`: told before a file is removed."""
+        if self._size < max_bytes and not (self._size and time.time() - self._begun > retain / 10):
             return
         aside = self._aside()
         number = aside[-1][0] + 1 if aside else 1
@@ -128,14 +154,16 @@ class Chain:
             raise
         os.close(old)
         self._size = 0
-        self.prune(max_bytes, keep)
+        self._begun = time.time()
+        self.prune(max_bytes, keep, retain, pruned)
 
-    def prune(self, max_bytes: int, keep: int) -> None:
-        """Our own files put aside: the newest `keep`. All writers' files together: `(keep + 1) * max_bytes`, oldest first; never
-        one that is being written."""
+    def prune(self, max_bytes: int, keep: int, retain: float, pruned: Pruned) -> None:
+        """Our own files put aside: the newest `keep`, none older than `retain`. All writers' files together: `(keep + 1) *
+        max_bytes`, oldest first; never one that is being written."""
         aside = self._aside()
         for _, path in aside[: len(aside) - keep]:
-            path.unlink(missing_ok=True)
+            _remove(path, self.name, pruned)
+        oldest = time.time() - retain
         files = []
         for path in self.folder.glob("*.jsonl"):
             try:
@@ -145,10 +173,10 @@ class Chain:
             files.append((stat.st_mtime, stat.st_size, path))
         files.sort()
         total = sum(size for _, size, _ in files)
-        while files and (total > (keep + 1) * max_bytes or len(files) > MOST_FILES):
+        while files and (total > (keep + 1) * max_bytes or len(files) > MOST_FILES or files[0][0] < oldest):
             _, size, path = files.pop(0)
             total -= size
-            _remove_unless_open(path)
+            _remove_unless_open(path, pruned)
 
     def _aside(self) -> list[tuple[int, Path]]:
         pattern = re.compile(rf"{re.escape(self.name)}\.(\d+)\.jsonl")
@@ -161,18 +189,34 @@ class Chain:
             self._fd = -1
 
 
-def _remove_unless_open(path: Path) -> None:
+def _remove_unless_open(path: Path, pruned: Pruned) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        _remove(path, path.name.partition(".")[0], pruned)
     except BlockingIOError:
         pass  # its writer holds it
     finally:
         os.close(fd)
+
+
+def _remove(path: Path, chain: str, pruned: Pruned) -> None:
+    """Said first, then done: a crash between the two leaves a file too many, and no gap that nobody can explain."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _, last = _last_line(fd, os.fstat(fd).st_size)
+    finally:
+        os.close(fd)
+    row = None if last is None else read_row(last)
+    if row is not None:
+        pruned(chain, row[0], row[3])
+    path.unlink(missing_ok=True)
 
 
 def _last_line(fd: int, size: int) -> tuple[int, bytes | None]:

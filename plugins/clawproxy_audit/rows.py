@@ -103,9 +103,10 @@ class Row(msgspec.Struct, gc=False):
     notices: list[str]
     operation: str
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
+    tags: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """The key's, its `region:` among them."""
     rules: list[_Rule] | msgspec.UnsetType = msgspec.UNSET
-    roles: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    tags: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    roles: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -141,12 +142,12 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
     if exchange.considered:
         weighed = exchange.considered[:MAX_CONSIDERED]
         row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
+    if principal.tags:
+        row.tags = list(principal.tags[:MAX_NOTICES])
     if exchange.rules:
         row.rules = [_Rule(hit.rule, hit.action, hit.shadow) for hit in exchange.rules[:MAX_RULES]]
     if principal.roles:
-        row.roles = principal.roles[:MAX_RULES]
-    if principal.tags:
-        row.tags = principal.tags[:MAX_RULES]
+        row.roles = list(principal.roles[:MAX_RULES])
     return to_line(row)
 
 

@@ -2,6 +2,7 @@
 
 Rule 1: `add` costs the exchange a list append. Where no service task runs (a test, a tool), it writes at once.
 Rule 2: at most `MOST_ROWS` rows wait. Beyond it the newest is dropped, counted and said.
+Rule 3: where the chain is, is anchored after `ANCHOR_ROWS` rows, after `ANCHOR_SECONDS`, and at the end; and said in the log.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import trio
 from clawproxy.context import App, Exchange
 from clawproxy.errors import ConfigError
 from clawproxy.hookspecs import DONE
-from clawproxy_audit.chain import Busy, Chain
+from clawproxy_audit.anchors import Anchors, said
+from clawproxy_audit.chain import Busy, Chain, key_of
+from clawproxy_audit.settings import AuditSettings
 
 log = logging.getLogger("clawproxy.audit")
 
 WRITE_EVERY = 0.1
 """Seconds: rows are promised on the disk within 0.25."""
 MOST_ROWS = 20_000
+ANCHOR_ROWS = 1000
+ANCHOR_SECONDS = 60.0
 _CLOSE_WITHIN = 5.0
 _SAY_AGAIN = 60.0
 """Seconds between two complaints about the same trouble."""
@@ -47,7 +52,11 @@ class Writer:
         self._dropped = 0
         self._failing_since: float | None = None
         self._said = 0.0
-        self._max_bytes, self._keep = 0, 0
+        self._anchors: Anchors | None = None
+        self._anchored = 0
+        """The last row that an anchor names."""
+        self._anchored_at = 0.0
+        self._settings = AuditSettings()
         self._limiter = trio.CapacityLimiter(1)
         self._wake = trio.Event()
         self._task = trio.CancelScope()
@@ -56,13 +65,16 @@ class Writer:
         """Raises ConfigError where the audit log can not be opened: a gateway that can not audit does not start."""
         app = self._app
         if app.state_dir is not None:
-            folder = app.state_dir.expanduser() / "audit"
+            state_dir, key = app.state_dir.expanduser(), key_of(app.pepper)
+            folder = state_dir / "audit"
+            self._anchors = Anchors(state_dir / "anchors", key)
             try:
-                self._chain = await trio.to_thread.run_sync(Chain, folder, app.instance, limiter=self._limiter)
+                self._chain = await trio.to_thread.run_sync(Chain, folder, app.instance, key, limiter=self._limiter)
             except Busy as error:
                 raise ConfigError([f"{error}. Stop it, or give this gateway its own server.state_dir."]) from error
             except OSError as error:
                 raise ConfigError([f"the audit log in {folder} can not be opened ({error.strerror})."]) from error
+            self._anchored_at = trio.current_time()
         _running[app.instance] = self
         if app.nursery is not None and self._chain is not None:
             app.nursery.start_soon(self._run)
@@ -73,6 +85,7 @@ class Writer:
         self._task.cancel()
         with trio.move_on_after(_CLOSE_WITHIN, shield=True):
             await self._write()
+            await self._anchor()
             async with self._limiter:
                 if self._chain is not None:
                     self._chain.close()
@@ -80,12 +93,12 @@ class Writer:
         if self._rows:
             log.error("%d audit rows could not be written and are lost", len(self._rows))
 
-    def add(self, row: bytes, max_bytes: int, keep: int) -> Awaitable[None]:
+    def add(self, row: bytes, settings: AuditSettings) -> Awaitable[None]:
         """Settings are the exchange's own generation's. There is something to wait for only where no service task writes."""
         self._app.count("clawproxy_audit_rows_total")
         if self._chain is None:
             return DONE
-        self._max_bytes, self._keep = max_bytes, keep
+        self._settings = settings
         if len(self._rows) >= MOST_ROWS:
             self._dropped += 1
             self._app.count("clawproxy_audit_dropped_total")
@@ -97,21 +110,44 @@ class Writer:
     async def _run(self) -> None:
         with self._task:
             while True:
-                await self._wake.wait()
-                await trio.sleep(WRITE_EVERY)
-                self._wake = trio.Event()
-                await self._write()
-                if self._rows:
-                    self._wake.set()
+                with trio.move_on_after(ANCHOR_SECONDS):
+                    await self._wake.wait()
+                    await trio.sleep(WRITE_EVERY)
+                    self._wake = trio.Event()
+                    await self._write()
+                    if self._rows:
+                        self._wake.set()
+                await self._anchor_if_due()
+
+    async def _anchor_if_due(self) -> None:
+        chain = self._chain
+        if chain is None or chain.seq == self._anchored:
+            return
+        if chain.seq - self._anchored >= ANCHOR_ROWS or trio.current_time() - self._anchored_at >= ANCHOR_SECONDS:
+            await self._anchor()
+
+    async def _anchor(self) -> None:
+        """Raises nothing."""
+        chain, anchors = self._chain, self._anchors
+        if chain is None or anchors is None or chain.seq == self._anchored:
+            return
+        seq, mac = chain.seq, chain.prev
+        try:
+            await trio.to_thread.run_sync(anchors.write, chain.name, "anchor", seq, mac, limiter=self._limiter)
+        except OSError as error:
+            self._complain(error)
+            return
+        self._anchored, self._anchored_at = seq, trio.current_time()
+        log.info("%s", said(chain.name, seq, mac))
 
     async def _write(self) -> None:
         """Everything that waits. Raises nothing: what could not be written waits on."""
-        chain, rows = self._chain, self._rows
-        if chain is None or not rows:
+        chain, rows, anchors = self._chain, self._rows, self._anchors
+        if chain is None or anchors is None or not rows:
             return
         self._rows = []
         try:
-            await trio.to_thread.run_sync(_append, chain, rows, self._max_bytes, self._keep, limiter=self._limiter)
+            await trio.to_thread.run_sync(_append, chain, rows, self._settings, anchors, limiter=self._limiter)
         except trio.Cancelled:  # not begun: a thread at work is never abandoned
             self._rows = rows + self._rows
             raise
@@ -140,9 +176,14 @@ class Writer:
             self._dropped = 0
 
 
-def _append(chain: Chain, rows: list[bytes], max_bytes: int, keep: int) -> None:
+def _append(chain: Chain, rows: list[bytes], settings: AuditSettings, anchors: Anchors) -> None:
     chain.append(rows)
     try:
-        chain.rotate(max_bytes, keep)
+        chain.rotate(
+            settings.max_bytes,
+            settings.keep,
+            settings.retain,
+            lambda name, seq, mac: anchors.write(name, "pruned", seq, mac),
+        )
     except OSError as error:  # the rows are written: they must not be written again
         log.error("the audit log can not be rotated: %s", error)

@@ -1,4 +1,4 @@
-"""Client keys: those in the configuration, then those in the store.
+"""Who asks: the keys in the configuration, then those in the store, then whom configured issuers vouch for.
 
 Rule 1: a key is known by its HMAC only (`clawproxy.keys`); comparing is a dictionary look-up by digest, then
         `hmac.compare_digest`.
@@ -9,6 +9,7 @@ Rule 3: the verdict depends on the token and the address, on no other field of t
 from __future__ import annotations
 
 import hmac
+import importlib.util
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,19 @@ import trio
 
 from clawproxy.config import KeyConfig
 from clawproxy.errors import ClawError, ConfigError
+from clawproxy.fetch import problem_with
 from clawproxy.hookspecs import hookimpl
 from clawproxy.keys import digest
 from clawproxy.messages import Credentials, Principal
 from clawproxy.stores.base import KeyRecord
+from clawproxy_auth.introspection import Introspection
+from clawproxy_auth.issuers import parse, principal_of
 from clawproxy_auth.keyring import AuthSettings, Keyring, is_credential
 from clawproxy_auth.throttle import Throttle
 
 if TYPE_CHECKING:
     from clawproxy.context import App, Registry
+    from clawproxy_auth.keysets import KeySet
 
 __all__ = ["AuthSettings"]
 
@@ -37,8 +42,8 @@ def register(registry: Registry) -> None:
 @hookimpl
 def configure(config: AuthSettings, app: App) -> Keyring:
     """Raises ConfigError: a key whose secret can not be found or used, or two keys with one secret."""
-    ring = Keyring(settings=config, pepper=app.pepper)
     problems: list[str] = []
+    ring = Keyring(config, app.pepper, _issuers(config, app, problems), _introspection(config, app, problems))
     for name, key in app.config.keys.items():
         try:
             token = app.resolve_secret(key.secret).reveal()
@@ -72,10 +77,78 @@ async def authenticate(credentials: Credentials, state: Keyring, app: App) -> Pr
         # can not let anyone in.
         if record is not None and hmac.compare_digest(record.digest, mark):
             return _stored(record)
+        principal = await _vouched(token, state, app)
+        if principal is not None:
+            return principal
     wait = _throttle(app, state.settings).failed(credentials.peer, token, trio.current_time())
     if wait is not None:
         raise ClawError("auth.throttled", retry_after_ms=max(1, round(wait * 1000)))
     raise ClawError("auth.invalid")
+
+
+async def _vouched(token: str, state: Keyring, app: App) -> Principal | None:
+    """Whom an issuer, or the introspection endpoint, says it is. Raises ClawError: auth.expired, overloaded."""
+    if state.issuers:
+        try:
+            written = parse(token)
+            said = None if written is None else written.claims.get("iss")
+            name = state.issuers.get(said) if isinstance(said, str) else None
+            if written is not None and name is not None and await _keys(app, name, state.settings).verified(written):
+                return principal_of(name, state.settings.issuers[name], written.claims)
+        except ClawError as error:
+            if error.slug != "auth.invalid":
+                raise
+            return None
+    return None if state.introspection is None else await state.introspection.principal(token)
+
+
+def _keys(app: App, name: str, settings: AuthSettings) -> KeySet:
+    """The issuer's; begun anew where what is configured of it changed."""
+    from clawproxy_auth.keysets import KeySet
+
+    known: dict[str, KeySet] = app.shared.setdefault("auth.keysets", {})
+    found = known.get(name)
+    if found is None or found.settings != settings.issuers[name]:
+        found = known[name] = KeySet(name, settings.issuers[name], app.count)
+    return found
+
+
+def _issuers(config: AuthSettings, app: App, problems: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, issuer in config.issuers.items():
+        where = f"plugins.auth.issuers.{name}"
+        if name in app.config.keys:
+            problems.append(f"{where}: there is a key `{name}` too, and requests are booked by name; choose another.")
+        if issuer.issuer in found:
+            problems.append(f"{where}.issuer: the same as of `{found[issuer.issuer]}`.")
+        place, key = issuer.jwks, "jwks"
+        if place is None:
+            place, key = issuer.issuer, "issuer"
+        if not place.startswith("file:") and (wrong := problem_with(place)) is not None:
+            problems.append(f"{where}.{key}: {wrong}.")
+        found[issuer.issuer] = name
+    if config.issuers and not _installed("joserfc"):
+        problems.append("plugins.auth.issuers: needs the package joserfc; run `pip install clawproxy[control]`.")
+    return found
+
+
+def _introspection(config: AuthSettings, app: App, problems: list[str]) -> Introspection | None:
+    settings = config.introspection
+    if settings is None:
+        return None
+    if (wrong := problem_with(settings.url)) is not None:
+        problems.append(f"plugins.auth.introspection.url: {wrong}.")
+    if not _installed("httpcore2"):
+        problems.append("plugins.auth.introspection: needs the package httpcore2; run `pip install clawproxy[control]`.")
+    try:
+        return Introspection(settings, app.resolve_secret(settings.client_secret))
+    except LookupError as error:
+        problems.append(f"plugins.auth.introspection.client_secret: {error.args[0] if error.args else 'not found'}")
+        return None
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _throttle(app: App, settings: AuthSettings) -> Throttle:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Mapping
 
 from attrs import field, frozen, validators
 
 from clawproxy.config import Duration
 from clawproxy.messages import Principal
+from clawproxy_auth.introspection import Introspection, IntrospectionSettings
+from clawproxy_auth.issuers import IssuerSettings
 
 _CREDENTIAL = re.compile(r"[!-~]{1,8192}")
 
@@ -20,12 +23,18 @@ class AuthSettings:
     failures: int = field(default=10, validator=validators.ge(1))
     """Failed attempts from one address, or on one token prefix, within `window` before they are answered 429."""
     window: Duration = field(default=Duration(60.0), validator=validators.gt(Duration(0.0)))
+    issuers: Mapping[str, IssuerSettings] = field(factory=dict)
+    """Whose JSON Web Tokens are credentials."""
+    introspection: IntrospectionSettings | None = None
 
 
 @frozen(slots=True)
 class Keyring:
     settings: AuthSettings
     pepper: bytes = field(repr=False)
+    issuers: Mapping[str, str] = field(factory=dict)
+    """Names of `settings.issuers`, by `iss`."""
+    introspection: Introspection | None = None
     _known: dict[bytes, tuple[bytes, Principal]] = field(factory=dict, repr=False)
 
     def add(self, mark: bytes, principal: Principal) -> Principal | None:

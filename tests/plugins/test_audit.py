@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import stat
@@ -9,8 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,18 @@ from clawproxy.secrets import Secret
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.testing.factories import make_attempt, make_exchange, make_principal, make_route
 from clawproxy_audit import chain, writer
+from clawproxy_audit.anchors import Anchors
 from clawproxy_audit.rows import to_line
+from clawproxy_audit.verify import verify
 
 DONE = Outcome("complete", finish="stop")
-SETTINGS = audit.configure(None)
+SETTINGS = audit.AuditSettings()
+PEPPER = b"p" * 32
+KEY = chain.key_of(PEPPER)
 
 
 def make_app(state_dir: Path | None, nursery: trio.Nursery | None = None, instance: str = "test") -> App:
-    return App(Config(), MemoryStore(), instance, state_dir, nursery=nursery)
+    return App(Config(), MemoryStore(), instance, state_dir, nursery=nursery, pepper=PEPPER)
 
 
 def files(state_dir: Path) -> list[Path]:
@@ -58,12 +61,14 @@ def verified(state_dir: Path) -> int:
             number += 1
             row = json.loads(line)
             assert (row["seq"], row["prev"]) == (number, prev)
-            prev = sha256(line).hexdigest()
+            prev = row["mac"]
+            assert hmac.new(KEY, line[: line.rindex(b',"mac"')], "sha256").hexdigest() == prev
+    assert [each.findings for each in verify(state_dir / "audit", Anchors(state_dir / "anchors", KEY), KEY)] == [[]]
     return number
 
 
 async def close(exchange: Exchange, outcome: Outcome = DONE, settings: audit.AuditSettings = SETTINGS) -> None:
-    closing = audit.exchange_closed(exchange, outcome, settings)
+    closing = audit.exchange_closed(exchange, outcome, audit.Audit(settings))
     if closing is not None:
         await closing
 
@@ -83,6 +88,7 @@ async def test_a_row_says_who_what_and_how_it_ended(tmp_path: Path) -> None:
         await close(exchange, Outcome("timeout.stall", ClawError("timeout.stall")))
     [row] = rows_of(tmp_path)
     assert row.pop("time").endswith("+00:00")
+    assert len(row.pop("mac")) == 64
     assert row == {
         "seq": 1, "prev": "0" * 64, "request_id": exchange.request_id, "instance": "test", "generation": 4, "surface": "claw",
         "peer": "10.0.0.9", "client_request_id": None, "session_id": None, "attribution": None, "key": "bench", "user": "u",
@@ -189,26 +195,6 @@ async def test_a_file_that_is_only_a_torn_row(tmp_path: Path) -> None:
     async with audit.lifespan(make_app(tmp_path)):
         await close(make_exchange())
     assert verified(tmp_path) == 1
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda lines: [lines[0], lines[1].replace(b"complete", b"cOmplete"), *lines[2:]],
-        lambda lines: lines[1:],
-        lambda lines: [lines[0], *lines[2:]],
-        lambda lines: [lines[1], lines[0], *lines[2:]],
-        lambda lines: [lines[0], lines[0], *lines[1:]],
-    ],
-)
-async def test_damage_shows_in_the_chain(tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]]) -> None:
-    async with audit.lifespan(make_app(tmp_path)):
-        for _ in range(4):
-            await close(make_exchange())
-    [path] = files(tmp_path)
-    path.write_bytes(b"".join(damage(path.read_bytes().splitlines(keepends=True))))
-    with pytest.raises(AssertionError):
-        verified(tmp_path)
 
 
 async def test_rotation_keeps_the_chain_and_restarts_go_on_from_it(tmp_path: Path) -> None:
@@ -342,12 +328,12 @@ def test_kill_9_leaves_a_chain_that_verifies(tmp_path: Path) -> None:
         "trio.run(t.write_until_killed, Path(sys.argv[2]))"
     )
     seen = 0
-    for cycle in range(8):
+    for cycle in range(int(os.environ.get("CLAW_CYCLES", "8"))):
         command = [sys.executable, "-c", script, __file__, str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}) as child:
             assert child.stdout is not None
             assert child.stdout.read(3) == b"up\n"
-            time.sleep(0.02 + cycle * 0.01)
+            time.sleep(0.02 + cycle % 8 * 0.01)
             child.kill()
         now = verified(tmp_path)
         assert now > seen
@@ -363,7 +349,10 @@ def test_its_hooks_are_the_systems() -> None:
         "configure",
         "exchange_closed",
         "lifespan",
+        "open_attempt",
+        "prepare_request",
         "register",
+        "tap_response",
     }
 
 
