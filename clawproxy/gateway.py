@@ -171,6 +171,7 @@ class Gateway:
         self.admission.configure(limits.in_flight, limits.in_flight_per_key)
         self.app.config = generation.config
         self.metrics.allow("provider", generation.config.providers)
+        self.metrics.allow("policy", generation.config.policies)
         self._verdicts.clear()
         return before
 

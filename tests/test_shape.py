@@ -153,5 +153,5 @@ def test_every_package_is_shipped() -> None:
     config.read(ROOT / "setup.cfg")
     shipped = set(config["options"]["packages"].split())
     here = {module_name(path) for path in CORE if path.name == "__init__.py"}
-    here |= {path.parent.name for path in PLUGINS if path.name == "__init__.py" and path.parent.parent.name == "plugins"}
+    here |= {".".join(path.parent.relative_to(ROOT / "plugins").parts) for path in PLUGINS if path.name == "__init__.py"}
     assert shipped == here

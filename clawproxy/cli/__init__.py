@@ -23,6 +23,7 @@ COMMANDS = {
     "check": "Say what is wrong with a configuration.",
     "audit": "Verify the audit log, and look into it.",
     "keys": "Make, list and revoke client keys.",
+    "policy": "Test policies, and ask why a request went where it went.",
     "scripted": "Run the scripted provider on its own.",
 }
 

@@ -24,6 +24,7 @@ from clawproxy.config.checks import DIALECTS, check
 from clawproxy.config.findings import Names
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
+from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.rates import structure_rates
 from clawproxy.config.schema import (
     BudgetConfig,
@@ -55,6 +56,7 @@ _NAMED: Mapping[str, type[Any]] = {
     "models": ModelConfig,
     "keys": KeyConfig,
     "budgets": BudgetConfig,
+    "policies": PolicyConfig,
 }
 
 
@@ -229,7 +231,8 @@ class _Parts:
     def explains(self, path: KeyPath) -> bool:
         """Whether a complaint about `path` only follows from something that could not be read."""
         return any(
-            wrong == path[: len(wrong)] or (path == wrong[: len(path)] and not (len(path) == 2 and path[0] in _NAMED))
+            wrong == path[: len(wrong)]
+            or (path == wrong[: len(path)] and not (len(path) == 2 and path[0] in _NAMED and path[0] != "policies"))
             for wrong, _ in self.wrong
         )
 

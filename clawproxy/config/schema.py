@@ -15,6 +15,7 @@ from typing import Any, Literal, NewType
 from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
+from clawproxy.config.policies import PolicyConfig
 
 Duration = NewType("Duration", float)
 """Seconds."""
@@ -318,3 +319,5 @@ class Config:
     """The file it came from."""
     budgets: Mapping[str, BudgetConfig] = field(factory=dict)
     rates: RatesConfig = RatesConfig()
+    policies: Mapping[str, PolicyConfig] = field(factory=dict)
+    """In the order they are written."""

@@ -32,6 +32,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.policies import Moment, Words
 from clawproxy.config.schema import (
     Duration,
     Factor,
@@ -161,6 +162,24 @@ def _date_or(value: Any) -> str:
     return "a date without a time" if isinstance(value, datetime.date) else kind_of(value)
 
 
+def _words(value: Any, _: Any = None) -> Words:
+    if isinstance(value, str) and not isinstance(value, EnvText):
+        return Words((value,))
+    if not isinstance(value, (str, list)):
+        raise Wrong(f"is {kind_of(value)}; write a string, or an array of them")
+    made, errors = [], []
+    for index, item in enumerate(_array(value)):
+        try:
+            made.append(_text(item))
+        except Wrong as error:
+            errors.append(_noted(error, IterableValidationNote("", index, str)))
+    if errors:
+        raise IterableValidationError("array", errors, tuple)
+    if not made:
+        raise Wrong("is empty; write a string, or leave the key out")
+    return Words(tuple(made))
+
+
 def _array(value: Any) -> list[Any]:
     if isinstance(value, EnvText):
         if not value.startswith("["):
@@ -282,6 +301,8 @@ def make_converter(base: Path) -> Converter:
         (PerRequest, _per_request),
         (Factor, _factor),
         (Hedge, _hedge),
+        (Words, _words),
+        (Moment, _expires),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)

@@ -4,7 +4,8 @@ Rule 1: a route is tried again elsewhere only while no content came back, and on
         provider may not have. That holds for every strategy: they order, `PriorityPlan` goes through the order.
 Rule 2: a request that a provider may have begun to work on is not sent to that provider a second time.
 Rule 3: a model nobody configured is answered None (another router may know it); one the caller may not use looks the same.
-Rule 4: where nothing but `priority` is configured nothing is weighed, watched or learnt; while nothing is wrong, nothing is
+Rule 4: policies come first (`policies`): they may refuse, rename, restrict; what they leave is then chosen from as ever.
+Rule 5: where nothing but `priority` is configured nothing is weighed, watched or learnt; while nothing is wrong, nothing is
         looked at (`resting`).
 """
 
@@ -31,6 +32,8 @@ from clawproxy_router.hedging import Hedging, hedges_of
 from clawproxy_router.learned import Learned, learned_of
 from clawproxy_router.needs import Needs, needs_of
 from clawproxy_router.plan import PriorityPlan, RouterSettings, place_of
+from clawproxy_router.policies import Placing, Policies, compiled
+from clawproxy_router.policies.placing import told
 from clawproxy_router.resting import Guard
 from clawproxy_router.tree import LEARNING, REASONS, Group, strategies, tree_of
 from clawproxy_router.watch import Watch
@@ -67,10 +70,12 @@ class Router:
     """Places whose times to a first token are learnt, and which share of them is asked for."""
     continued: frozenset[str] = frozenset()
     """Models whose answers go on behind a cut."""
+    policies: Policies | None = None
+    placing: Placing | None = None
 
     @property
     def unused_hooks(self) -> frozenset[str]:
-        return frozenset() if self.watched else frozenset({"open_attempt"})
+        return frozenset({*(() if self.watched else ("open_attempt",)), *(() if self.policies else ("prepare_request",))})
 
     def plan(self, candidates: Sequence[Route]) -> PriorityPlan:
         several = any(len(self.guard.references.get(route.provider, ())) > 1 for route in candidates)
@@ -126,6 +131,7 @@ def configure(config: RouterSettings, app: App) -> Router:
         {name: provider.credentials for name, provider in app.config.providers.items()},
         siblings,
     )
+    policies = compiled(app.config, app)
     return Router(
         app.config,
         config,
@@ -136,7 +142,25 @@ def configure(config: RouterSettings, app: App) -> Router:
         hedged=hedged,
         quantiles=quantiles,
         continued=continued,
+        policies=policies,
+        placing=None if policies is None else Placing(app.config),
     )
+
+
+@hookimpl
+async def prepare_request(exchange: Exchange, request: ChatRequest, state: Router) -> ChatRequest | None:
+    """What the policies make of it. Raises Refusal."""
+    policies, placing = state.policies, state.placing
+    if policies is None or placing is None or not exchange.principal.may_use(request.model):
+        return None
+    verdict, changed = policies.prepared(exchange, request, state.app)
+    exchange.state.pop("policies", None)
+    if verdict.moves:
+        place = placing.place(verdict, changed.model)
+        exchange.state["policies"] = place
+        if place is not None and changed.operation == "chat":
+            exchange.candidates = place.routes
+    return None if changed is request else changed
 
 
 @hookimpl
@@ -152,9 +176,20 @@ async def lifespan(app: App) -> AsyncIterator[None]:
 async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) -> Plan | None:
     """Raises ClawError: `model_not_found` where the caller may not use the model; where no route can serve the request, by what
     is lacking."""
+    health = state.guard.known or state.guard.health
+    if state.policies is not None and "policies" in exchange.state:
+        place = exchange.state["policies"]
+        if place is None:
+            return None
+        try:
+            placed = choose(exchange, request, state, place.tree)
+        finally:
+            exchange.considered = told(exchange.considered, place)
+        if health.breakers or health.credentials:
+            state.guard.told(exchange, placed)
+        return placed
     key = (request.model, tuple(exchange.principal.models))
     plan = state.plans.get(key)
-    health = state.guard.known or state.guard.health
     if plan is not None:
         if health.breakers or health.credentials:
             state.guard.told(exchange, plan)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from clawproxy.clocks import CLOCKS, Deadlines
-from clawproxy.config import environment, schema
+from clawproxy.config import environment, policies, schema
 from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
@@ -31,6 +31,11 @@ SECTIONS: dict[str, type[Any]] = {
     "Each route:": schema.RouteConfig,
     '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,
     "## `[keys.NAME]`": schema.KeyConfig,
+    "## `[policies.NAME]`": policies.PolicyConfig,
+    "`when` and `unless`:": policies.WhenConfig,
+    "`size`:": policies.SizeConfig,
+    "`time`:": policies.TimeConfig,
+    "`restrict`:": policies.RestrictConfig,
     "## `[pipeline]`": schema.PipelineConfig,
     "## `[deadlines]`": Deadlines,
     "## `[limits]`": schema.LimitsConfig,
