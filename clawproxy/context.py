@@ -182,6 +182,8 @@ class Exchange:
     """The policies that spoke, in the order they did."""
     last_resort: Route | None = None
     """What to answer from where no route can, before anything was released (an older answer, `Route.recorded`)."""
+    spoke: float | None = None
+    """`trio.current_time()` when the client was last sent something, a keep-alive included; None: nothing yet."""
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the

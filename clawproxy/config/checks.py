@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.clocks import CLOCKS, Deadlines, Rate
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_server import check_server
@@ -28,12 +28,11 @@ from clawproxy.config.structure import listed, suggest
 from clawproxy.config.units import render_duration, shown
 
 DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure", "scripted")
-PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
+PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall", "stall_reasoning", "rate")
 """The clocks of one attempt, so that a provider can have its own."""
 MODEL_CLOCKS = (*PROVIDER_CLOCKS, "total", "write", "keepalive_sse")
 """The clocks that run once the model is known, so that it can have its own."""
 NOT_YET = {
-    "rate": "is not measured by this version",
     "grace": "has no meaning in this version, which cancels at once when a client is gone",
     "session": "has no meaning in this version, which keeps no sessions",
 }
@@ -223,6 +222,10 @@ def check_deadlines(config: Config, found: Findings) -> None:
         own: dict[str, Any] = {}
         for clock, limit in table.items():
             if clock in clocks:
+                if isinstance(limit, Rate) != (clock == "rate") and limit != math.inf:
+                    like = "5 tokens/s over 30s" if clock == "rate" else "30s"
+                    found.wrong((*path, clock), f'is a {"time" if clock == "rate" else "rate"}; write it like "{like}", or "off"')
+                    continue
                 own[clock] = limit
                 if limit == 0:
                     found.wrong((*path, clock), '"0s" leaves no time at all; write a longer time, or "off" for no limit')

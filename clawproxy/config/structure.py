@@ -11,10 +11,10 @@ import datetime
 import difflib
 import math
 import tomllib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NewType, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -31,8 +31,12 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import Duration, KeyConfig, Price, SecretRef, ServerConfig, Size
-from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_size, shown
+from clawproxy.config.schema import Duration, KeyConfig, ModelConfig, Price, ProviderConfig, SecretRef, ServerConfig, Size
+from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_rate, parse_size, shown
+
+
+_Clock = NewType("_Clock", float)
+"""Stands for `Duration` in the tables of a provider's and a model's own clocks."""
 
 
 class Wrong(ValueError):
@@ -86,6 +90,18 @@ def _duration(value: Any, _: Any = None) -> Duration:
         return Duration(parse_duration(value))
     except ValueError as error:
         raise Wrong(str(error)) from None
+
+
+def _rate(value: Any, _: Any = None) -> float:
+    try:
+        return parse_rate(value)
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _clock(value: Any, _: Any = None) -> float:
+    """A provider's or a model's own limit, of whichever clock."""
+    return _rate(value) if isinstance(value, str) and "token" in value else _duration(value)
 
 
 def _size(value: Any, _: Any = None) -> Size:
@@ -236,6 +252,7 @@ def make_converter(base: Path) -> Converter:
         (Path, path),
         (SecretRef, secret),
         (Duration, _duration),
+        (_Clock, _clock),
         (Size, _size),
         (Price, _price),
     )
@@ -265,7 +282,11 @@ def make_converter(base: Path) -> Converter:
 
     converter.register_structure_hook_factory(lambda cl: is_class(cl) and cl is not SecretRef, class_hook)
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
+    clocks["rate"] = override(struct_hook=_rate)
     of_table(Deadlines, **clocks)
+    own_clocks = _mapping_hook(Mapping[str, _Clock], converter)
+    of_table(ProviderConfig, deadlines=override(struct_hook=own_clocks))
+    of_table(ModelConfig, deadlines=override(struct_hook=own_clocks))
     of_table(KeyConfig, expires=override(struct_hook=_expires))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.clocks import CLOCK_SLUGS, CLOCKS, Deadlines
 from clawproxy.config.checks import MODEL_CLOCKS, NOT_YET, PROVIDER_CLOCKS
 from clawproxy.config.units import render_duration
 from clawproxy.errors import KINDS
@@ -19,7 +19,7 @@ RUNS = {
     "connect": "DNS, TCP and TLS to a provider",
     "first_token": "request sent to first content",
     "stall": "between events with content; keep-alives do not reset it",
-    "rate": "reserved: the slowest a provider may answer",
+    "rate": 'from the first content: fewer tokens a second than this in a whole window; written `"5 tokens/s over 30s"`',
     "total": "all of it: attempts, queues and hooks take slices of it, so retries never multiply a timeout",
     "write": "one write to a client that does not read, measured in bytes accepted; also the wait for its credit",
     "idle": "HTTP: between requests",
@@ -29,8 +29,9 @@ RUNS = {
     "drain": "SIGTERM to exit",
     "keepalive_sse": "a comment on a quiet SSE stream, so that no load balancer drops it",
     "keepalive_ws": "a ping on a WebSocket; two misses close",
+    "stall_reasoning": "`stall`, where the model was asked to reason or began by it. Unless it is set, twice `stall`",
 }
-SLUGS = {"idle_ws": "timeout.idle", "session": "session.expired", "drain": "shutting_down", "grace": "client_gone"}
+OWN_SLUGS = {"session": "session.expired", "drain": "shutting_down", "grace": "client_gone"}
 
 BEGINNING = """\
 # Timeouts
@@ -78,7 +79,7 @@ def timeouts_page() -> str:
     defaults = Deadlines()
     rows = []
     for clock in CLOCKS:
-        slug = SLUGS.get(clock, f"timeout.{clock}")
+        slug = OWN_SLUGS.get(clock) or CLOCK_SLUGS.get(clock, "")
         kind = KINDS.get(slug)
         sees = fault = "-"
         if kind is not None:
