@@ -27,7 +27,7 @@ class Limit(float):
         limit.setting = setting
         return limit
 
-    def __getnewargs__(self) -> tuple[float, str]:
+    def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]  # float's own has one
         return float(self), self.setting
 
 

@@ -1,8 +1,8 @@
 """The clocks of one exchange, on one alarm: which one runs, when it is due, what to say when it rings.
 
 Rule 1: at most one clock runs beside `total`. Entering one stops the one before, and accounts for the time it took.
-Rule 2: `queue`, `connect`, `first_token`, `stall` and `rate` of an attempt interrupt the attempt. The admission queue, a hook's time
-        budget and `total` end the request.
+Rule 2: `queue`, `connect`, `first_token`, `stall` and `rate` of an attempt interrupt the attempt. The admission queue, a
+        hook's time budget and `total` end the request.
         (`rate`, where it is on, shares the alarm with `stall`: the one exception to rule 1.)
 Rule 3: until content came, an attempt with a fallback behind it may use only its slice of the time left.
 """

@@ -34,7 +34,6 @@ from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.schema import Duration, KeyConfig, ModelConfig, Price, ProviderConfig, SecretRef, ServerConfig, Size
 from clawproxy.config.units import kind_of, parse_duration, parse_price, parse_rate, parse_size, shown
 
-
 _Clock = NewType("_Clock", float)
 """Stands for `Duration` in the tables of a provider's and a model's own clocks."""
 

@@ -41,7 +41,9 @@ class Dialer:
         self._resolver = resolver
 
     async def connect(self, phases: Phases | None = None) -> Wire:
-        """`phases` hears how far it got. Raises ProviderFault("provider_error.unreachable"), or ClawError("overloaded") where we are out of descriptors."""
+        """`phases` hears how far it got.
+
+        Raises ProviderFault("provider_error.unreachable"), or ClawError("overloaded") where we are out of descriptors."""
         host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._url.host, self._url.port)
         step = "dns"
         try:

@@ -225,7 +225,7 @@ class Session:
             self._keep_alive(now)
 
     def _keep_alive(self, now: float) -> None:
-        """Ping; two pings without a sign of life end the connection. A ping still queued behind data is no miss: `write` judges."""
+        """Ping; two pings without a sign of life end the connection. One still queued behind data is no miss: `write` judges."""
         limit = self.service.deadlines.keepalive_ws
         if self._pinged > self._heard and not self._outbox.size:
             self._misses += 1
@@ -336,10 +336,8 @@ class Session:
     def refuse(self, error: ClawError) -> None:
         """End the connection with an error frame and the error's own close code."""
         if self._close_by is None:
-            if error.details.clock is not None:
-                self.service.cut(
-                    error.details.clock, (error.details.limit_ms or 0) / 1000, surface=self.speech.name, peer=self._peer
-                )
+            if (clock := error.details.clock) is not None:
+                self.service.cut(clock, (error.details.limit_ms or 0) / 1000, surface=self.speech.name, peer=self._peer)
             self._outbox.push(text_frame(self.speech.error(error)))
             self.close(error.kind.close or 1011, error.slug, cause=error)
 
