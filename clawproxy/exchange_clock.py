@@ -138,6 +138,8 @@ class ExchangeClock:
         """Content came: from now on `stall` watches the provider."""
         if self._running != "stall":
             now = self._now()
+            if self._running == "first_token":  # an attempt that had none does not say how long it takes
+                self.exchange.timing.first_token = now - self._entered
             self._account(now)
             self._running = "stall"
             self._entered = now
@@ -175,10 +177,7 @@ class ExchangeClock:
 
     def _account(self, now: float) -> None:
         timing, spent = self.exchange.timing, now - self._entered
-        if self._running == "stall":
-            timing.upstream = (timing.upstream or 0.0) + spent
-        elif self._running == "first_token":
-            timing.first_token = spent
+        if self._running == "stall" or self._running == "first_token":
             timing.upstream = (timing.upstream or 0.0) + spent
         elif self._running == "connect":
             timing.connect = (timing.connect or 0.0) + spent

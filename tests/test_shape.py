@@ -31,7 +31,7 @@ LAYERS: list[tuple[int, str]] = [
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
     (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|listeners|rate)$"),
-    (4, r"clawproxy\.(server|reload|testing)(\..*)?$"),
+    (4, r"clawproxy\.(server|reload|testing|doctor)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),
 ]

@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "See it work: no key, no network.",
     "chat": "Talk to a gateway from a terminal.",
     "check": "Say what is wrong with a configuration.",
+    "doctor": "Say which clock cuts what, and what to change.",
     "keys": "Make, list and revoke client keys.",
     "scripted": "Run the scripted provider on its own.",
 }

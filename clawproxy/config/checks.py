@@ -11,7 +11,7 @@ import ipaddress
 import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -238,7 +238,15 @@ def check_deadlines(config: Config, found: Findings) -> None:
 
 
 def contradictions(clocks: Deadlines, path: KeyPath, own: Mapping[str, Any], found: Findings) -> None:
-    """Warn where one clock makes another pointless. `own`: only pairs with one of these are looked at; empty means all."""
+    """Warn where one clock makes another pointless. `own`: as for `contrary`."""
+    for short, long, why in contrary(clocks, own):
+        key = short if not own or short in own else long
+        found.warn((*path, key), f"{why}; raise {short} or lower {long}")
+
+
+def contrary(clocks: Deadlines, own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Pairs of clocks of which the first makes the second pointless, and a sentence that says how. `own`: only pairs with one
+    of these are looked at; empty means all."""
     for short, long, why in (
         ("stall", "keepalive_sse", "a stream would be cut before its first keep-alive"),
         ("total", "first_token", "`total` always ends first"),
@@ -248,12 +256,7 @@ def contradictions(clocks: Deadlines, path: KeyPath, own: Mapping[str, Any], fou
     ):
         one, two = getattr(clocks, short), getattr(clocks, long)
         if one < two != math.inf and (not own or short in own or long in own):
-            key = short if not own or short in own else long
-            found.warn(
-                (*path, key),
-                f"{short} ({render_duration(one)}) is shorter than {long} ({render_duration(two)}): {why}; "
-                f"raise {short} or lower {long}",
-            )
+            yield short, long, f"{short} ({render_duration(one)}) is shorter than {long} ({render_duration(two)}): {why}"
 
 
 def check_limits(config: Config, found: Findings) -> None:

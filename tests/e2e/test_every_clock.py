@@ -22,7 +22,7 @@ from clawproxy.config import ModelConfig, PoolConfig, ProviderConfig, RouteConfi
 from clawproxy.config.schema import Duration, LimitsConfig
 from clawproxy.ops.logs import LOG, Ration
 from tests.e2e.harness import KEY, Running, gateway
-from tests.e2e.http_client import chat, chat_body
+from tests.e2e.http_client import Reply, chat, chat_body
 from tests.e2e.test_faults import error_of, over_websocket
 from tests.e2e.websocket_client import Frames, open_raw
 
@@ -101,7 +101,7 @@ async def test_one_that_answers_fast_enough_is_not_cut(tmp_path: Path, log: io.S
 async def test_the_setting_that_is_named_is_the_one_that_holds(tmp_path: Path, log: io.StringIO, where: str) -> None:
     own = {"stall": Duration(0.1)}
     async with gateway(tmp_path / "one", deadlines=FAST) as other:
-        base_url = other.provider and other.config.providers["scripted"].base_url
+        base_url = other.config.providers["scripted"].base_url
         provider = ProviderConfig(base_url=base_url, deadlines=own if where == "provider" else {"stall": Duration(9.0)})
         model = ModelConfig((RouteConfig("own", "m"),), deadlines=own if where == "model" else {})
         changes: dict[str, Any] = {"providers": {"own": provider}, "models": {"test-model": model}}
@@ -135,6 +135,18 @@ async def test_a_client_shortens_total_and_it_is_its_own(tmp_path: Path, log: io
         await check(log, running, "total", "timeout.total", 0.1, "client", "deadline_ms")
 
 
+async def second_of_two(running: Running) -> Reply:
+    """What a request is answered while another holds the only place."""
+    async with await running.connect() as first, await running.connect() as second, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: chat(first, "script: stall", key=KEY))
+        while not running.provider.log.in_progress and not running.server.gateway.in_flight:
+            await trio.sleep(0.005)
+        await trio.sleep(0.03)
+        reply = await chat(second, "script: say hi", key=KEY)
+        nursery.cancel_scope.cancel()
+    return reply
+
+
 async def test_no_place_in_the_pool_or_in_the_gateway(tmp_path: Path, log: io.StringIO) -> None:
     deadlines = attrs.evolve(FAST, first_token=5.0)
     async with gateway(tmp_path / "one", deadlines=deadlines) as other:
@@ -144,14 +156,7 @@ async def test_no_place_in_the_pool_or_in_the_gateway(tmp_path: Path, log: io.St
         for number, changes in enumerate(full):
             async with gateway(tmp_path / str(number), deadlines=deadlines, **changes) as running:
                 with trio.fail_after(5):
-                    async with await running.connect() as first, await running.connect() as second:
-                        async with trio.open_nursery() as nursery:
-                            nursery.start_soon(lambda: chat(first, "script: stall", key=KEY))  # noqa: B023
-                            while not running.server.gateway.in_flight:
-                                await trio.sleep(0.005)
-                            await trio.sleep(0.02)
-                            reply = await chat(second, "script: say hi", key=KEY)
-                            nursery.cancel_scope.cancel()
+                    reply = await second_of_two(running)
                     assert reply.status == 503
                     assert reply.headers["retry-after"] == "1"
                     assert error_of(reply)["code"] == "timeout.queue"
