@@ -145,8 +145,9 @@ class ExchangeClock:
             self._entered = now
             self._slice = math.inf
             self._sliced = False
-            if self._stall == "stall" and any(type(event) is Reasoning for event in batch.events):
-                self._stall = "stall_reasoning"
+            for event in batch.events:
+                if type(event) is Reasoning:
+                    self._stall = "stall_reasoning"
         if self._rate is not None:
             self._rate.count(batch.events, self._now())
 
@@ -160,12 +161,12 @@ class ExchangeClock:
 
     def resume(self, *, content: bool) -> None:
         """The provider has the word again: it has all of `stall` after content, else what was left when the clock was paused."""
-        now = self._now()
         if content:
-            self.exchange.spoke = now
+            self.exchange.spoke = now = self._now()
             due = now + getattr(self._deadlines, self._stall)
             self._set(due if self._rate is None else self._rate.resume(now, due))
         elif self._held is not None:
+            now = self._now()
             self._set(now + self._held if self._rate is None else self._rate.resume(now, None))
         self._held = None
 

@@ -226,32 +226,32 @@ class Gateway:
         )
 
     def admit(self) -> ClawError | None:
-        refused = self._refusal()
-        if refused is not None and refused.slug == "overloaded":
-            log_event(
-                "request.refused",
-                error=refused.slug,
-                outcome=refused.kind.outcome,
-                fault=refused.fault,
-                lag_ms=round(self.lag.seconds * 1000, 1),
-                limit_ms=round(self.current.config.limits.shed_lag * 1000),
-                setting="limits.shed_lag",
-            )
-        return refused
-
-    def _refusal(self) -> ClawError | None:
         if self.draining:
             return ClawError("shutting_down", retry_after_ms=1000)
         if self.lag.seconds > self.current.config.limits.shed_lag:
-            return ClawError("overloaded", retry_after_ms=1000)
+            return self._shed()
         return None
+
+    def _shed(self) -> ClawError:
+        refused = ClawError("overloaded", retry_after_ms=1000)
+        log_event(
+            "request.refused",
+            error=refused.slug,
+            outcome=refused.kind.outcome,
+            fault=refused.fault,
+            lag_ms=round(self.lag.seconds * 1000, 1),
+            limit_ms=round(self.current.config.limits.shed_lag * 1000),
+            setting="limits.shed_lag",
+        )
+        return refused
 
     def not_ready(self) -> Sequence[str]:
         """Why a new request would be refused now, in the words of `/readyz`."""
         if not hasattr(self, "current"):
             return ["starting"]
-        refused = self._refusal()
-        return [] if refused is None else ["draining" if refused.slug == "shutting_down" else "overloaded"]
+        if self.draining:
+            return ["draining"]
+        return ["overloaded"] if self.lag.seconds > self.current.config.limits.shed_lag else []
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.calls.add(call)

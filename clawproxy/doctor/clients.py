@@ -13,7 +13,7 @@ from clawproxy.config.units import render_duration
 from clawproxy.doctor.balancers import BALANCERS, Balancer
 from clawproxy.doctor.beforehand import keepalive_under
 from clawproxy.doctor.evidence import Evidence, Gone
-from clawproxy.doctor.findings import CHOSEN, Change, Finding, seconds
+from clawproxy.doctor.findings import CHOSEN, Change, Finding
 
 ALIKE = 0.06
 """How far apart two times may be, as a share of them, and be one clock's."""
@@ -78,14 +78,18 @@ def _by_a_clock(config: Config, stream: bool, after: float, count: int, gone: Go
         key, value = "deadlines.keepalive_sse", keepalive_under(after)
         how += f" Keep-alives come every {render_duration(now)}." if now < after * 100 else " Keep-alives are off."
     else:
-        key, value = "deadlines.total", seconds(round(after * 0.9, 3))
-        how += (
-            " An answer without streaming is silent until its end: let them stream, or wait longer; else let the gateway say so."
-        )
+        key, value = "deadlines.total", f"above {render_duration(config.deadlines.total)}"
+        how += " An answer without streaming is silent until its end: let them stream, or wait for all of total."
     cause = "balancer_idle_cut" if is_balancer else "client_timeout"
     fault = "network" if is_balancer else "client"
     clock = key.rpartition(".")[2]
-    return Finding(cause, fault, how, count, 0, clock, key, _who(gone), (Change(key, value),))
+    if not stream:  # no clock of the gateway's can help: whoever cuts must wait longer
+        change = Change(
+            f"{behind.name}: {behind.setting}" if behind is not None and is_balancer else "the clients' timeout", value
+        )
+    else:
+        change = Change(key, value)
+    return Finding(cause, fault, how, count, 0, clock, key, _who(gone), (change,))
 
 
 def _by_choice(stream: bool, left: int, gone: Gone, evidence: Evidence) -> Finding:

@@ -48,7 +48,7 @@ class Change:
 
     key: str
     value: str = ""
-    """Empty where only the operator can know it."""
+    """Empty where only the operator can know it; `above ...` in somebody else's configuration."""
 
 
 @frozen

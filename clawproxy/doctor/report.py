@@ -39,16 +39,16 @@ def _one(mark: str, finding: Finding) -> list[str]:
 
 
 def _often(finding: Finding) -> str:
-    if not finding.count and not finding.saved:
-        return ""
+    if not finding.count:
+        return f": {finding.saved} attempts, each made good by another" if finding.saved else ""
     said = f": {finding.count}" + (f" of {finding.of}" if finding.of >= finding.count > 0 else "")
     return said + (f" (and {finding.saved} that another attempt made good)" if finding.saved else "")
 
 
 def _set(value: str) -> str:
     """As it is written in TOML."""
-    if not value:
-        return ""
+    if not value or value.startswith("above "):
+        return f": {value or 'what it should be is yours to say'}"
     return f" = {value}" if value.isdigit() else f' = "{value}"'
 
 
@@ -56,7 +56,7 @@ def _read(evidence: Evidence | None) -> str:
     if evidence is None:
         return "No log was read (see --log): only the configuration was looked at."
     span = f", {evidence.first[:19]} to {evidence.last[:19]}" if evidence.first else ""
-    others = f"; {evidence.unread} lines were no gateway's" if evidence.unread else ""
+    others = f"; {evidence.unread} other lines were left out" if evidence.unread else ""
     return f"{evidence.requests} requests in {evidence.lines} lines{span}{others}."
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from urllib.parse import urlsplit
 
-from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.clocks import CLOCKS
 from clawproxy.config import Config
-from clawproxy.config.units import render_duration
+from clawproxy.config.units import parse_duration, render_duration
 from clawproxy.doctor.evidence import Evidence, Group, Sample
 from clawproxy.doctor.findings import Change, Finding, round_up, seconds
 
@@ -46,17 +45,23 @@ def about_timeouts(config: Config, evidence: Evidence) -> list[Finding]:
 def _cut(config: Config, evidence: Evidence, clock: str, provider: str, setting: str, group: Group) -> Finding:
     model = group.models.most_common(1)[0][0] if group.models else ""
     key = setting or f"deadlines.{clock}"
-    if setting == f"deadlines.{clock}" and provider and len(group.models) == 1 and model in config.models:
+    if setting == "deadlines.connect" and provider in config.providers:
+        key = f"providers.{provider}.deadlines.connect"
+    elif setting == f"deadlines.{clock}" and provider and len(group.models) == 1 and model in config.models:
         key = f"models.{model}.deadlines.{clock}"  # for that one alone
     limit = group.limit_ms / 1000
     known = evidence.first_token.get((provider, model), Sample())
-    why, value = _advice(clock, limit, known, config.deadlines)
+    why, value = _advice(clock, limit, known)
     if clock == "total" and key == "deadline_ms":
         why, value, key = "The limit is the client's own (deadline_ms): only the client can raise it.", "", ""
     elif setting == "deadlines.total" and clock != "total":
         key, why = setting, f"Its share of total ran out, since another route was kept in hand. {why}"
-        value = seconds(round_up(_total(config) * 2))
-    change = (Change(key, value),) if key and value else ()
+        value = seconds(round_up(_total(config, model) * 2))
+    change: tuple[Change, ...] = (Change(key, value),) if key and value else ()
+    if change and provider and clock != "total" and parse_duration(value) >= (total := _total(config, model)) and value != "off":
+        own = model in config.models and "total" in config.models[model].deadlines
+        home = f"models.{model}.deadlines" if own else "deadlines"
+        change += (Change(f"{home}.total", seconds(round_up(max(parse_duration(value) * 1.25, total)))),)  # else it rings first
     return Finding(
         CAUSE[clock],
         group.fault or "provider",
@@ -71,11 +76,12 @@ def _cut(config: Config, evidence: Evidence, clock: str, provider: str, setting:
     )
 
 
-def _total(config: Config) -> float:
-    return config.deadlines.total if config.deadlines.total < math.inf else 600.0
+def _total(config: Config, model: str) -> float:
+    own = config.models[model].deadlines if model in config.models else {}
+    return own.get("total", config.deadlines.total)
 
 
-def _advice(clock: str, limit: float, known: Sample, deadlines: Deadlines) -> tuple[str, str]:
+def _advice(clock: str, limit: float, known: Sample) -> tuple[str, str]:
     """Why, and the value to set; empty where none would help."""
     twice = seconds(round_up(limit * 2))
     if clock == "first_token":
