@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import trio
@@ -31,7 +32,8 @@ def config(deadlines: Deadlines, model: dict[str, Duration] | None = None, provi
 async def test_a_model_that_reasons_may_be_silent_twice_as_long(
     autojump_clock: trio.testing.MockClock, reasons: str | None
 ) -> None:
-    asked = {"asked": {"reasoning_effort": "high"}, "budget": {"reasoning_budget": 1000}}.get(reasons or "", {})
+    known: dict[str, dict[str, Any]] = {"asked": {"reasoning_effort": "high"}, "budget": {"reasoning_budget": 1000}}
+    asked = known.get(reasons or "", {})
     async with claw() as gateway:
         begins = Reasoning("hm") if reasons == "began" else "hm"
         gateway.upstream.will_say(begins, Pause(119), "so")
@@ -143,7 +145,7 @@ def test_a_rate_reads_as_it_is_written(tokens: float, window: float) -> None:
 
 @pytest.mark.parametrize("text", ["5", "5 tokens", "0 tokens/s", "5 tokens/s over off", "-1 tokens/s", "30s", 5, True])
 def test_what_is_no_rate(text: object) -> None:
-    with pytest.raises(ValueError, match='write it like "5 tokens/s over 30s"|is no duration'):
+    with pytest.raises(ValueError, match=r'write it like "5 tokens/s over 30s"|is no duration'):
         parse_rate(text)
 
 
