@@ -57,7 +57,8 @@ class AttemptRun:
         """Make the attempt. What the provider did is in `attempt.error`; what ends the exchange is raised. Where a clock of the
         attempt ran out, that is in `attempt.error` too, and Cancelled goes up to whoever renews the scope."""
         self.attempt = attempt
-        self.clock.begin(attempt, self.generation.deadlines_for(attempt.route, self.exchange), has_fallback=has_fallback)
+        deadlines = self.generation.deadlines_for(attempt.route, self.exchange)
+        self.clock.begin(attempt, deadlines, has_fallback=has_fallback, reasons=asked_to_reason(request))
         contexts = AttemptContexts(self.generation.pipeline.report)
         try:
             await self.generation.pipeline.enter_attempt(self.exchange, request, attempt, contexts, self.clock.hook)
@@ -92,7 +93,7 @@ class AttemptRun:
                 while (batch := await stream.receive()) is not None:
                     failure, got_content = self._look(attempt, batch)
                     if got_content:
-                        self.clock.content()
+                        self.clock.content(batch)
                     if failure is not None:
                         batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
                     released = relay.take(batch) if batch.events or batch.raw else None
@@ -188,6 +189,11 @@ class AttemptRun:
             attempt.outcome = "truncated" if self.finish in ("length", "budget") else "complete"
         else:
             attempt.outcome = error.kind.outcome
+
+
+def asked_to_reason(request: ChatRequest) -> bool:
+    """Whether the model may think before, and between, what it says."""
+    return request.reasoning_effort not in (None, "none") or bool(request.reasoning_budget)
 
 
 def joined(batches: list[Batch]) -> Batch:

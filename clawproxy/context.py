@@ -194,6 +194,8 @@ class Exchange:
     """Questions of their own that plugins asked within it."""
     asking: int = 0
     """Those that are not answered yet."""
+    spoke: float | None = None
+    """`trio.current_time()` when the client was last sent something, a keep-alive included; None: nothing yet."""
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the

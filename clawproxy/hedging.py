@@ -232,9 +232,9 @@ class _LaneClock(ExchangeClock):
             self._sliced = False
             self._set(self._entered + float(getattr(self._deadlines, self._running)))
 
-    def content(self) -> None:
+    def content(self, batch: Batch) -> None:
         """Raises ClawError("cancelled") where another has won: then its scope is cancelled, too, but has not noticed yet."""
-        super().content()
+        super().content(batch)
         if not self._lane.race.wins(self._lane):
             raise beaten()
 

@@ -116,3 +116,7 @@ class Service(Protocol):
     def count(self, name: str, **labels: str) -> None:
         """Add one to a counter (`clawproxy_..._total`). Labels come from closed sets only."""
         ...
+
+    def cut(self, clock: str, limit: float, *, surface: str, peer: str) -> None:
+        """A connection's own clock ended it, or a request that was not yet an exchange: for the log and the metric."""
+        ...

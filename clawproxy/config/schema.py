@@ -86,7 +86,7 @@ class ProviderConfig:
     headers: Mapping[str, str] = field(factory=dict)
     pool: PoolConfig = PoolConfig()
     deadlines: Mapping[str, Duration] = field(factory=dict)
-    """Any clock of `[deadlines]`, for this provider."""
+    """Those clocks of `[deadlines]` that run in an attempt, for this provider; that of `rate` is a `clocks.Rate`."""
     ca_file: Path | None = None
     """PEM certificates to trust instead of the system's."""
     profile: str | None = None

@@ -12,10 +12,10 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, NewType, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -38,15 +38,28 @@ from clawproxy.config.schema import (
     Factor,
     Hedge,
     KeyConfig,
+    ModelConfig,
     PerRequest,
     Price,
     PriceConfig,
+    ProviderConfig,
     SecretRef,
     ServerConfig,
     Size,
 )
-from clawproxy.config.units import kind_of, parse_dollars, parse_duration, parse_factor, parse_price, parse_size, shown
+from clawproxy.config.units import (
+    kind_of,
+    parse_dollars,
+    parse_duration,
+    parse_factor,
+    parse_price,
+    parse_rate,
+    parse_size,
+    shown,
+)
 
+_Clock = NewType("_Clock", float)
+"""Stands for `Duration` in the tables of a provider's and a model's own clocks."""
 _QUANTILE = re.compile(r"p([5-9][0-9])")
 
 
@@ -101,6 +114,18 @@ def _duration(value: Any, _: Any = None) -> Duration:
         return Duration(parse_duration(value))
     except ValueError as error:
         raise Wrong(str(error)) from None
+
+
+def _rate(value: Any, _: Any = None) -> float:
+    try:
+        return parse_rate(value)
+    except ValueError as error:
+        raise Wrong(str(error)) from None
+
+
+def _clock(value: Any, _: Any = None) -> float:
+    """A provider's or a model's own limit, of whichever clock."""
+    return _rate(value) if isinstance(value, str) and "token" in value else _duration(value)
 
 
 def _size(value: Any, _: Any = None) -> Size:
@@ -296,6 +321,7 @@ def make_converter(base: Path) -> Converter:
         (Path, path),
         (SecretRef, secret),
         (Duration, _duration),
+        (_Clock, _clock),
         (Size, _size),
         (Price, _price),
         (PerRequest, _per_request),
@@ -330,8 +356,12 @@ def make_converter(base: Path) -> Converter:
 
     converter.register_structure_hook_factory(lambda cl: is_class(cl) and cl not in (SecretRef, Hedge), class_hook)
     clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
+    clocks["rate"] = override(struct_hook=_rate)
     of_table(Deadlines, **clocks)
     of_table(PriceConfig, origin=override(omit=True))
+    own_clocks = _mapping_hook(Mapping[str, _Clock], converter)
+    of_table(ProviderConfig, deadlines=override(struct_hook=own_clocks))
+    of_table(ModelConfig, deadlines=override(struct_hook=own_clocks))
     of_table(KeyConfig, expires=override(struct_hook=_expires))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter

@@ -16,6 +16,8 @@ from typing import Literal
 
 from attrs import frozen
 
+from clawproxy.clocks import Rate
+
 _DURATION_UNITS: dict[str, int | Fraction] = {
     "d": 86400,
     "h": 3600,
@@ -42,6 +44,7 @@ _DOLLARS = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,9}))?")
 _FACTOR = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?")
 _LONGEST = 100 * 365 * 86400
 _LARGEST = 2**50
+_RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?tokens?/s(?: +over +(\S+))?")
 _OFF = ("off", "inf")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
@@ -97,6 +100,32 @@ def render_duration(seconds: float) -> str:
     if exact:  # less than a microsecond is left: say it all in seconds, as Python would
         return f"{Decimal(repr(float(seconds))):f}s"
     return "".join(parts)
+
+
+def parse_rate(value: object) -> float:
+    """A `clocks.Rate` of `"5 tokens/s over 30s"`, or of `"5 tokens/s"`, whose window is 30 s; `math.inf` of `"off"`.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    right = 'write it like "5 tokens/s over 30s", or "off"'
+    if not isinstance(value, str):
+        raise ValueError(f"{kind_of(value)} is no rate; {right}")
+    text = value.strip()
+    if text.lower() in _OFF:
+        return math.inf
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f'"{shown(text)}" is no rate; {right}')
+    window = parse_duration(match[2] or "30s")
+    if not float(match[1]) or not 0 < window < math.inf:
+        raise ValueError(f'"{shown(text)}" asks for nothing; {right}')
+    return Rate(window, float(match[1]))
+
+
+def render_rate(rate: float) -> str:
+    """`"5 tokens/s over 30s"` of such a `Rate`."""
+    return f"{rate.tokens:g} tokens/s over {render_duration(float(rate))}" if isinstance(rate, Rate) else render_duration(rate)
 
 
 def parse_size(value: object) -> int:

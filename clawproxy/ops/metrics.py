@@ -82,6 +82,7 @@ def families() -> list[Family]:
         Family("clawproxy_first_token_seconds", "histogram", "Sent to a provider, to its first content.", ("provider",), SECONDS),
         Family("clawproxy_gateway_seconds", "histogram", "What the gateway itself added.", ("surface",), FINE_SECONDS),
         Family("clawproxy_errors_total", "counter", "Errors answered.", ("slug", "fault")),
+        Family("clawproxy_timeouts_total", "counter", "Clocks that ran out, of attempts too.", ("clock", "fault")),
         Family("clawproxy_tokens_total", "counter", "Tokens, measured or estimated.", ("direction",)),
         Family("clawproxy_attempts_total", "counter", "Attempts at providers closed.", ("provider", "outcome")),
         Family("clawproxy_routes_total", "counter", "Routes chosen, and why.", ("provider", "reason")),

@@ -326,7 +326,9 @@ class HttpClient:
 
     def _write_pulse(self) -> None:
         was = self.committed
-        if not self._wire.write_now(self._framed(self._keepalive)) and not was:
+        if self._wire.write_now(self._framed(self._keepalive)):
+            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]
+        elif not was:
             # The kernel took nothing, so the head is still to be sent.
             self.committed, self.status = False, 0
 
@@ -335,6 +337,7 @@ class HttpClient:
             return
         try:
             await self._wire.write(self._framed(self._keepalive), self._limit)
+            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]
         except ClawError:
             pass  # the exchange's next write, or the hang-up monitor, finds out as well
 

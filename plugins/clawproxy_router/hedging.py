@@ -83,10 +83,11 @@ class Hedges:
 
     def learn(self, exchange: Exchange, attempt: Attempt, share: float) -> None:
         """An attempt is over: how long its first token took, or how long none came."""
-        timing = exchange.timing if attempt.timing is None else attempt.timing
-        waited = timing.first_token
-        if waited is None or not attempt.sent:
+        if not attempt.sent:
             return
+        waited = (exchange.timing if attempt.timing is None else attempt.timing).first_token if attempt.content else None
+        if waited is None:  # it said nothing, all the while (beaten, its content may have been on the way)
+            waited = max(0.0, (attempt.closed_at or attempt.started) - attempt.started)
         place = self.place(place_of(attempt.route))
         if not attempt.content and attempt.error is not None and attempt.error.slug != SLOW.slug:
             known = place.quantile(share)

@@ -67,6 +67,8 @@ def shown(cls: type[Any], attribute: Any) -> str:
     """A default as the page writes it."""
     default = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        if default.takes_self:  # made from the others: said in words
+            return "twice `stall`"
         default = default.factory()
     if default is attrs.NOTHING:
         return "required"

@@ -86,9 +86,9 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         GOOD_PROVIDER + '[providers.a.deadlines]\nhead = "1s"\nstal = "5s"\n[deadlines]\nrate = "9s"\nconnect = "0s"\n',
         [
             "claw.toml:4: providers.a.deadlines.head: can not be set here; set it under [deadlines] (here: `queue`, `connect`, "
-            "`first_token`, `stall`)",
+            "`first_token`, `stall`, `stall_reasoning`, `rate`)",
             "claw.toml:5: providers.a.deadlines.stal: is no clock; did you mean `stall`?",
-            "claw.toml:7: deadlines.rate: is not measured by this version; leave it out",
+            'claw.toml:7: deadlines.rate: "9s" is no rate; write it like "5 tokens/s over 30s", or "off"',
             'claw.toml:8: deadlines.connect: "0s" leaves no time at all; write a longer time, or "off" for no limit',
         ],
     ),
