@@ -54,7 +54,8 @@ class Accounts:
         self.held: dict[str, Hold] = {}
         """By the attempt's id. Read it freely."""
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._now = now
+        self.now = now
+        """The latest time seen. Read it freely."""
         self._tidy_at = FEW
 
     def knows(self, id_: str) -> bool:
@@ -65,9 +66,9 @@ class Accounts:
 
     def plan(self, claims: Sequence[Claim], at: float | None = None) -> Shortage | list[Taken]:
         """What is to be taken for all `claims` at the time `at` (None: the latest seen), or why it is too much. Takes nothing."""
-        now = self._now
+        now = self.now
         if at is not None and now < at < LAST_TIME:
-            now = self._now = at
+            now = self.now = at
         taken: list[Taken] = []
         short: Shortage | None = None
         counters = self._counters
@@ -97,7 +98,7 @@ class Accounts:
             counter.hold(period, amount)
         held = self.held.get(id_)
         if held is None:
-            self.held[id_] = Hold(self._now, taken)
+            self.held[id_] = Hold(self.now, taken)
         else:
             held.taken.extend(taken)
 
@@ -113,7 +114,7 @@ class Accounts:
 
     def _tidy(self) -> None:
         """Forget the accounts whose windows are over. Done when their number has doubled: no account pays for more than two."""
-        now = self._now
+        now = self.now
         self._counters = {key: counter for key, counter in self._counters.items() if not counter.is_over(now)}
         self._tidy_at = max(FEW, 2 * len(self._counters))
 
@@ -164,8 +165,8 @@ class Accounts:
             limited = limited or part[3]
         if last is None:
             account = counter.account
-            if self._now >= counter.ends:
-                counter.roll(self._now)
+            if self.now >= counter.ends:
+                counter.roll(self.now)
             period = period_of(account.window, account.sliding, hold.since)
         else:
             period = last[1]
@@ -177,7 +178,7 @@ class Accounts:
     # --- asking --------------------------------------------------------------------------------------------------------------
 
     def standing(self, accounts: Iterable[Account], now: float) -> list[Standing]:
-        now = max(now, self._now)
+        now = max(now, self.now)
         out: list[Standing] = []
         for account in accounts:
             counter = self._counters.get(account._replace(scope=_bounded(account.scope))) or make_counter(account)
@@ -198,7 +199,7 @@ class Accounts:
         counter = self._counters.get(account)
         if counter is None:
             counter = self._counters[account] = make_counter(account)
-            counter.roll(self._now)
+            counter.roll(self.now)
         return counter
 
 

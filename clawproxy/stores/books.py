@@ -129,7 +129,7 @@ def _most(entries: Iterable[Entry], unit: str) -> int | None:
 
 
 def prune(connection: sqlite3.Connection, now: float) -> None:
-    """Forget totals that nobody asks for any more."""
+    """Forget totals that nobody asks for any more. `now` is the accounts' time, not the clock's: what may count yet stays."""
     for (window, sliding), seconds in _KEPT.items():
         connection.execute(
             'DELETE FROM totals WHERE "window" = ? AND sliding = ? AND period < ?', (window, sliding, int(now) - seconds)

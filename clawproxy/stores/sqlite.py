@@ -143,10 +143,10 @@ class SqliteStore:
             now = time.time()
             with database.immediate(connection):
                 orphans = books.settle_orphans(connection, now)
-                books.prune(connection, now)
             if orphans:
                 log.warning("%d attempts were under way when the last process ended: closed at what was reserved", orphans)
             self._accounts = books.load(connection, now)
+            books.prune(connection, self._accounts.now)
             database.remove_folded(connection, self._folder, None)
             self._begin_segment(database.next_number(connection, self._folder))
         except (sqlite3.Error, OSError):
@@ -315,8 +315,7 @@ class SqliteStore:
             now = time.time()
             if now > self._pruned + PRUNE_EVERY:
                 self._pruned = now
-                with database.immediate(connection):
-                    books.prune(connection, now)
+                books.prune(connection, self._accounts.now)
         return folded
 
     def _next_segment(self, segment: Segment) -> Segment:

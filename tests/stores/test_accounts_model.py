@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import trio
 from attrs import define, field
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
@@ -349,7 +349,10 @@ class OnDisk(Machine):
         reference.now = max(self.latest, *(period for _, period, *_ in reference.totals()), 0)
 
 
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+"""Shrinking takes minutes: each step crosses a thread."""
+
 TestMemory = Machine.TestCase
-TestMemory.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestMemory.settings = settings(max_examples=30, stateful_step_count=25, deadline=None, phases=PHASES)
 TestOnDisk = OnDisk.TestCase
-TestOnDisk.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestOnDisk.settings = settings(max_examples=12, stateful_step_count=25, deadline=None, phases=PHASES)
