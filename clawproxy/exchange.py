@@ -234,7 +234,7 @@ class _Story:
 
     def _begun(self, leg: Sequence[Attempt], route: Route) -> Attempt:
         history = self.exchange.attempts
-        if route.reason in ("hedge", "continue"):
+        if route.reason in ("hedge", "continue", "retry"):
             reason = route.reason
         elif leg:
             reason = "retry" if leg[-1].route.provider == route.provider else "failover"
