@@ -12,6 +12,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from attrs import evolve
+
 from clawproxy.context import Attempt, Exchange
 from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError, ProviderFault
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from clawproxy.gateway import Generation
     from clawproxy.lifetime import Lifetime
     from clawproxy.pipeline import Relay
-    from clawproxy.service import Client
+    from clawproxy.service import Sink
     from clawproxy.upstream.base import Opening
 
 UNDELIVERED = frozenset({"client_gone", "timeout.write"})
@@ -37,13 +39,14 @@ class AttemptRun:
     """One attempt, from the plugins' contexts to the provider's last byte. After `run`: `attempt.outcome`, `attempt.error`."""
 
     def __init__(
-        self, generation: Generation, exchange: Exchange, client: Client, lifetime: Lifetime, clock: ExchangeClock
+        self, generation: Generation, exchange: Exchange, client: Sink, lifetime: Lifetime, clock: ExchangeClock
     ) -> None:
         self.generation = generation
         self.exchange = exchange
         self.client = client
         self.lifetime = lifetime
         self.clock = clock
+        self.attempt: Attempt | None = None
         self.finish: FinishReason | None = None
         self.ended = False
         """The provider's terminal marker was seen: the answer is complete whatever happens next."""
@@ -53,7 +56,9 @@ class AttemptRun:
     async def run(self, attempt: Attempt, request: ChatRequest, *, has_fallback: bool) -> None:
         """Make the attempt. What the provider did is in `attempt.error`; what ends the exchange is raised. Where a clock of the
         attempt ran out, that is in `attempt.error` too, and Cancelled goes up to whoever renews the scope."""
-        self.clock.begin(attempt, self.generation.deadlines_for(attempt.route, self.exchange), has_fallback=has_fallback)
+        self.attempt = attempt
+        deadlines = self.generation.deadlines_for(attempt.route, self.exchange)
+        self.clock.begin(attempt, deadlines, has_fallback=has_fallback, reasons=asked_to_reason(request))
         contexts = AttemptContexts(self.generation.pipeline.report)
         try:
             await self.generation.pipeline.enter_attempt(self.exchange, request, attempt, contexts, self.clock.hook)
@@ -80,6 +85,7 @@ class AttemptRun:
         relay = self.generation.pipeline.relay(self.exchange, attempt)
         opening = self._open(attempt, request)
         held: list[Batch] = []
+        last: Batch | None = None
         good = False
         try:
             async with opening as stream:
@@ -87,10 +93,13 @@ class AttemptRun:
                 while (batch := await stream.receive()) is not None:
                     failure, got_content = self._look(attempt, batch)
                     if got_content:
-                        self.clock.content()
+                        self.clock.content(batch)
                     if failure is not None:
                         batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
                     released = relay.take(batch) if batch.events or batch.raw else None
+                    if attempt.cut is not None:  # nothing more is wanted of the provider: it is closed before anything else
+                        self.finish, self.ended, last = attempt.cut, True, released
+                        break
                     if released is not None:
                         await self._release(attempt, held, released, got_content if released is batch else released.has_content())
                     if failure is not None:
@@ -102,6 +111,8 @@ class AttemptRun:
             attempt.closed_at = time.time()
             if not good:
                 self._abandon(relay)
+        if last is not None:
+            await self._release(attempt, held, last, last.has_content())
         try:
             rest = relay.end()
         except ClawError:
@@ -119,6 +130,9 @@ class AttemptRun:
             return Recorded(attempt.route.recorded)
         upstream = self.generation.upstream
         dialect = upstream.dialect(attempt.route.provider)
+        most = attempt.output_limit
+        if most is not None and (request.max_tokens is None or most < request.max_tokens):
+            request = evolve(request, max_tokens=most)
         outbound = dialect.encode_request(request, attempt.route)
         # The id the ledger knows this attempt by, so that the provider's records can be held against it.
         headers = (*outbound.headers, ("x-request-id", attempt.id))
@@ -172,9 +186,14 @@ class AttemptRun:
             attempt.closed_at = time.time()
         attempt.error = error
         if error is None:
-            attempt.outcome = "truncated" if self.finish == "length" else "complete"
+            attempt.outcome = "truncated" if self.finish in ("length", "budget") else "complete"
         else:
             attempt.outcome = error.kind.outcome
+
+
+def asked_to_reason(request: ChatRequest) -> bool:
+    """Whether the model may think before, and between, what it says."""
+    return request.reasoning_effort not in (None, "none") or bool(request.reasoning_budget)
 
 
 def joined(batches: list[Batch]) -> Batch:

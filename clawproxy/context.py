@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from attrs import define, field
 
 from clawproxy.clocks import Deadlines
 from clawproxy.errors import ClawError
-from clawproxy.events import Notice
-from clawproxy.messages import EMPTY, Principal, Route, Usage
+from clawproxy.events import FinishReason, Notice
+from clawproxy.messages import EMPTY, ChatRequest, Principal, Route, Usage
 from clawproxy.values import value
 
 if TYPE_CHECKING:
@@ -133,6 +133,12 @@ class Attempt:
     error: ClawError | None = None
     closed_at: float | None = None
     """Unix time at which the provider's stream was closed or handed back whole."""
+    output_limit: int | None = None
+    """Tokens that its answer may have at most, set by whoever opens it: the provider is told, whatever the client said."""
+    cut: FinishReason | None = None
+    """Set by a transform that ended the answer here: the provider is not read on, its connection is closed."""
+    timing: Timing | None = None
+    """Its own phases, where it was tried in a race (`Route.hedge_after`); else they are the exchange's."""
 
 
 @define(slots=True, eq=False)
@@ -182,6 +188,14 @@ class Exchange:
     """The policies that spoke, in the order they did."""
     last_resort: Route | None = None
     """What to answer from where no route can, before anything was released (an older answer, `Route.recorded`)."""
+    parent: str | None = None
+    """The `request_id` of the exchange within which a plugin asks this (`App.ask`)."""
+    asked: int = 0
+    """Questions of their own that plugins asked within it."""
+    asking: int = 0
+    """Those that are not answered yet."""
+    spoke: float | None = None
+    """`trio.current_time()` when the client was last sent something, a keep-alive included; None: nothing yet."""
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the
@@ -217,10 +231,16 @@ class Considered:
     """In a word of a closed set: why it came first, or was left out; empty for those between."""
     score: float | None = None
     """What it was ordered by, less is better; None where no figure did."""
+    cached: int | None = None
+    """Tokens of the prompt that its provider's cache is expected to have, where that counted."""
 
 
 def _no_secrets(ref: SecretRef) -> Secret:
     raise LookupError(f"this service resolves no secrets ({ref.scheme}:...)")
+
+
+async def _no_answers(exchange: Exchange, request: ChatRequest) -> str:
+    raise LookupError("this service asks no models")
 
 
 @define(eq=False)
@@ -248,6 +268,10 @@ class App:
     """`log("route.breaker", "warning", provider="a")`: one line of the log; fields from the log's own list, never a secret."""
     gauge: Callable[..., None] = lambda *_a, **_k: None
     """`gauge(name, help, read, labels)`: a figure asked for at each scrape: `read()` gives a number, or with labels a mapping."""
+    ask: Callable[[Exchange, ChatRequest], Awaitable[str]] = _no_answers
+    """`await ask(exchange, request)` inside a hook: the text a model answers, as a whole exchange of the same principal within
+    that exchange, metered and audited like any other. The caller bounds the time it may take. Raises ClawError; RuntimeError
+    where `exchange` is such a question itself (`exchange.parent`)."""
 
 
 @define(eq=False)

@@ -207,6 +207,15 @@ class Details:
     provider_status: int | None = None
     policy: str | None = None
     extra: Mapping[str, Any] = field(factory=dict)
+    fault: Fault | None = None
+    """Whose it was this time, where the row leaves that to the occasion (`timeout.total`)."""
+    step: str | None = None
+    """How far a connection to a provider had got: one of `STEPS`."""
+    key: str | None = None
+    """The name of the key that was refused. For the log; no encoder shows it."""
+
+
+STEPS: frozenset[str] = frozenset({"dns", "tcp", "tls"})
 
 
 class ClawError(Exception):
@@ -231,6 +240,10 @@ class ClawError(Exception):
     @property
     def status(self) -> int:
         return self.kind.status
+
+    @property
+    def fault(self) -> Fault:
+        return self.details.fault or self.kind.fault
 
     @property
     def retryable(self) -> bool:

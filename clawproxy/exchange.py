@@ -3,6 +3,8 @@
     transport       bytes -> strict head check -> parser -> gateway.handle(call, client)
     run_exchange      decode -> admit -> prepare_request* -> choose_route             going down, in the operator's order
     attempts          open -> send -> receive* -> relay(batch) -> client.send         coming up; first content commits
+    hedging           two attempts at once: the first to speak wins                   where a route says nothing in time
+    continuing        go_on -> attempts                                               again, where an answer was cut
     steering          prepare_request* -> choose_route -> attempts                    again, where the client says more meanwhile
     run_exchange      client.finish or client.fail, then exchange_closed, exactly once
 
@@ -20,13 +22,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
+from attrs import evolve
 
 from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
+from clawproxy.continuing import Hearing, is_one_text
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.exchange_clock import FALLBACK_SHARE, ExchangeClock
+from clawproxy.hedging import Race
+from clawproxy.hookspecs import Detour, Turn
 from clawproxy.lastresort import without_route
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.steering import Steering, staying
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from clawproxy.hookspecs import Plan
     from clawproxy.service import Call, Client
 
+DETOURS = 8
+"""Models that plugins may ask for in turn."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -86,10 +94,21 @@ class _Story:
         self.request: ChatRequest | None = None
         self.plan: Plan | None = None
         self.leg = 0
-        """How many attempts were made before the client last said more: they are no history of what is asked now."""
+        """How many attempts were made before what is asked now was asked: they are no history of it."""
+        self.anew = "steer"
+        """What the first attempt after them is for."""
+        self.last: Attempt | None = None
+        """The attempt that counted last."""
+        self.heard: Hearing | None = None
+        """Where the answer may go on behind a cut."""
         self.result: Outcome | None = None
         self.lost = False
         """A transform still held part of that good answer."""
+        self.turn: Turn | None = None
+        """In a plugin's queue."""
+        self.waited = 0.0
+        self.models: set[str] = set()
+        """That plugins have asked for."""
         self.told = False
 
     async def run(self) -> Outcome:
@@ -112,7 +131,8 @@ class _Story:
         exchange.timing.policy = (exchange.timing.policy or 0.0) + self.generation.alarms.now() - began
 
     async def attempt_until_done(self) -> Outcome:
-        """The attempt loop: another route while nothing was released, never after. What the client added comes first."""
+        """The attempt loop: another route while nothing was released; after that only one that goes on with the answer. What the
+        client added comes first."""
         exchange, history, steering = self.exchange, self.exchange.attempts, self.steering
         while True:
             while steering is not None and steering.waits:
@@ -128,44 +148,77 @@ class _Story:
                 await self._back_off(route.after)
                 if steering is not None and steering.waits:
                     continue
-            attempt = Attempt(
-                id=f"{exchange.request_id}.{len(history) + 1}" if history else exchange.request_id,
-                number=len(history) + 1,
-                reason=self._reason(leg, route),
-                route=route,
-                started=time.time(),
-            )
-            history.append(attempt)
+            attempt = self._begun(leg, route)
             exchange.route = route
-            if tried == 1 and route.recorded is None and route.reason != "retry":
-                exchange.notice("fallback", "The first route failed; another one answers.")
-            run = AttemptRun(self.generation, exchange, self.client, self.call.lifetime, self.clock)
+            if tried and attempt.reason == "failover" and route.recorded is None:
+                self._tell_failover(leg[:tried])
+            if not tried and route.goes_on and is_one_text(request):
+                self.heard = Hearing(self.client, exchange, self.generation.config.providers)
+            elif attempt.reason == "continue" and self.heard is not None:
+                request = self.heard.begin(attempt, request)
+            client = self.client if self.heard is None else self.heard
+            run: AttemptRun | Race
+            if route.hedge_after is None:
+                run = AttemptRun(self.generation, exchange, client, self.call.lifetime, self.clock)
+            else:
+                run = Race(self.generation, exchange, client, self.call.lifetime, self.clock, self._hedge, len(plan.candidates))
             if steering is not None:
                 steering.run = run
             try:
                 await run.run(attempt, request, has_fallback=len(plan.candidates) > tried + 1)
+            except Detour as detour:
+                history.remove(attempt)
+                await self._detour(detour, request)
             finally:
                 if steering is not None:
                     steering.run = None
+                attempt = run.attempt or attempt
+                if attempt in history:
+                    self.last = attempt
                 if run.ended and attempt.error is None:
                     self.result, self.lost = Outcome(attempt.outcome or "complete", None, run.finish), run.lost
             if attempt.error is None and not (steering is not None and steering.waits):
                 return await self._finish(Outcome(attempt.outcome or "complete", None, run.finish))
 
+    async def _detour(self, detour: Detour, request: ChatRequest) -> None:
+        """A plugin wants something else than the attempt that was to be made: another model's, or to wait for its turn."""
+        clock = self.clock
+        clock.hooks_done()
+        if detour.turn is not None:
+            began = trio.current_time()
+            self.turn = detour.turn
+            clock.wait_for_place(self.waited)
+            await detour.turn.wait()
+            clock.place_found()
+            waited = trio.current_time() - began
+            self.waited += waited
+            self.exchange.timing.queue = (self.exchange.timing.queue or 0.0) + waited
+            return
+        model = detour.model
+        if model is None or model in self.models or len(self.models) >= DETOURS:
+            raise detour
+        self.models.add(model)
+        self.request = evolve(request, model=model)
+        try:
+            self.plan = await self.generation.pipeline.choose_route(self.exchange, self.request, clock.hook)
+        except ClawError as error:
+            raise detour from error  # it was the gateway's idea: the client is told of what it asked for
+        clock.hooks_done()
+        self.leg, self.anew = len(self.exchange.attempts), "failover"
+        self.exchange.notice("fallback", "Another model answers.", model=model, because=detour.slug)
+
     def _next(self, plan: Plan, leg: Sequence[Attempt]) -> Route:
-        """The next route; where no route can answer, and nothing was released, what was set aside for that. Raises what the last
-        attempt came to, or what the plan says is in the way."""
-        exchange, last = self.exchange, leg[-1] if leg else None
+        """The next route; after content, only one that goes on with the answer. Where no route can answer, and nothing was
+        released, what was set aside for that. Raises what the last attempt came to, or what the plan says is in the way."""
+        last = self.last if leg else None
         error = last.error if last is not None else None
-        content = last is not None and last.content
-        if not content:
-            try:
-                route = plan.next(leg)
-            except ClawError as refused:
-                route, error = None, refused
-            if route is not None:
-                return route
-        return without_route(exchange, last, error or ClawError("no_route"), self._unavailable())
+        try:
+            route = self._goes_on(plan, leg) if leg and any(each.content for each in leg) else plan.next(leg)
+        except ClawError as refused:
+            route, error = None, refused
+        if route is not None:
+            return route
+        return without_route(self.exchange, last, error or ClawError("no_route"), self._unavailable())
 
     def _unavailable(self) -> str | None:
         model = self.generation.config.models.get(self.exchange.requested_model)
@@ -178,10 +231,41 @@ class _Story:
         timing = self.exchange.timing
         timing.queue = (timing.queue or 0.0) + self.generation.alarms.now() - now
 
-    def _reason(self, leg: Sequence[Attempt], route: Route) -> str:
-        if leg:
-            return "retry" if leg[-1].route.provider == route.provider else "failover"
-        return "steer" if self.leg else "first"
+    def _begun(self, leg: Sequence[Attempt], route: Route) -> Attempt:
+        history = self.exchange.attempts
+        if route.reason in ("hedge", "continue", "retry"):
+            reason = route.reason
+        elif leg:
+            reason = "retry" if leg[-1].route.provider == route.provider else "failover"
+        else:
+            reason = self.anew if self.leg else "first"
+        number = len(history) + 1
+        attempt = Attempt(
+            id=f"{self.exchange.request_id}.{number}" if history else self.exchange.request_id,
+            number=number,
+            reason=reason,
+            route=route,
+            started=time.time(),
+        )
+        history.append(attempt)
+        return attempt
+
+    def _tell_failover(self, before: Sequence[Attempt]) -> None:
+        if not any(each.reason == "failover" for each in before):
+            self.exchange.notice("fallback", "The first route failed; another one answers.")
+
+    def _goes_on(self, plan: Plan, leg: Sequence[Attempt]) -> Route | None:
+        """Something was released: only the rest of that answer may still be asked for."""
+        if self.heard is None or self.request is None or not self.heard.can_go_on(self.request):
+            return None
+        route = plan.next(leg)
+        return route if route is not None and route.reason == "continue" else None
+
+    def _hedge(self) -> Attempt | None:
+        """The attempt to run beside the one under way."""
+        leg = self.exchange.attempts[self.leg :]
+        route = self.plan.next(leg) if self.plan is not None else None
+        return self._begun(leg, route) if route is not None and route.reason == "hedge" else None
 
     def goes_on(self) -> bool:
         """Whether it was only interrupted."""
@@ -195,7 +279,8 @@ class _Story:
         exchange, history = self.exchange, self.exchange.attempts
         assert self.asked is not None
         self.result = None
-        self.leg = len(history)
+        self.leg, self.anew = len(history), "steer"
+        self.heard = None
         if steering.authenticate is not None:
             await steering.authenticate()
         before = len(exchange.notices)
@@ -224,6 +309,8 @@ class _Story:
 
     async def _admit(self) -> None:
         """Wait for a place, fairly by key, under the `queue` clock."""
+        if self.call.parent is not None:
+            return  # it has the place of the exchange it is asked in
         admission, key = self.generation.admission, self.exchange.principal.key
         self.ticket = admission.try_enter(key)
         if self.ticket is None:
@@ -255,6 +342,8 @@ class _Story:
     def leave(self) -> None:
         """Give back what is held."""
         self.clock.close()
+        if self.turn is not None:
+            self.turn.leave()
         if self.steering is not None:
             self.steering.close()
         if self.ticket is not None:

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -18,11 +19,12 @@ from attrs import evolve
 
 from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
-from clawproxy.clocks import Deadlines
+from clawproxy.asking import ask
+from clawproxy.clocks import CLOCK_SLUGS, Deadlines
 from clawproxy.config import Config
 from clawproxy.config.groups import flat_routes
 from clawproxy.context import App, Exchange
-from clawproxy.errors import ClawError
+from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
@@ -58,20 +60,22 @@ class Generation:
         self.in_flight = 0
         self.config = config
         self.gateway = gateway
-        self.app = evolve(gateway.app, config=config)
+        self.app = evolve(gateway.app, config=config, ask=partial(ask, self))
         self.admission = gateway.admission
         self.alarms = gateway.alarms
         self.pipeline: Pipeline = compile_pipeline(plugins, config.pipeline.order, settings, self.app, gateway.report_plugin)
         self.upstream = upstream
         self._deadlines: dict[tuple[str, str], Deadlines] = {}
         for provider, own in config.providers.items():
-            clocks = config.deadlines.overridden(own.deadlines)
+            clocks = config.deadlines.overridden(own.deadlines, f"providers.{provider}.deadlines")
             self._deadlines["", provider] = clocks
             for name, model in config.models.items():
-                self._deadlines[name, provider] = clocks.overridden(model.deadlines) if model.deadlines else clocks
+                self._deadlines[name, provider] = clocks.overridden(model.deadlines, f"models.{name}.deadlines")
         self._candidates = {model: candidates_for(config, model) for model in config.models}
         self._model_deadlines = {
-            name: config.deadlines.overridden(model.deadlines) for name, model in config.models.items() if model.deadlines
+            name: config.deadlines.overridden(model.deadlines, f"models.{name}.deadlines")
+            for name, model in config.models.items()
+            if model.deadlines
         }
 
     # --- what run_exchange asks ---------------------------------------------------------------------------------------------
@@ -96,6 +100,7 @@ class Generation:
             wanted=call.wanted,
             user=call.principal.user,
             app=call.principal.app,
+            parent=call.parent,
         )
         if call.began is not None:  # its prompt was streamed
             exchange.timing.prompt = exchange.started - call.began
@@ -168,6 +173,7 @@ class Gateway:
         self.admission.configure(limits.in_flight, limits.in_flight_per_key)
         self.app.config = generation.config
         self.metrics.allow("provider", generation.config.providers)
+        self.metrics.allow("policy", generation.config.policies)
         self._verdicts.clear()
         return before
 
@@ -201,29 +207,57 @@ class Gateway:
             log_event("auth.slow", "error")
             raise ClawError("internal") from None
         except ClawError as error:
-            self.metrics.count("clawproxy_auth_failures_total", slug=error.slug)
+            self._refused_auth(error, credentials)
             raise
         if _expired(principal):
-            raise ClawError("auth.expired")
+            expired = ClawError("auth.expired", key=principal.key)
+            self._refused_auth(expired, credentials)
+            raise expired
         if digest and generation is self.current:  # a verdict of the old configuration is not kept for the new one
             self._verdicts[digest] = (principal, now + CREDENTIAL_CACHE)
             if len(self._verdicts) > CACHED_CREDENTIALS:
                 self._verdicts.popitem(last=False)
         return principal
 
+    def _refused_auth(self, error: ClawError, credentials: Credentials) -> None:
+        self.metrics.count("clawproxy_auth_failures_total", slug=error.slug)
+        log_event(
+            "auth.refused",
+            error=error.slug,
+            outcome=error.kind.outcome,
+            fault=error.fault,
+            key=error.details.key,
+            surface=credentials.surface,
+            peer=credentials.peer,
+        )
+
     def admit(self) -> ClawError | None:
         if self.draining:
             return ClawError("shutting_down", retry_after_ms=1000)
         if self.lag.seconds > self.current.config.limits.shed_lag:
-            return ClawError("overloaded", retry_after_ms=1000)
+            return self._shed()
         return None
+
+    def _shed(self) -> ClawError:
+        refused = ClawError("overloaded", retry_after_ms=1000)
+        log_event(
+            "request.refused",
+            error=refused.slug,
+            outcome=refused.kind.outcome,
+            fault=refused.fault,
+            lag_ms=round(self.lag.seconds * 1000, 1),
+            limit_ms=round(self.current.config.limits.shed_lag * 1000),
+            setting="limits.shed_lag",
+        )
+        return refused
 
     def not_ready(self) -> Sequence[str]:
         """Why a new request would be refused now, in the words of `/readyz`."""
         if not hasattr(self, "current"):
             return ["starting"]
-        refused = self.admit()
-        return [] if refused is None else ["draining" if refused.slug == "shutting_down" else "overloaded"]
+        if self.draining:
+            return ["draining"]
+        return ["overloaded"] if self.lag.seconds > self.current.config.limits.shed_lag else []
 
     async def handle(self, call: Call, client: Client) -> Outcome:
         self.calls.add(call)
@@ -273,6 +307,26 @@ class Gateway:
 
     def count(self, name: str, **labels: str) -> None:
         self.metrics.count(name, **labels)
+
+    def cut(self, clock: str, limit: float, *, surface: str, peer: str) -> None:
+        slug = CLOCK_SLUGS.get(clock)
+        kind = KINDS[slug] if slug is not None else None
+        fault = kind.fault if kind is not None else "client"
+        self.metrics.count("clawproxy_timeouts_total", clock=clock, fault=fault)
+        if slug is not None:
+            self.metrics.count("clawproxy_errors_total", slug=slug, fault=fault)
+        log_event(
+            "connection.cut",
+            "debug" if clock == "idle" else "info",  # a connection that nobody needs any more is no news
+            error=slug,
+            outcome=kind.outcome if kind is not None else "client_gone",
+            fault=fault,
+            clock=clock,
+            limit_ms=round(limit * 1000),
+            setting=getattr(limit, "setting", f"deadlines.{clock}"),
+            surface=surface,
+            peer=peer,
+        )
 
     # --- books ------------------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import pluggy
 
 from clawproxy.done import DONE as DONE
+from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Event, Outcome
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.values import value
@@ -67,11 +68,40 @@ class AttemptContext(Protocol):
     ) -> Awaitable[bool | None]: ...
 
 
+class Turn(Protocol):
+    """A place in somebody's queue."""
+
+    async def wait(self) -> None:
+        """Until it is worth trying again."""
+        ...
+
+    def leave(self) -> None:
+        """It is not needed any longer; more than once does no harm."""
+        ...
+
+
+class Detour(ClawError):
+    """Raised by `open_attempt`: not this attempt, not now. It becomes none: nothing was sent.
+
+    Args:
+        error: what the request comes to where the detour leads nowhere.
+        model: plan again, for this model.
+        turn: or else wait for this, under the clock `queue`, and open the attempt anew.
+    """
+
+    def __init__(self, error: ClawError, *, model: str | None = None, turn: Turn | None = None) -> None:
+        super().__init__(error.slug, error.message)
+        self.details = error.details
+        self.model = model
+        self.turn = turn
+
+
 class Plan(Protocol):
     """A router's answer: asked for the next route before each attempt, with the attempts so far.
 
-    The route says what its attempt is for. After content was released only a route with the reason `continue` is taken: its
-    attempt goes on where the last one was cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is.
+    The route says what its attempt is for. After content was released, which must have been text and nothing else, only a route
+    with the reason `continue` is taken, and only where the first one said `goes_on`: its attempt goes on where the last one was
+    cut. While an attempt runs whose `hedge_after` is over, one with `hedge` is.
 
     `next` raises ClawError where it knows better than the last attempt why there is none (all of them rest)."""
 
@@ -130,7 +160,8 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Any) -> 
 
 @hookspec
 def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt: Attempt, state: Any) -> AttemptContext | None:
-    """An async context manager around one attempt: entered in order, left shielded and bounded in reverse. May refuse."""
+    """An async context manager around one attempt: entered in order, left shielded and bounded in reverse. May refuse, set
+    `attempt.output_limit`, or ask for something else by raising `Detour`."""
 
 
 @hookspec

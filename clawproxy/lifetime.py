@@ -8,9 +8,22 @@ Rule 2: an attempt's own clock, or a client that says more (`steering`), only in
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import trio
 
 from clawproxy.errors import ClawError
+
+
+class Interruptible(Protocol):
+    """What a clock acts on: a request's `Lifetime`, or one attempt's share of it."""
+
+    @property
+    def cause(self) -> ClawError | None: ...
+    @property
+    def interruption(self) -> ClawError | None: ...
+    def cancel(self, cause: ClawError) -> None: ...
+    def interrupt(self, why: ClawError | None = None) -> None: ...
 
 
 class Lifetime:

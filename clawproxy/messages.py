@@ -102,6 +102,8 @@ class Message:
     """Before the content and the tool calls, in order."""
     is_error: bool | None = None
     """Of a tool's result: the tool failed."""
+    pinned: bool = False
+    """Its client wants it kept where a prompt does not fit. No provider is told."""
 
     def text(self) -> str:
         """All the text of this message, parts joined."""
@@ -196,6 +198,16 @@ class Usage:
     """`cache`: what the answer took when a provider gave it; played again, it took nothing."""
     raw: Mapping[str, Any] = EMPTY
     """What the provider said, unclamped."""
+    cache_write_1h_tokens: int | None = None
+    """Part of `cache_write`: what is kept for an hour, which Anthropic bills apart."""
+    cached_audio_tokens: int | None = None
+    """Part of `cached` and of `audio_input`."""
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
+    service_tier: str | None = None
+    """How the provider says it served the request: `flex`, `priority`."""
 
     @property
     def total_tokens(self) -> int | None:
@@ -274,3 +286,6 @@ class Route:
     """Seconds to wait before it is tried: a retry's backoff."""
     hedge_after: float | None = None
     """Where no content came within so many seconds of its being tried, the plan is asked for another to run beside it."""
+    goes_on: bool = False
+    """Where its answer is cut, the plan is asked for a route (reason `continue`) on which it goes on: so what the client heard is
+    kept."""

@@ -46,12 +46,23 @@ class Call:
     """Trio time at which the request's first message came, where its prompt was streamed: `total` counts from there."""
     wanted: Mapping[str, str] = EMPTY
     """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
+    parent: str | None = None
+    """The `request_id` of the exchange within which a plugin asks this (`App.ask`)."""
 
 
-class Client(Protocol):
+class Sink(Protocol):
+    """Where batches go."""
+
+    async def send(self, batch: Batch) -> None: ...
+
+
+class Client(Sink, Protocol):
     """The way back to whoever asked. One exchange talks to it, in this order: attach, send*, then finish or fail, once.
 
     After `send` raised or was cancelled the transport closes the connection; the exchange only closes its books.
+
+    It may have a `seam(notice)`: told, before what comes next, that the answer goes on behind a cut (`continuing`), where notices
+    can not be sent any more.
     """
 
     def attach(self, exchange: Exchange, request: ChatRequest) -> None:
@@ -104,4 +115,8 @@ class Service(Protocol):
 
     def count(self, name: str, **labels: str) -> None:
         """Add one to a counter (`clawproxy_..._total`). Labels come from closed sets only."""
+        ...
+
+    def cut(self, clock: str, limit: float, *, surface: str, peer: str) -> None:
+        """A connection's own clock ended it, or a request that was not yet an exchange: for the log and the metric."""
         ...

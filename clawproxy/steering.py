@@ -44,7 +44,8 @@ class Heard(Protocol):
 class Running(Protocol):
     """The attempt under way."""
 
-    ended: bool
+    @property
+    def ended(self) -> bool: ...
 
 
 class Steering:

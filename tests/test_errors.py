@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 import clawproxy
-from clawproxy.clocks import CLOCKS, Deadlines, expired
+from clawproxy.clocks import CLOCKS, SLUGS, Deadlines, expired
 from clawproxy.errors import KINDS, OUTCOMES, ClawError
 from clawproxy.secrets import Secret
 
@@ -20,7 +20,7 @@ WITHOUT_ERROR = {"grace", "session", "drain", "keepalive_sse", "keepalive_ws", "
 @pytest.mark.parametrize("clock", sorted(set(CLOCKS) - WITHOUT_ERROR))
 def test_every_clock_has_a_row_that_names_it(clock: str) -> None:
     error = expired(clock, 1.5)
-    assert error.slug == f"timeout.{clock}"
+    assert error.slug == SLUGS.get(clock, f"timeout.{clock}")
     assert error.details.clock == clock
     assert error.details.limit_ms == 1500
     assert error.details.setting == f"deadlines.{clock}"

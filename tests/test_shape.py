@@ -25,19 +25,22 @@ LAYERS: list[tuple[int, str]] = [
         r"clawproxy\.(errors|messages|events|clocks|alarms|secrets|lifetime|context|hookspecs|service|keys|values|done|_version)$",
     ),
     (0, r"clawproxy\.steering$"),
-    (0, r"clawproxy\.config(\..*)?$"),
+    (0, r"clawproxy\.(config|rates)(\..*)?$"),
+    (0, r"clawproxy\.(costs|counting)$"),
     (0, r"clawproxy\.stores\.base$"),
     (0, r"clawproxy\.http1\.head$"),  # a value: formats that say things in path and headers read it
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
     (2, r"clawproxy\.fetch$"),
-    (3, r"clawproxy\.(admission|attempts|exchange|exchange_clock|gateway|lastresort|listeners|servertls)$"),
-    (4, r"clawproxy\.(server|reload|testing)(\..*)?$"),
+    (3, r"clawproxy\.(admission|asking|attempts|continuing|exchange|exchange_clock|gateway|hedging|lastresort|listeners|rate)$"),
+    (3, r"clawproxy\.servertls$"),
+    (4, r"clawproxy\.(server|reload|testing|doctor)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),
 ]
 SIBLINGS_APART = [("clawproxy.transport", "clawproxy.upstream"), ("clawproxy.http1", "clawproxy.dialects")]
 NURSERIES = {
+    "clawproxy/hedging.py",  # two attempts of one request, and only where it may be hedged
     "clawproxy/server.py",
     "clawproxy/transport/front.py",  # the service's own tickers, not a request's
     "clawproxy/transport/pulse.py",
@@ -105,7 +108,7 @@ def test_formats_do_no_io(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PLUGINS, ids=module_name)
 def test_plugins_use_only_public_modules(path: Path) -> None:
-    names = "hookspecs|messages|events|errors|context|config|secrets|keys|clocks|fetch"
+    names = "hookspecs|messages|events|errors|context|config|secrets|keys|clocks|fetch|costs|counting|rates"
     public = re.compile(rf"clawproxy(\.({names})|\.stores\.base)?$")
     for target, _ in imports(path):
         if target.startswith("clawproxy.") or target == "clawproxy":
@@ -152,5 +155,5 @@ def test_every_package_is_shipped() -> None:
     config.read(ROOT / "setup.cfg")
     shipped = set(config["options"]["packages"].split())
     here = {module_name(path) for path in CORE if path.name == "__init__.py"}
-    here |= {path.parent.name for path in PLUGINS if path.name == "__init__.py" and path.parent.parent.name == "plugins"}
+    here |= {".".join(path.parent.relative_to(ROOT / "plugins").parts) for path in PLUGINS if path.name == "__init__.py"}
     assert shipped == here

@@ -22,7 +22,9 @@ COMMANDS = {
     "chat": "Talk to a gateway from a terminal.",
     "check": "Say what is wrong with a configuration.",
     "audit": "Verify the audit log, and look into it.",
+    "doctor": "Say which clock cuts what, and what to change.",
     "keys": "Make, list and revoke client keys.",
+    "policy": "Test policies, and ask why a request went where it went.",
     "scripted": "Run the scripted provider on its own.",
 }
 

@@ -11,31 +11,33 @@ import ipaddress
 import math
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
-from clawproxy.clocks import CLOCKS, Deadlines
+from clawproxy.clocks import CLOCKS, Deadlines, Rate
+from clawproxy.config.checks_budgets import check_budgets
 from clawproxy.config.checks_credentials import check_credentials
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
+from clawproxy.config.checks_policies import check_policies
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.checks_tls import check_certificates, check_provider_tls
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.rates import check_prices
 from clawproxy.config.schema import Config, ProviderConfig
 from clawproxy.config.structure import listed, suggest
 from clawproxy.config.units import render_duration, shown
 
 DIALECTS = ("openai_chat", "openai_responses", "anthropic", "gemini", "cohere", "ollama", "azure", "scripted")
-PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall")
+PROVIDER_CLOCKS = ("queue", "connect", "first_token", "stall", "stall_reasoning", "rate")
 """The clocks of one attempt, so that a provider can have its own."""
 MODEL_CLOCKS = (*PROVIDER_CLOCKS, "total", "write", "keepalive_sse")
 """The clocks that run once the model is known, so that it can have its own."""
 NOT_YET = {
-    "rate": "is not measured by this version",
     "grace": "has no meaning in this version, which cancels at once when a client is gone",
     "session": "has no meaning in this version, which keeps no sessions",
 }
@@ -69,11 +71,15 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
     for name, provider in config.providers.items():
         check_provider(name, provider, names, found)
     check_models(config, names, found)
+    check_prices(config, names, found)
     check_keys(config, names, found)
     if "server" not in broken:
         check_certificates(config, found)
+    check_policies(config, names, found)
     if "pipeline" not in broken:
         check_pipeline(config, names, found)
+    if config.budgets:
+        check_budgets(config, names, found, meter="pipeline" in broken or "meter" in config.pipeline.order)
     if "deadlines" not in broken:
         check_deadlines(config, found)
     if "limits" not in broken:
@@ -228,6 +234,10 @@ def check_deadlines(config: Config, found: Findings) -> None:
         own: dict[str, Any] = {}
         for clock, limit in table.items():
             if clock in clocks:
+                if isinstance(limit, Rate) != (clock == "rate") and limit != math.inf:
+                    like = "5 tokens/s over 30s" if clock == "rate" else "30s"
+                    found.wrong((*path, clock), f'is a {"time" if clock == "rate" else "rate"}; write it like "{like}", or "off"')
+                    continue
                 own[clock] = limit
                 if limit == 0:
                     found.wrong((*path, clock), '"0s" leaves no time at all; write a longer time, or "off" for no limit')
@@ -240,7 +250,15 @@ def check_deadlines(config: Config, found: Findings) -> None:
 
 
 def contradictions(clocks: Deadlines, path: KeyPath, own: Mapping[str, Any], found: Findings) -> None:
-    """Warn where one clock makes another pointless. `own`: only pairs with one of these are looked at; empty means all."""
+    """Warn where one clock makes another pointless. `own`: as for `contrary`."""
+    for short, long, why in contrary(clocks, own):
+        key = short if not own or short in own else long
+        found.warn((*path, key), f"{why}; raise {short} or lower {long}")
+
+
+def contrary(clocks: Deadlines, own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Pairs of clocks of which the first makes the second pointless, and a sentence that says how. `own`: only pairs with one
+    of these are looked at; empty means all."""
     for short, long, why in (
         ("stall", "keepalive_sse", "a stream would be cut before its first keep-alive"),
         ("total", "first_token", "`total` always ends first"),
@@ -250,12 +268,7 @@ def contradictions(clocks: Deadlines, path: KeyPath, own: Mapping[str, Any], fou
     ):
         one, two = getattr(clocks, short), getattr(clocks, long)
         if one < two != math.inf and (not own or short in own or long in own):
-            key = short if not own or short in own else long
-            found.warn(
-                (*path, key),
-                f"{short} ({render_duration(one)}) is shorter than {long} ({render_duration(two)}): {why}; "
-                f"raise {short} or lower {long}",
-            )
+            yield short, long, f"{short} ({render_duration(one)}) is shorter than {long} ({render_duration(two)}): {why}"
 
 
 def check_limits(config: Config, found: Findings) -> None:

@@ -11,8 +11,12 @@ from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.schema import Config, ModelConfig, RouteConfig
 from clawproxy.config.structure import suggest
 from clawproxy.config.units import shown
+from clawproxy.rates import price_of
 
 STRATEGIES: Final = ("priority", "weighted", "cost", "latency", "load", "capability", "region")
+AFFINITIES: Final = ("off", "prefix", "session")
+AFFINE: Final = ("weighted", "cost", "latency", "load")
+"""Strategies that have a choice; the others take the routes as they are written."""
 MOST_QUALITY: Final = 1000
 MOST_WEIGHT: Final = 1_000_000
 MOST_SAID: Final = 500
@@ -30,6 +34,7 @@ def check_models(config: Config, names: Names, found: Findings) -> None:
             found.wrong(
                 (*path, "strategy"), f'"{shown(model.strategy)}" is no known strategy; {suggest(model.strategy, STRATEGIES)}'
             )
+        _check_affinity(model, (*path, "affinity"), found)
         _check_tier(model.quality, (*path, "quality"), found)
         said = model.unavailable
         if said is not None and not (said.isprintable() and len(said.strip()) >= 1 and len(said) <= MOST_SAID):
@@ -87,6 +92,8 @@ def check_choice(name: str, model: ModelConfig, config: Config, found: Findings)
     routes = flat_routes(config.models, name)
     if model.strategy == "region" and routes and not any(route.region for route in routes):
         found.wrong((*path, "routes"), 'have no region among them, by which "region" chooses; add region = "..." to them')
+    if model.hedge is not None and routes and len({route.provider for route in routes}) < 2:
+        found.wrong((*path, "hedge"), "has no second provider among the routes to go to; add a route, or leave the key out")
     best = max((route.quality for route in routes), default=0)
     if routes and model.quality > best:
         found.wrong((*path, "quality"), f"{model.quality} is above every route's ({best}); no request could be served")
@@ -94,11 +101,19 @@ def check_choice(name: str, model: ModelConfig, config: Config, found: Findings)
 
 def has_price(route: RouteConfig, model: ModelConfig, config: Config) -> bool:
     if route.provider is not None:
-        return route.price is not None or model.price is not None
+        return (route.price or model.price or price_of(config, route.provider, route.model)) is not None
     inner = config.models.get(route.model)
     if inner is None:
         return True  # said already
     return all(has_price(each, inner, config) or model.price is not None for each in inner.routes)
+
+
+def _check_affinity(model: ModelConfig, where: KeyPath, found: Findings) -> None:
+    if model.affinity not in AFFINITIES:
+        found.wrong(where, f'"{shown(model.affinity)}" is no affinity; {suggest(model.affinity, AFFINITIES)}')
+    elif model.affinity != "off" and model.strategy in STRATEGIES and model.strategy not in AFFINE:
+        sentence = f'has no meaning with strategy "{model.strategy}", which takes the routes as they are written; use "load", '
+        found.wrong(where, sentence + '"weighted", "cost" or "latency"')
 
 
 def _check_tier(tier: int, where: KeyPath, found: Findings) -> None:

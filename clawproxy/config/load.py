@@ -24,7 +24,10 @@ from clawproxy.config.checks import DIALECTS, check
 from clawproxy.config.findings import Names
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
+from clawproxy.config.policies import PolicyConfig
+from clawproxy.config.rates import structure_rates
 from clawproxy.config.schema import (
+    BudgetConfig,
     Config,
     KeyConfig,
     LimitsConfig,
@@ -48,10 +51,12 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "limits": LimitsConfig,
     "log": LogConfig,
 }
-_NAMED: Mapping[str, type[Any]] = {"providers": ProviderConfig, "models": ModelConfig, "keys": KeyConfig}
-_NOT_YET = {
-    "budgets": "budgets are not enforced by this version, and one that is ignored would be a lie; remove it, or cap the spending "
-    "at the provider",
+_NAMED: Mapping[str, type[Any]] = {
+    "providers": ProviderConfig,
+    "models": ModelConfig,
+    "keys": KeyConfig,
+    "budgets": BudgetConfig,
+    "policies": PolicyConfig,
 }
 
 
@@ -226,17 +231,15 @@ class _Parts:
     def explains(self, path: KeyPath) -> bool:
         """Whether a complaint about `path` only follows from something that could not be read."""
         return any(
-            wrong == path[: len(wrong)] or (path == wrong[: len(path)] and not (len(path) == 2 and path[0] in _NAMED))
+            wrong == path[: len(wrong)]
+            or (path == wrong[: len(path)] and not (len(path) == 2 and path[0] in _NAMED and path[0] != "policies"))
             for wrong, _ in self.wrong
         )
 
     def read(self, settings: Mapping[str, type[Any]], plugins: Collection[str]) -> None:
-        known = [*_SECTIONS, *_NAMED, "plugins"]
+        known = [*_SECTIONS, *_NAMED, "plugins", "rates"]
         for name, value in self.raw.items():
-            if name in _NOT_YET:
-                inner = value if isinstance(value, dict) and value else {None: None}
-                self.wrong += [((name,) if key is None else (name, key), _NOT_YET[name]) for key in inner]
-            elif name not in known:
+            if name not in known:
                 self.wrong.append(((name,), self._lost(name, value, known)))
             elif not isinstance(value, dict):
                 self.wrong.append(((name,), f"is {kind_of(value)}; write a table, [{name}]"))
@@ -249,6 +252,13 @@ class _Parts:
                     self.broken.add(name)
                 else:
                     self.made[name] = made
+        if isinstance(self.raw.get("rates"), dict):
+            rates, wrong = structure_rates(self.converter, self.raw["rates"])
+            self.wrong += wrong
+            if rates is None:
+                self.broken.add("rates")
+            else:
+                self.made["rates"] = rates
         for section, cls in _NAMED.items():
             entries = {}
             for name, value in self.tables(section).items():

@@ -15,6 +15,7 @@ from typing import Any, Literal, NewType
 from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
+from clawproxy.config.policies import PolicyConfig
 
 Duration = NewType("Duration", float)
 """Seconds."""
@@ -22,6 +23,10 @@ Size = NewType("Size", int)
 """Bytes."""
 Price = NewType("Price", int)
 """Micro-dollars per million tokens; in the file, dollars per million tokens: `"0.15"`."""
+PerRequest = NewType("PerRequest", int)
+"""Nano-dollars; in the file, dollars: `"0.005"`."""
+Factor = NewType("Factor", int)
+"""Millionths; in the file a decimal: `"0.5"`."""
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -132,7 +137,7 @@ class ProviderConfig:
     headers: Mapping[str, str] = field(factory=dict)
     pool: PoolConfig = PoolConfig()
     deadlines: Mapping[str, Duration] = field(factory=dict)
-    """Any clock of `[deadlines]`, for this provider."""
+    """Those clocks of `[deadlines]` that run in an attempt, for this provider; that of `rate` is a `clocks.Rate`."""
     ca_file: Path | None = None
     """PEM certificates to trust instead of the system's."""
     profile: str | None = None
@@ -145,6 +150,8 @@ class ProviderConfig:
     """For the `scripted` dialect: what it says, unless a prompt brings its own script."""
     models: tuple[str, ...] = ()
     """The names to list where no `[models]` are configured."""
+    prefill: bool | None = None
+    """Whether its models go on with an assistant message that comes last; None: as far as is known."""
     api_keys: tuple[SecretRef, ...] = ()
     """More credentials, beside `api_key` or instead of it: requests take turns among those that are well."""
     oauth: OAuthConfig | None = None
@@ -163,13 +170,76 @@ class ProviderConfig:
 
 
 @frozen
+class PriceTier:
+    """What costs something else where the prompt is longer than `above` tokens: then for all tokens, not only those above."""
+
+    above: int
+    input: Price | None = None
+    output: Price | None = None
+    cached_input: Price | None = None
+    cache_write: Price | None = None
+    cache_write_1h: Price | None = None
+    cached_audio: Price | None = None
+    reasoning: Price | None = None
+    audio_input: Price | None = None
+    audio_output: Price | None = None
+    image_input: Price | None = None
+    image_output: Price | None = None
+
+
+@frozen
+class ServicePrice:
+    """What a model costs in another service tier: all of its price times `factor`, or prices of its own (and nothing of the
+    model's then)."""
+
+    factor: Factor | None = None
+    input: Price | None = None
+    output: Price | None = None
+    cached_input: Price | None = None
+    cache_write: Price | None = None
+    cache_write_1h: Price | None = None
+    cached_audio: Price | None = None
+    reasoning: Price | None = None
+    audio_input: Price | None = None
+    audio_output: Price | None = None
+    image_input: Price | None = None
+    image_output: Price | None = None
+    request: PerRequest | None = None
+    tiers: tuple[PriceTier, ...] = ()
+
+
+@frozen
 class PriceConfig:
-    """What a model costs, or one of its routes. Tokens of a kind without a price of its own cost what input does."""
+    """What a model costs, or one of its routes. Tokens of a kind without a price of its own cost what input, or output, does."""
 
     input: Price
     output: Price
     cached_input: Price | None = None
     cache_write: Price | None = None
+    cache_write_1h: Price | None = None
+    """For what the provider keeps for an hour; else it costs what `cache_write` does."""
+    cached_audio: Price | None = None
+    """Else what `cached_input` does."""
+    reasoning: Price | None = None
+    audio_input: Price | None = None
+    audio_output: Price | None = None
+    image_input: Price | None = None
+    image_output: Price | None = None
+    request: PerRequest | None = None
+    """For each attempt that is billed at all."""
+    tiers: tuple[PriceTier, ...] = ()
+    """By the length of the prompt, in rising order."""
+    service: Mapping[str, ServicePrice] = field(factory=dict)
+    """By the provider's name for a service tier: `flex`, `priority`, `batch`."""
+    origin: str = field(default="config", metadata={"internal": True})
+    """Where it is from: `config`, or the shipped card's version and entry. Not a key of the file."""
+
+
+@frozen
+class RatesConfig:
+    card: Literal["shipped", "none"] = "shipped"
+    prices: Mapping[str, PriceConfig] = field(factory=dict, metadata={"internal": True})
+    """By `PROVIDER/MODEL`: a name of `[providers]`, and the model's name there. In the file they stand beside `card`."""
 
 
 @frozen
@@ -193,6 +263,14 @@ class RouteConfig:
 
 
 @frozen
+class Hedge:
+    """In the file `"800ms"`, or `"p95"`: after that share of first tokens was there, as far as it was learnt."""
+
+    after: Duration | None = None
+    quantile: float | None = None
+
+
+@frozen
 class ModelConfig:
     routes: tuple[RouteConfig, ...]
     strategy: str = "priority"
@@ -201,8 +279,14 @@ class ModelConfig:
     """None: not known, so that no cost is (which is not the same as free)."""
     quality: int = 0
     """The least tier of a route that a request for it takes."""
+    hedge: Hedge | None = None
+    """When a second attempt is made beside one that says nothing; None: never."""
+    continuation: bool = False
+    """Whether an answer that is cut in the middle goes on elsewhere."""
     unavailable: str | None = None
     """What its clients are told where no route could serve them, instead of the fault's own words."""
+    affinity: str = "off"
+    """By what requests are sent where their prompt is cached: `prefix`, `session`."""
 
 
 @frozen
@@ -256,6 +340,26 @@ class LimitsConfig:
 
 
 @frozen
+class BudgetConfig:
+    """What somebody may use in a window. `config.budgets` says what the words mean."""
+
+    scope: str
+    """`global`, or `key:NAME` (user, app, team, model, provider); `user:*` is one for each user."""
+    limit: str
+    """`"10 requests"`, tokens, input_tokens, output_tokens, concurrent; `"$5.00"`."""
+    window: Literal["minute", "hour", "day", "month", "total"] | None = None
+    """In UTC. Required, but for `concurrent`."""
+    sliding: bool = False
+    """The window ends now, rather than beginning on the full hour."""
+    soft: str | None = None
+    """The share of the limit from which on it is told: `"80%"`."""
+    action: str = "block"
+    """At the limit: `block`, `throttle`, `fallback:MODEL` or `notify`."""
+    mode: Literal["strict", "tight"] = "strict"
+    """What is reserved before anything is sent: as many tokens as bytes, or tokens as they are estimated."""
+
+
+@frozen
 class LogConfig:
     level: str = "info"
     """debug, info, warning or error."""
@@ -275,3 +379,7 @@ class Config:
     log: LogConfig = LogConfig()
     path: Path | None = None
     """The file it came from."""
+    budgets: Mapping[str, BudgetConfig] = field(factory=dict)
+    rates: RatesConfig = RatesConfig()
+    policies: Mapping[str, PolicyConfig] = field(factory=dict)
+    """In the order they are written."""

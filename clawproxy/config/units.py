@@ -16,6 +16,8 @@ from typing import Literal
 
 from attrs import frozen
 
+from clawproxy.clocks import Rate
+
 _DURATION_UNITS: dict[str, int | Fraction] = {
     "d": 86400,
     "h": 3600,
@@ -38,8 +40,11 @@ _SIZE_UNITS = {
 }
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)")
 _PRICE = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,6}))?")
+_DOLLARS = re.compile(r"([0-9]{1,6})(?:\.([0-9]{1,9}))?")
+_FACTOR = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,6}))?")
 _LONGEST = 100 * 365 * 86400
 _LARGEST = 2**50
+_RATE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?tokens?/s(?: +over +(\S+))?")
 _OFF = ("off", "inf")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
@@ -97,6 +102,32 @@ def render_duration(seconds: float) -> str:
     return "".join(parts)
 
 
+def parse_rate(value: object) -> float:
+    """A `clocks.Rate` of `"5 tokens/s over 30s"`, or of `"5 tokens/s"`, whose window is 30 s; `math.inf` of `"off"`.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    right = 'write it like "5 tokens/s over 30s", or "off"'
+    if not isinstance(value, str):
+        raise ValueError(f"{kind_of(value)} is no rate; {right}")
+    text = value.strip()
+    if text.lower() in _OFF:
+        return math.inf
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise ValueError(f'"{shown(text)}" is no rate; {right}')
+    window = parse_duration(match[2] or "30s")
+    if not float(match[1]) or not 0 < window < math.inf:
+        raise ValueError(f'"{shown(text)}" asks for nothing; {right}')
+    return Rate(window, float(match[1]))
+
+
+def render_rate(rate: float) -> str:
+    """`"5 tokens/s over 30s"` of such a `Rate`."""
+    return f"{rate.tokens:g} tokens/s over {render_duration(float(rate))}" if isinstance(rate, Rate) else render_duration(rate)
+
+
 def parse_size(value: object) -> int:
     """Bytes of `"16KiB"`, `"1MiB"`, `"2MB"` or a plain integer.
 
@@ -146,6 +177,34 @@ def parse_price(value: object) -> int:
     match = _PRICE.fullmatch(value.strip())
     if match is None:
         raise ValueError(f'"{shown(value)}" is no price; write dollars per million tokens, like "0.15", to six decimals at most')
+    return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
+
+
+def parse_dollars(value: object) -> int:
+    """Nano-dollars of `"0.005"`, dollars.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'{kind_of(value)} is no price of a request; write dollars as a string, like "0.005"')
+    match = _DOLLARS.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f'"{shown(value)}" is no price of a request; write dollars, like "0.005", to nine decimals at most')
+    return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+
+
+def parse_factor(value: object) -> int:
+    """Millionths of `"0.5"`.
+
+    Raises:
+        ValueError: with what is wrong and what would be right.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'{kind_of(value)} is no factor; write a decimal as a string, like "0.5"')
+    match = _FACTOR.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f'"{shown(value)}" is no factor; write a decimal, like "0.5", to six decimals at most')
     return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
 
 

@@ -167,7 +167,9 @@ class Answer:
         fields: dict[str, Any] = {"model": begun or (route.model if route else exchange.requested_model)}
         if route is not None:
             fields["provider"] = route.provider
-            fields["route"] = {"strategy": route.strategy, "reason": route.reason, "attempt": max(1, len(exchange.attempts))}
+            attempts = exchange.attempts
+            number = len(attempts) if attempts and attempts[-1].route is route else _number(exchange)
+            fields["route"] = {"strategy": route.strategy, "reason": route.reason, "attempt": number}
         return self._frame(b"llm_response_start", dumps(fields)[1:-1])
 
     def content(self, batch: Batch) -> list[bytes]:
@@ -245,6 +247,24 @@ class Answer:
 
     def error(self, failure: ClawError) -> bytes:
         return self._frame(b"error", dumps(error_fields(failure))[1:-1])
+
+
+def billed(exchange: Exchange) -> dict[str, Any]:
+    """What a request that was cancelled comes to: nothing where no provider was asked, None where it is not known."""
+    usage, cost = exchange.usage, exchange.cost_nano
+    if usage is None and not any(attempt.sent for attempt in exchange.attempts):
+        return {"input_tokens": 0, "output_tokens": 0, "usd": 0, "source": "measured"}
+    return {
+        "input_tokens": None if usage is None else usage.input_tokens,
+        "output_tokens": None if usage is None else usage.output_tokens,
+        "usd": None if cost is None else msgspec.Raw(dollars(cost)),
+        "source": "estimated" if usage is None else usage.source,
+    }
+
+
+def _number(exchange: Exchange) -> int:
+    """Of the attempt that answers, where it is not the last: it has beaten that one."""
+    return next((attempt.number for attempt in exchange.attempts if attempt.route is exchange.route), 1)
 
 
 def grouped(events: Sequence[Event]) -> list[list[Event]]:

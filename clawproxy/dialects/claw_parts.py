@@ -212,6 +212,7 @@ def message(value: Any, where: str) -> Message:
         reasoning=reasoning,
         thinking=thinking,
         is_error=None if failed is None else flag(failed, f"{where}.is_error"),
+        pinned=flag(item.get("pinned", False), f"{where}.pinned"),
     )
 
 

@@ -22,6 +22,11 @@ def part_of(whole: int | None, part: int | None) -> int | None:
     return part if part is None or whole is None else min(part, whole)
 
 
+def tier_name(value: Any) -> str | None:
+    """A service tier's name, where it is one that can be written down."""
+    return value if isinstance(value, str) and 0 < len(value) <= 32 and value.isascii() and value.isprintable() else None
+
+
 def mapping(value: Any) -> Mapping[str, Any]:
     """`value` where it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}

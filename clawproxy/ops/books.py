@@ -15,11 +15,14 @@ import msgspec
 from attrs import frozen
 
 from clawproxy.context import Attempt, Attribution, Exchange
+from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
 from clawproxy.ops.logs import FINE, LEVELS, LOG, MOST_ITEMS, MOST_TEXT, Log, printable
 from clawproxy.ops.metrics import FINE_SECONDS, SECONDS, Cell, Metrics
 
 EVENT = "exchange.closed"
+ATTEMPT = "attempt.failed"
+"""One that another made good, or whose error is not the one the client was told."""
 _encode = msgspec.json.Encoder().encode
 _COUNTS = frozenset({int, NoneType})
 _MOST = 1 << 53
@@ -37,6 +40,10 @@ def book(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
     count(exchange, outcome, metrics)
     if LOG.level > LEVELS["info"]:
         return
+    if len(exchange.attempts) > 1:
+        for attempt in exchange.attempts:
+            if attempt.error is not None and attempt.error is not outcome.error:
+                LOG.write(ATTEMPT, "info", attempt_fields(exchange, attempt, attempt.error))
     if outcome.error is None and outcome.label in FINE:
         line = short_line(exchange, outcome, LOG)
         if line is not None:
@@ -73,15 +80,8 @@ def fields(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:
         "attempts": len(exchange.attempts),
         "stream": exchange.stream,
         "outcome": outcome.label,
-        "error": error.slug if error else None,
-        "status": error.status if error else 200,
-        "clock": error.details.clock if error else None,
-        "limit_ms": error.details.limit_ms if error else None,
-        "setting": error.details.setting if error else None,
-        "param": error.details.param if error else None,
-        "policy": error.details.policy if error else None,
-        "provider_status": error.details.provider_status if error else None,
-        "fault": error.kind.fault if error else None,
+        **(_why(error) or {"status": 200}),
+        "quiet_ms": quiet_ms(exchange) if outcome.label == "client_gone" else None,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
         "cached_tokens": usage.cached_tokens if usage else None,
@@ -90,6 +90,48 @@ def fields(exchange: Exchange, outcome: Outcome) -> dict[str, Any]:
         "generation": exchange.generation or None,  # a line may be written after its generation was replaced
         **{f"{name}_ms": value for name, value in timing.items()},
     }
+
+
+def _why(error: ClawError | None) -> dict[str, Any]:
+    """The fields in which a line says what went wrong."""
+    if error is None:
+        return {}
+    details = error.details
+    return {
+        "error": error.slug,
+        "status": error.status,
+        "clock": details.clock,
+        "limit_ms": details.limit_ms,
+        "setting": details.setting,
+        "param": details.param,
+        "policy": details.policy,
+        "provider_status": details.provider_status,
+        "step": details.step,
+        "fault": error.fault,
+    }
+
+
+def attempt_fields(exchange: Exchange, attempt: Attempt, error: ClawError) -> dict[str, Any]:
+    """What a line says of an attempt that failed."""
+    return {
+        "request_id": exchange.request_id,
+        "surface": exchange.surface,
+        "model": exchange.requested_model,
+        "provider": attempt.route.provider,
+        "provider_model": attempt.route.model,
+        "attempt": attempt.number,
+        "reason": attempt.reason,
+        "outcome": attempt.outcome,
+        **_why(error),
+        "generation": exchange.generation or None,
+    }
+
+
+def quiet_ms(exchange: Exchange) -> float:
+    """How long its client had heard nothing when the exchange ended. An answer that is no stream says nothing before its end."""
+    begun = exchange.started
+    since = exchange.spoke if exchange.stream and exchange.spoke is not None else begun
+    return round(max(0.0, begun + (exchange.timing.total or 0.0) - since) * 1000, 3)
 
 
 class _Line(msgspec.Struct, omit_defaults=True, gc=False):
@@ -247,8 +289,13 @@ def count_in_full(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> Non
     if timing.first_token is not None and exchange.route is not None:
         metrics.observe("clawproxy_first_token_seconds", timing.first_token, provider=exchange.route.provider)
     if outcome.error is not None:
-        metrics.count("clawproxy_errors_total", slug=outcome.error.slug, fault=outcome.error.kind.fault)
+        metrics.count("clawproxy_errors_total", slug=outcome.error.slug, fault=outcome.error.fault)
+        if outcome.error.details.clock is not None:
+            metrics.count("clawproxy_timeouts_total", clock=outcome.error.details.clock, fault=outcome.error.fault)
     for attempt in exchange.attempts:
+        failed = attempt.error
+        if failed is not None and failed is not outcome.error and failed.details.clock is not None:
+            metrics.count("clawproxy_timeouts_total", clock=failed.details.clock, fault=failed.fault)
         metrics.count("clawproxy_attempts_total", provider=attempt.route.provider, outcome=attempt.outcome or "internal")
         metrics.count("clawproxy_routes_total", provider=attempt.route.provider, reason=attempt.reason)
     if usage is not None and usage.source != "cache":  # no provider gave those

@@ -37,7 +37,7 @@ input_tokens output_tokens cached_tokens reasoning_tokens usage_source cost_nano
 queue_ms policy_ms connect_ms first_token_ms upstream_ms gateway_ms total_ms duration_ms lag_ms budget_ms
 stream notices bytes count listen admin path config version worker signal close_code message logger cause suppressed
 error_type error_message frames problems warnings limit in_flight connections method head deadline_ms detail
-route_reason timing_ms
+route_reason timing_ms step quiet_ms
 state credential rest_ms alert
 """
 FIELDS: frozenset[str] = frozenset(_FIELD_NAMES.split())

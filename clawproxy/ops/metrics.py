@@ -51,9 +51,11 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "code": frozenset({"1000", "1001", "1002", "1006", "1007", "1008", "1009", "1011", "1012", "1013"})
     | {"4400", "4401", "4403", "4408", "4429"},
     "state": frozenset({"active", "idle", "waiting", "closed", "open", "half_open"}),
-    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass", "stale"}),
+    "action": frozenset({"refuse", "model", "choose", "restrict", "cap", "final"}),
+    "shadow": frozenset({"true", "false"}),
+    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass", "stale", "begun", "withheld"}),
 }
-"""The values each label may have. `provider` gets the configuration's names (`allow`)."""
+"""The values each label may have. `provider` and `policy` get the configuration's names (`allow`)."""
 
 
 @define(eq=False)
@@ -80,6 +82,7 @@ def families() -> list[Family]:
         Family("clawproxy_first_token_seconds", "histogram", "Sent to a provider, to its first content.", ("provider",), SECONDS),
         Family("clawproxy_gateway_seconds", "histogram", "What the gateway itself added.", ("surface",), FINE_SECONDS),
         Family("clawproxy_errors_total", "counter", "Errors answered.", ("slug", "fault")),
+        Family("clawproxy_timeouts_total", "counter", "Clocks that ran out, of attempts too.", ("clock", "fault")),
         Family("clawproxy_tokens_total", "counter", "Tokens, measured or estimated.", ("direction",)),
         Family("clawproxy_attempts_total", "counter", "Attempts at providers closed.", ("provider", "outcome")),
         Family("clawproxy_routes_total", "counter", "Routes chosen, and why.", ("provider", "reason")),
@@ -92,6 +95,12 @@ def families() -> list[Family]:
         Family("clawproxy_plugin_faults_total", "counter", "Hooks that raised or were slow.", ("plugin", "what"), open=True),
         Family("clawproxy_ledger_rows_total", "counter", "Attempts booked.", ("source", "outcome"), open=True),
         Family("clawproxy_usage_clamped_total", "counter", "Usage figures of providers out of bounds.", ("provider",)),
+        Family(
+            "clawproxy_policy_verdicts_total",
+            "counter",
+            "Policies that applied, and what they did.",
+            ("policy", "action", "shadow"),
+        ),
         Family("clawproxy_reloads_total", "counter", "Reloads: configurations taken over (ok) or refused (failed).", ("result",)),
     ]
 

@@ -81,7 +81,7 @@ class Pipeline:
                     raise self._failed(name, "prepare_request", TypeError("it must return a ChatRequest or None"))
                 request = changed
             ended = time.perf_counter()
-            if ended - began > SLOW:
+            if ended - began > SLOW and not exchange.asked:
                 self.report(name, "hook_slow", "prepare_request")
             began = ended
         return request

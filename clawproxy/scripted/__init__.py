@@ -25,6 +25,7 @@ from clawproxy.scripted.faults import (
     UnknownEvent,
 )
 from clawproxy.scripted.log import ConnectionEntry, Entry, ProviderLog, fingerprint
+from clawproxy.scripted.promptcache import PromptCache
 from clawproxy.scripted.script import Script, as_script, find_script, parse
 from clawproxy.scripted.server import DEFAULT_SCRIPT, DEMO_SCRIPT, ScriptedProvider, run_standalone
 from clawproxy.scripted.steps import (
@@ -74,6 +75,7 @@ __all__ = [
     "NoDone",
     "Pace",
     "Pause",
+    "PromptCache",
     "ProviderLog",
     "Raw",
     "RawHead",

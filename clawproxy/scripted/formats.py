@@ -40,6 +40,8 @@ class Asked:
     """Whether only a count of the prompt's tokens is asked for."""
     options: Mapping[str, Any] = field(factory=dict)
     """What else a format's encoder needs to know."""
+    cached: int = 0
+    """Of `words`, those that the provider's prompt cache had."""
 
 
 @frozen(slots=True)

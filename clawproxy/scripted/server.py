@@ -39,6 +39,7 @@ from clawproxy.scripted.openai_chat import OpenAIChat
 from clawproxy.scripted.openai_embeddings import OpenAIEmbeddings
 from clawproxy.scripted.openai_responses import OpenAIResponses
 from clawproxy.scripted.player import BrokenOff, Player
+from clawproxy.scripted.promptcache import PromptCache
 from clawproxy.scripted.reader import Malformed, Request
 from clawproxy.scripted.responses_socket import SocketPlayer, asks_upgrade, converse
 from clawproxy.scripted.script import Script, as_script, find_script, parse
@@ -68,6 +69,7 @@ class ScriptedProvider:
         key: the credential to insist on (else 401), as a bearer token or in an `x-api-key`, `api-key` header; None: any.
         models: what `/v1/models` lists. Any model is answered.
         prompts: whether a prompt may bring its own script.
+        cache: seconds for which the beginning of a prompt stays in its cache, by `model`; None: it has none.
         log: where to keep what was seen.
     """
 
@@ -80,11 +82,13 @@ class ScriptedProvider:
         models: Sequence[str] = ("scripted",),
         prompts: bool = True,
         log: ProviderLog | None = None,
+        cache: float | None = None,
     ) -> None:
         self.default = as_script(script)
         self.latency = latency
         self.models = tuple(models)
         self.prompts = prompts
+        self.cache = None if cache is None else PromptCache(cache)
         self.log = log or ProviderLog()
         self.queue: deque[Script] = deque()
         """Scripts for the next requests, one each."""
@@ -124,6 +128,8 @@ class ScriptedProvider:
         self.default = self._initial
         self.queue.clear()
         self.by_model.clear()
+        if self.cache is not None:
+            self.cache.clear()
         self.log.clear()
 
     # --- serving ---
@@ -278,6 +284,10 @@ class ScriptedProvider:
         asked = format_.read(entry.body, request.target)
         entry.model, entry.stream = asked.model, asked.stream
         entry.request_id = entry.request_id or _body_request_id(entry.body)
+        if self.cache is not None and not asked.counts:
+            cached, words = self.cache.read(asked.model, entry.body, trio.current_time())
+            # What a format counts is less than all the words there are: names and roles.
+            asked = attrs.evolve(asked, cached=asked.words * cached // words if words else 0)
         return asked
 
     def _choose(self, asked: Asked) -> Script:

@@ -114,7 +114,7 @@ class _Walk:
         kind = step.figures if step else "plain"
         spent = self.asked.words if step is None or step.input is None else step.input
         made = self.output if step is None or step.output is None else step.output
-        cached, reasoning = (step.cached, step.reasoning) if step else (0, self.reasoned)
+        cached, reasoning = (step.cached, step.reasoning) if step else (self.asked.cached, self.reasoned)
         if kind == "missing":
             return None
         if kind == "absurd":

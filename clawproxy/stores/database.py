@@ -3,7 +3,8 @@
 Rule 1: how far a segment is folded is written in the transaction that folds it. Whoever folds, and however often it crashes,
         each record is folded exactly once.
 Rule 2: within that, folding is idempotent by attempt id: the first opening and the first closing stay.
-Rule 3: a database of a newer version is refused, never migrated down, never guessed at.
+Rule 3: a database of a newer version is refused, never migrated down, never guessed at. An older one gets the columns it lacks
+        (`_SINCE`) when it is opened, in one transaction.
 
 All functions block, and run in a thread. They raise sqlite3.Error and OSError.
 """
@@ -14,7 +15,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,14 +23,15 @@ from attrs import frozen
 from msgspec.structs import astuple
 
 from clawproxy.errors import ConfigError
+from clawproxy.stores import books
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy.stores.journal import segments
-from clawproxy.stores.records import CLOSE_FIELDS, OPEN_FIELDS, Values, read_lines
+from clawproxy.stores.records import CLOSE_FIELDS, OPEN_FIELDS, Line, Values, read_lines
 from clawproxy.stores.statedir import open_private
 
 log = logging.getLogger("clawproxy.store")
 
-SCHEMA = 1
+SCHEMA = 3
 CHUNK = 256 * 1024
 """Bytes of journal folded in one transaction: short enough that nobody waits long for the lock."""
 KEPT_SEGMENT_ROWS = 1000
@@ -56,6 +58,25 @@ CREATE INDEX attempts_opened ON attempts (opened);
 CREATE TABLE segments (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded INTEGER NOT NULL);
 """
 
+_SINCE: dict[int, tuple[str, ...]] = {
+    2: tuple(  # token classes that are billed apart, and what priced a row
+        f"ALTER TABLE attempts ADD COLUMN {column}"
+        for column in (
+            "cache_write_tokens INTEGER",
+            "cache_write_1h_tokens INTEGER",
+            "cached_audio_tokens INTEGER",
+            "audio_input_tokens INTEGER",
+            "audio_output_tokens INTEGER",
+            "image_input_tokens INTEGER",
+            "image_output_tokens INTEGER",
+            "service_tier TEXT",
+            "card TEXT",
+        )
+    ),
+    3: books.TABLES,
+}
+"""What came with a later schema. Rows of before have NULL in its columns: not known."""
+
 _names = ", ".join(f'"{name}"' for name in COLUMNS)
 _marks = ", ".join("?" * len(COLUMNS))
 _first_close = ", ".join(f"{name} = excluded.{name}" for name in _CLOSE)
@@ -63,8 +84,8 @@ _INSERT = (
     f"INSERT INTO attempts ({_names}) VALUES ({_marks}) ON CONFLICT (id) DO UPDATE SET {_first_close} "
     "WHERE attempts.closed IS NULL AND excluded.closed IS NOT NULL"
 )
-_ROWS_AT_ONCE = 32
-"""Rows in one statement: at 25 columns within what any SQLite takes, and the GIL changes hands once for all of them."""
+_ROWS_AT_ONCE = 999 // len(COLUMNS)
+"""Rows in one statement: within the parameters any SQLite takes, and the GIL changes hands once for all of them."""
 _INSERT_MANY = _INSERT.replace(f"VALUES ({_marks})", "VALUES " + ", ".join([f"({_marks})"] * _ROWS_AT_ONCE))
 _set_close = ", ".join(f"{name} = ?" for name in _CLOSE)
 _UPDATE = f"UPDATE attempts SET {_set_close} WHERE id = ? AND closed IS NULL"
@@ -122,6 +143,11 @@ def _prepare(connection: sqlite3.Connection, path: Path, busy: float) -> None:
         if version == 0:
             for statement in _TABLES.split(";"):
                 connection.execute(statement)
+            version = 1
+        if version < SCHEMA:
+            for schema in range(version + 1, SCHEMA + 1):
+                for statement in _SINCE[schema]:
+                    connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
@@ -160,8 +186,8 @@ class Fresh:
     start: int
     end: int
     """From where to where it stands there, in bytes: whole lines."""
-    rows: list[LedgerOpen | LedgerClose] | None
-    """Those lines' records, as kept; None where they must be read."""
+    rows: list[LedgerOpen | LedgerClose | Line] | None
+    """Those lines' records, as kept, or the lines where they have entries; None where they must be read."""
 
 
 def fold(connection: sqlite3.Connection, folder: Path, fresh: Fresh | None = None) -> dict[str, int]:
@@ -190,14 +216,16 @@ def fold(connection: sqlite3.Connection, folder: Path, fresh: Fresh | None = Non
     return folded
 
 
-def _fold_fresh(connection: sqlite3.Connection, fresh: Fresh, rows: list[LedgerOpen | LedgerClose], number: int) -> bool:
+def _fold_fresh(connection: sqlite3.Connection, fresh: Fresh, rows: list[LedgerOpen | LedgerClose | Line], number: int) -> bool:
     """Whether it was done: not where something before is still to be folded, or another process was here."""
     if fresh.end == fresh.start:
         return _offset(connection, number) == fresh.end
     with immediate(connection):
         if _offset(connection, number) != fresh.start:
             return False
-        records = [("o" if type(row) is LedgerOpen else "c", astuple(row)) for row in rows]
+        records: list[books.Booked] = [
+            row if isinstance(row, Line) else ("o" if type(row) is LedgerOpen else "c", astuple(row), None) for row in rows
+        ]
         broken = _apply(connection, records)
         if broken:
             log.error("%d damaged lines in journal %s before byte %d are lost", broken, fresh.name, fresh.end)
@@ -240,19 +268,27 @@ def _whole(data: bytes) -> bytes:
     return data if end == 0 and len(data) == CHUNK else data[:end]
 
 
-def _apply(connection: sqlite3.Connection, records: list[tuple[str, Values]]) -> int:
+def _apply(connection: sqlite3.Connection, records: Sequence[books.Booked]) -> int:
     """How many records could not be applied."""
     opened: dict[str, Values] = {}
     closed: dict[str, Values] = {}
     later: list[Values] = []
-    for kind, values in records:
+    booked: list[books.Booked] = []
+    for record in records:
+        kind, values, entries = record
         id_ = values[0]
+        if entries is not None:
+            booked.append(record)
         if kind == "o":
             opened.setdefault(id_, values)
+        elif kind == "t":
+            continue
         elif id_ in opened:
             closed.setdefault(id_, values[1:])
         else:
             later.append((*values[1:], id_))
+    if booked:
+        books.apply(connection, booked)
     inserts = [values + closed.get(id_, _NOT_CLOSED) for id_, values in opened.items()]
     broken = _execute(connection, _UPDATE, later)
     whole = len(inserts) - len(inserts) % _ROWS_AT_ONCE

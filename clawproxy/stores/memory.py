@@ -7,8 +7,22 @@ from collections.abc import Awaitable, Iterator, Sequence
 
 import attrs
 
-from clawproxy.done import DONE
-from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
+from clawproxy.done import DONE, Ready
+from clawproxy.stores.accounts import Accounts
+from clawproxy.stores.base import (
+    Account,
+    Charge,
+    Claim,
+    GroupBy,
+    KeyRecord,
+    LedgerClose,
+    LedgerOpen,
+    LedgerRow,
+    Shortage,
+    Standing,
+    Total,
+    UsageRow,
+)
 from clawproxy.stores.records import close_line, open_line, read_line
 
 
@@ -19,6 +33,8 @@ class MemoryStore:
         self._keys: dict[str, KeyRecord] = {}
         self._opened: dict[str, LedgerOpen] = {}
         self._closed: dict[str, LedgerClose] = {}
+        self._accounts = Accounts()
+        self._totals: dict[tuple[Account, int], Total] = {}
 
     # keys
     async def add_key(self, record: KeyRecord) -> None:
@@ -49,12 +65,42 @@ class MemoryStore:
             self._opened[row.id] = LedgerOpen(*record[1])
         return DONE
 
-    def close_row(self, row: LedgerClose) -> Awaitable[None]:
+    def reserve(self, row: LedgerOpen, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
+        if claims and row.id not in self._opened:
+            plan = self._accounts.plan(claims, row.opened)
+            if isinstance(plan, Shortage):
+                return Ready(plan)
+            self._accounts.hold(row.id, plan)
+        return self.open_row(row)
+
+    def top_up(self, attempt: str, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
+        if attempt not in self._accounts.held:
+            raise LookupError(f"the attempt {attempt} holds nothing that could be topped up")
+        plan = self._accounts.plan(claims)
+        if isinstance(plan, Shortage):
+            return Ready(plan)
+        self._accounts.hold(attempt, plan)
+        return DONE
+
+    def close_row(self, row: LedgerClose, charges: Sequence[Charge] = ()) -> Awaitable[None]:
         if row.id in self._opened and row.id not in self._closed:
             record = read_line(close_line(row)[:-1])
             assert record is not None
             self._closed[row.id] = LedgerClose(*record[1])
+            for scope, unit, window, sliding, period, used, overrun in self._accounts.end(row.id, charges) or ():
+                account = Account(scope, unit, window, sliding)
+                before = self._totals.get((account, period)) or Total(account, period, 0, 0)
+                self._totals[account, period] = Total(account, period, before.used + used, before.overrun + overrun)
         return DONE
+
+    async def standing(self, accounts: Sequence[Account], now: float) -> Sequence[Standing]:
+        return self._accounts.standing(accounts, now)
+
+    async def totals(self, since: float = 0.0) -> Sequence[Total]:
+        return [total for (_, period), total in sorted(self._totals.items()) if period >= since]
+
+    async def holding(self) -> int:
+        return len(self._accounts.held)
 
     async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]:
         return sorted(self._between(since, until), key=lambda row: (row.opened.opened, row.opened.id))

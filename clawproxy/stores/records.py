@@ -2,7 +2,9 @@
 
 A journal line is `CRC KIND JSON LF` without the spaces: eight hex digits of CRC-32 over what follows them, `o` (opened) or
 `c` (closed), and a JSON array of the record's fields in their order. JSON escapes LF, so a line is one line; a line without its
-LF, or with a wrong CRC, was torn by a crash.
+LF, or with a wrong CRC, was torn by a crash. Where an attempt holds something of an account, a TAB follows (which JSON escapes,
+too) and an array of entries: what is held (`o`), what is held in addition (`t`, whose record is the id alone), what is charged
+at the end (`c`, and whatever was held is let go). Without one, a line has neither.
 
 Rule 1: fields are only ever added at the end of `LedgerOpen` and `LedgerClose`, so that an older journal still reads.
 Rule 2: what is written can be folded: integers fit SQLite's and can not overflow its sums, texts are bounded valid UTF-8.
@@ -10,14 +12,15 @@ Rule 2: what is written can be folded: integers fit SQLite's and can not overflo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import msgspec
 from msgspec.structs import astuple
 
-from clawproxy.stores.base import LedgerClose, LedgerOpen
+from clawproxy.stores.base import LedgerClose, LedgerOpen, Unit, Window
 
 OPEN_FIELDS: tuple[str, ...] = LedgerOpen.__struct_fields__
 CLOSE_FIELDS: tuple[str, ...] = LedgerClose.__struct_fields__
@@ -32,19 +35,44 @@ _LONG = 4096
 
 Values = tuple[Any, ...]
 
+
+class Entry(NamedTuple):
+    """What a line says of an account: as JSON an array. Of a hold `amount` is held, of a charge it is charged."""
+
+    scope: str
+    unit: Unit
+    window: Window
+    sliding: bool
+    period: int
+    """When the window began it counts in, or the part of a sliding one."""
+    amount: int
+    overrun: int = 0
+
+
+class Line(NamedTuple):
+    """A line, read."""
+
+    kind: str
+    """`o`, `c` or `t`."""
+    values: Values
+    entries: Sequence[Entry] | None = None
+    """None where there is no such part."""
+
+
 Record = TypeVar("Record", LedgerOpen, LedgerClose)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, ...]).decode
+_decode_entries = msgspec.json.Decoder(list[Entry]).decode
 
 _OPEN_INTS = frozenset(map(OPEN_FIELDS.index, ("number", "generation", "reserved_input", "reserved_output")))
-_CLOSE_INTS = frozenset(
-    map(CLOSE_FIELDS.index, ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "cost_nano"))
-)
+_CLASSES = tuple(name for name in CLOSE_FIELDS if name.endswith("_tokens"))
+_CLOSE_INTS = frozenset(map(CLOSE_FIELDS.index, (*_CLASSES, "cost_nano")))
+_figures = attrgetter(*_CLASSES, "cost_nano")
 _COST = CLOSE_FIELDS.index("cost_nano")
 
 
-def open_record(row: LedgerOpen) -> tuple[LedgerOpen, bytes]:
+def open_record(row: LedgerOpen, entries: Sequence[Entry] | None = None) -> tuple[LedgerOpen, bytes]:
     """The row as its line reads back (rule 2), nearly always itself, and the line."""
     asked = row.reserved_output
     if (
@@ -54,19 +82,23 @@ def open_record(row: LedgerOpen) -> tuple[LedgerOpen, bytes]:
         and (asked is None or 0 <= asked <= MAX_TOKENS)
         and -_INFINITE < row.opened < _INFINITE
     ):
-        return _record(b"o", row)
-    return _read_back(_record(b"o", _clamped(row, _OPEN_INTS)))
+        return _record(b"o", row, entries)
+    return _read_back(_record(b"o", _clamped(row, _OPEN_INTS), entries))
 
 
-def close_record(row: LedgerClose) -> tuple[LedgerClose, bytes]:
+def close_record(row: LedgerClose, entries: Sequence[Entry] | None = None) -> tuple[LedgerClose, bytes]:
     """The same of a closing."""
     odd = not -_INFINITE < row.closed < _INFINITE
-    for value in (row.input_tokens, row.output_tokens, row.cached_tokens, row.reasoning_tokens, row.cost_nano):
+    for value in _figures(row):
         if value is not None and not 0 <= value <= MAX_TOKENS:
             odd = True
     if not odd:
-        return _record(b"c", row)
-    return _read_back(_record(b"c", _clamped(row, _CLOSE_INTS, _COST)))
+        return _record(b"c", row, entries)
+    return _read_back(_record(b"c", _clamped(row, _CLOSE_INTS, _COST), entries))
+
+
+def top_up_line(id_: str, entries: Sequence[Entry]) -> bytes:
+    return _line(b"t" + _encode((id_,)), entries)
 
 
 def open_line(row: LedgerOpen) -> bytes:
@@ -77,7 +109,7 @@ def close_line(row: LedgerClose) -> bytes:
     return close_record(row)[1]
 
 
-def _record(kind: bytes, row: Record) -> tuple[Record, bytes]:
+def _record(kind: bytes, row: Record, entries: Sequence[Entry] | None) -> tuple[Record, bytes]:
     try:
         body = kind + _encode(row)
     except UnicodeEncodeError:  # a lone surrogate, which JSON can carry and UTF-8 can not
@@ -86,13 +118,19 @@ def _record(kind: bytes, row: Record) -> tuple[Record, bytes]:
     if len(body) > _LONG:
         row = _bounded(row)
         body = kind + _encode(row)
-    return row, b"%08x%b\n" % (crc32(body), body)
+    return row, _line(body, entries)
+
+
+def _line(body: bytes, entries: Sequence[Entry] | None) -> bytes:
+    if entries is not None:
+        body += b"\t" + _encode(entries)
+    return b"%08x%b\n" % (crc32(body), body)
 
 
 def _read_back(record: tuple[Record, bytes]) -> tuple[Record, bytes]:
     """What JSON can not say it leaves out (an infinity), or says otherwise."""
     row, line = record
-    values: list[Any] = list(_decode(line[9:-1]))
+    values: list[Any] = list(_decode(line[9:-1].partition(b"\t")[0]))
     return type(row)(*values), line
 
 
@@ -112,25 +150,29 @@ def _bounded(row: Record) -> Record:
     return type(row)(*values)
 
 
-def read_line(line: bytes) -> tuple[str, Values] | None:
-    """A line without its LF: its kind (`o` or `c`) and its values, padded with None to today's fields. None where it is torn
-    or was damaged."""
+_NAMES = {b"o": OPEN_FIELDS, b"c": CLOSE_FIELDS, b"t": ("id",)}
+
+
+def read_line(line: bytes) -> Line | None:
+    """A line without its LF; its values are padded with None to today's fields. None where it is torn or was damaged."""
     try:
         if int(line[:8], 16) != crc32(line[8:]):
             return None
-        kind, values = line[8:9], _decode(line[9:])
+        record, tab, rest = line[9:].partition(b"\t")
+        values, entries = _decode(record), _decode_entries(rest) if tab else None
     except (ValueError, msgspec.MsgspecError):
         return None
-    names = {b"o": OPEN_FIELDS, b"c": CLOSE_FIELDS}.get(kind)
+    kind = line[8:9]
+    names = _NAMES.get(kind)
     if names is None or not values or type(values[0]) is not str:
         return None
     values = values[: len(names)] + (None,) * (len(names) - len(values))
-    return kind.decode(), values
+    return Line(kind.decode(), values, entries)
 
 
-def read_lines(lines: Iterable[bytes]) -> tuple[list[tuple[str, Values]], int]:
+def read_lines(lines: Iterable[bytes]) -> tuple[list[Line], int]:
     """The readable records of whole lines, and how many lines were not readable."""
-    records: list[tuple[str, Values]] = []
+    records: list[Line] = []
     broken = 0
     for line in lines:
         if not line:  # a writer ends a torn line with an LF of its own

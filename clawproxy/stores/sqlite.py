@@ -4,7 +4,8 @@
     state_dir/clawproxy.db     keys, attempts, and how far each journal segment is folded (WAL)
     state_dir/journal/*.journal
 
-Rule 1: the request path (`open_row`, `close_row`) appends one line and returns: no thread, no await, no database.
+Rule 1: the request path (`open_row`, `reserve`, `top_up`, `close_row`) decides in memory, appends one line and returns: no
+        thread, no await, no database.
 Rule 2: every connection has its own thread limiter of one, so that a long query delays neither folding nor authentication.
 Rule 3: while the database can not be written, or the journal can not, nothing new is admitted; what runs may still close, into a
         bounded spool.
@@ -14,19 +15,35 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
 
 import trio
+from msgspec.structs import astuple
 
-from clawproxy.done import DONE
+from clawproxy.done import DONE, Ready
 from clawproxy.errors import ClawError, ConfigError
-from clawproxy.stores import database, queries
-from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
+from clawproxy.stores import books, database, queries
+from clawproxy.stores.accounts import Accounts, held_entries
+from clawproxy.stores.base import (
+    Account,
+    Charge,
+    Claim,
+    GroupBy,
+    KeyRecord,
+    LedgerClose,
+    LedgerOpen,
+    LedgerRow,
+    Shortage,
+    Standing,
+    Total,
+    UsageRow,
+)
 from clawproxy.stores.journal import Segment, segment_name
-from clawproxy.stores.records import close_record, open_record
+from clawproxy.stores.lane import Lane
+from clawproxy.stores.records import Entry, Line, close_record, open_record, top_up_line
 from clawproxy.stores.statedir import Lock, make_private_dir
 
 log = logging.getLogger("clawproxy.store")
@@ -42,32 +59,11 @@ UNFOLDED_BYTES = 64 * 1024 * 1024
 FRESH_ROWS = 8192
 """Records kept in memory between two folds; beyond that many the fold reads the journal."""
 SPOOL_ROWS = 10_000
+PRUNE_EVERY = 3600.0
+"""Seconds between forgetting old totals."""
 _CLOSE_WITHIN = 10.0
 """Seconds the last fold may take."""
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
-
-class _Lane:
-    """One connection and the single thread at a time that may use it."""
-
-    def __init__(self, path: Path) -> None:
-        self.connection = database.connect(path, BUSY)
-        self._limiter = trio.CapacityLimiter(1)
-
-    async def run(self, work: Callable[[sqlite3.Connection, *Ts], T], *args: *Ts) -> T:
-        """Never abandoned. Raises ClawError("store_unavailable")."""
-        try:
-            return await trio.to_thread.run_sync(work, self.connection, *args, limiter=self._limiter)
-        except (sqlite3.Error, OSError) as error:
-            raise ClawError("store_unavailable") from error
-
-    async def aclose(self) -> None:
-        """Stops a query that runs. Called shielded and bounded; where the thread does not end in time the connection stays."""
-        self.connection.interrupt()
-        async with self._limiter:
-            self.connection.close()
+_NOT_CLOSED = "%d attempts could not be closed in the ledger: the next start does it, at what was reserved"
 
 
 class SqliteStore:
@@ -78,13 +74,15 @@ class SqliteStore:
         self._folder = state_dir / "journal"
         self._instance = instance
         self._lock = lock
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self._segment: Segment | None = None
-        self._spool: deque[LedgerClose] = deque()
-        self._fresh: list[LedgerOpen | LedgerClose] = []
+        self._accounts = Accounts()
+        self._spool: deque[tuple[LedgerClose, Sequence[Entry] | None]] = deque()
+        self._fresh: list[LedgerOpen | LedgerClose | Line] = []
         """What was appended to the active segment from byte `_fresh_from` on, `_fresh_bytes` in all."""
         self._fresh_from = self._fresh_bytes = 0
         self._dropped = 0
+        self._pruned = time.time()
         self._sick = False
         """The last fold failed."""
         self._journal_failed = False
@@ -99,7 +97,7 @@ class SqliteStore:
         path = state_dir / "clawproxy.db"
         try:
             for _ in range(3):
-                self._lanes.append(_Lane(path))
+                self._lanes.append(Lane(path, BUSY))
         except (OSError, ConfigError) as error:
             self._abandon()
             if isinstance(error, ConfigError):
@@ -142,6 +140,13 @@ class SqliteStore:
         connection = self._writer.connection
         try:
             database.fold(connection, self._folder)
+            now = time.time()
+            with database.immediate(connection):
+                orphans = books.settle_orphans(connection, now)
+            if orphans:
+                log.warning("%d attempts were under way when the last process ended: closed at what was reserved", orphans)
+            self._accounts = books.load(connection, now)
+            books.prune(connection, self._accounts.now)
             database.remove_folded(connection, self._folder, None)
             self._begin_segment(database.next_number(connection, self._folder))
         except (sqlite3.Error, OSError):
@@ -163,8 +168,41 @@ class SqliteStore:
 
     # --- the request path ----------------------------------------------------------------------------------------------------
 
-    def open_row(self, row: LedgerOpen) -> Awaitable[None]:
-        """Does not checkpoint: its caller is about to open a connection."""
+    def open_row(self, row: LedgerOpen, held: Sequence[Entry] | None = None) -> Awaitable[None]:
+        """Does not checkpoint: its caller is about to open a connection. `held`: what the attempt holds, for `reserve`."""
+        kept, line = open_record(row, held)
+        self._append(line)
+        self._remember(kept if held is None else Line("o", astuple(kept), held), len(line))
+        return DONE
+
+    def reserve(self, row: LedgerOpen, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
+        """Does not checkpoint, either."""
+        if not claims:
+            return self.open_row(row)
+        if self._accounts.knows(row.id):
+            return DONE
+        plan = self._accounts.plan(claims, row.opened)
+        if isinstance(plan, Shortage):
+            return Ready(plan)
+        self.open_row(row, held_entries(plan))
+        self._accounts.hold(row.id, plan)
+        return DONE
+
+    def top_up(self, attempt: str, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
+        if attempt not in self._accounts.held:
+            raise LookupError(f"the attempt {attempt} holds nothing that could be topped up")
+        plan = self._accounts.plan(claims)
+        if isinstance(plan, Shortage):
+            return Ready(plan)
+        entries = held_entries(plan)
+        line = top_up_line(attempt, entries)
+        self._append(line)
+        self._remember(Line("t", (attempt,), entries), len(line))
+        self._accounts.hold(attempt, plan)
+        return DONE
+
+    def _append(self, line: bytes) -> None:
+        """Raises ClawError("store_unavailable"); then nothing may be sent."""
         segment = self._segment
         if (
             segment is None
@@ -173,7 +211,6 @@ class SqliteStore:
             or (self._spool and not self._unspool())
         ):
             raise ClawError("store_unavailable")
-        kept, line = open_record(row)
         try:
             segment.append(line)
         except OSError as error:
@@ -184,32 +221,31 @@ class SqliteStore:
         if self._journal_failed:
             self._journal_failed = False
             log.warning("the journal can be written again")
-        self._remember(kept, len(line))
-        return DONE
 
-    def close_row(self, row: LedgerClose) -> Awaitable[None]:
+    def close_row(self, row: LedgerClose, charges: Sequence[Charge] = ()) -> Awaitable[None]:
         """Raises nothing. Does not checkpoint: the books are closed even where their exchange is cancelled."""
-        if self._spool or not self._append_close(row):
-            self._spool.append(row)
+        charged = self._accounts.end(row.id, charges) if row.id in self._accounts.held else None
+        if self._spool or not self._append_close(row, charged):
+            self._spool.append((row, charged))
             self._dirty.set()
             if not self._unspool() and len(self._spool) > SPOOL_ROWS:
                 self._spool.popleft()
                 self._dropped += 1
         return DONE
 
-    def _append_close(self, row: LedgerClose) -> bool:
+    def _append_close(self, row: LedgerClose, charged: Sequence[Entry] | None) -> bool:
         segment = self._segment
         if segment is None:
             return False
-        kept, line = close_record(row)
+        kept, line = close_record(row, charged)
         try:
             segment.append(line)
         except OSError:
             return False
-        self._remember(kept, len(line))
+        self._remember(kept if charged is None else Line("c", astuple(kept), charged), len(line))
         return True
 
-    def _remember(self, kept: LedgerOpen | LedgerClose, size: int) -> None:
+    def _remember(self, kept: LedgerOpen | LedgerClose | Line, size: int) -> None:
         """It is in the journal. For the fold it is at hand, too, unless there are too many."""
         if len(self._fresh) < FRESH_ROWS:
             self._fresh.append(kept)
@@ -220,7 +256,7 @@ class SqliteStore:
         """Write what waits in the spool; whether all of it is written."""
         spool = self._spool
         while spool:
-            if not self._append_close(spool[0]):
+            if not self._append_close(*spool[0]):
                 return False
             spool.popleft()
         return True
@@ -263,7 +299,9 @@ class SqliteStore:
         if was_sick:
             log.warning("the ledger can be written again")
         if self._dropped:
-            log.error("%d attempts could not be closed in the ledger: they stay open rows", self._dropped)
+            log.error(
+                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", self._dropped
+            )
             self._dropped = 0
         if segment is not None and segment is self._segment:
             self._folded = folded.get(segment.path.name, self._folded)
@@ -274,6 +312,10 @@ class SqliteStore:
         folded = database.fold(connection, self._folder, fresh)
         if self._lock is not None:
             database.remove_folded(connection, self._folder, fresh.name if fresh else None)
+            now = time.time()
+            if now > self._pruned + PRUNE_EVERY:
+                self._pruned = now
+                books.prune(connection, self._accounts.now)
         return folded
 
     def _next_segment(self, segment: Segment) -> Segment:
@@ -300,6 +342,22 @@ class SqliteStore:
     ) -> Sequence[UsageRow]:
         await self.flush()
         return await self._reader.run(queries.usage, group_by, since, until, key)
+
+    async def standing(self, accounts: Sequence[Account], now: float) -> Sequence[Standing]:
+        if self._lock is not None:
+            return self._accounts.standing(accounts, now)
+        await self.flush()
+        return await self._reader.run(books.standing, accounts, now)
+
+    async def totals(self, since: float = 0.0) -> Sequence[Total]:
+        await self.flush()
+        return await self._reader.run(books.totals, since)
+
+    async def holding(self) -> int:
+        if self._lock is not None:
+            return len(self._accounts.held)
+        await self.flush()
+        return await self._reader.run(books.holding)
 
     async def add_key(self, record: KeyRecord) -> None:
         await self._keys.run(queries.add_key, record)
@@ -333,6 +391,8 @@ class SqliteStore:
             for lane in self._lanes:
                 await lane.aclose()
         if self._spool:
-            log.error("%d attempts could not be closed in the ledger: they stay open rows", len(self._spool))
+            log.error(
+                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", len(self._spool)
+            )
         if self._lock is not None:
             self._lock.release()

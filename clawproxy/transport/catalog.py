@@ -24,6 +24,7 @@ from clawproxy.config.groups import flat_routes
 from clawproxy.dialects import jsonio
 from clawproxy.http1.head import Head
 from clawproxy.messages import Principal
+from clawproxy.rates import price_of, prices_of
 from clawproxy.service import Service
 from clawproxy.stores.base import UsageRow
 from clawproxy.transport.access import read_credentials
@@ -89,7 +90,7 @@ def catalog(config: Config, models: Any, serves: Callable[[str], bool]) -> dict[
         dialect = settings.dialect if settings else ""
         if entry is None:
             entry = providers[provider] = _provider(provider, dialect, serves)
-        entry["models"].append(_model(name, config, _capabilities(dialect, serves)))
+        entry["models"].append(_model(name, provider, config, _capabilities(dialect, serves)))
     return {"providers": list(providers.values())}
 
 
@@ -130,12 +131,24 @@ def _capabilities(dialect: str, serves: Callable[[str], bool]) -> list[str]:
     return [*(capability for capability, path in paths.items() if serves(path)), "llm.stream"]
 
 
-def _model(name: str, config: Config, capabilities: list[str]) -> dict[str, Any]:
+def _model(name: str, provider: str, config: Config, capabilities: list[str]) -> dict[str, Any]:
     model: ModelConfig | None = config.models.get(name)
     document: dict[str, Any] = {"id": name, "upstream": name, "capabilities": capabilities}
-    if model is not None and (pricing := _pricing(flat_routes(config.models, name), model.price)):
+    if model is not None:
+        pricing = _pricing(flat_routes(config.models, name), _price(config, name))
+    else:
+        pricing = _pricing((), price_of(config, provider, name.removeprefix(f"{provider}/")))
+    if pricing:
         document["pricing"] = pricing
     return document
+
+
+def _price(config: Config, name: str) -> PriceConfig | None:
+    """The model's own, or the one that all of its routes have. Where they differ nobody can say beforehand."""
+    if (own := config.models[name].price) is not None:
+        return own
+    first, *others = prices_of(config, name)
+    return first if all(other == first for other in others) else None
 
 
 def _pricing(routes: Sequence[RouteConfig], price: PriceConfig | None) -> dict[str, int]:

@@ -372,12 +372,16 @@ class Connection:
     async def _out_of_time(self) -> bool:
         """A clock of Rule 1 fired, or the service drains."""
         phase, deadlines = self._reader.phase, self._service.deadlines
-        if phase not in ("new", "head", "body") or (self._front.draining and phase == "new"):
+        if phase == "request" or (self._front.draining and phase in ("tls", "new", "idle")):
             return False
-        if phase == "body":
-            error = expired("body", deadlines.body)
-        else:
-            error = expired("head", deadlines.head)
+        surface = "none" if self._dialect is None else self._dialect.name
+        clock = phase if phase in ("body", "idle") else "head"
+        limit: float = getattr(deadlines, clock)
+        self._service.cut(clock, limit, surface=surface if clock == "body" else "none", peer=self._peer)
+        if phase not in ("new", "head", "body"):
+            return False
+        error = expired(clock, limit)
+        if phase != "body":
             self._begin(None)
         self._keep = False
         self._service.count("clawproxy_http_refused_total", slug=error.slug)

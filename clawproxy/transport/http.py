@@ -18,7 +18,7 @@ from clawproxy.context import Exchange, Timing
 from clawproxy.dialects import jsonio
 from clawproxy.dialects.base import AnswerEncoder, ClientDialect
 from clawproxy.errors import ClawError
-from clawproxy.events import Batch, End, Outcome
+from clawproxy.events import Batch, End, Notice, Outcome
 from clawproxy.http1 import response
 from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest, Usage
@@ -207,6 +207,12 @@ class HttpClient:
         elif framed:
             await self._wire.write(framed, self._limit)
 
+    def seam(self, notice: Notice) -> None:
+        """The answer goes on behind a cut: a comment, before what comes next, where clients of the format skip comments."""
+        if self._stream and self.committed and self._encoder is not None and self._encoder.keepalive():
+            words = " ".join(f"{name}={response.escaped(str(value))}" for name, value in notice.details.items())
+            self._last += self._framed(f": {notice.code} {words}\n\n".encode())
+
     async def finish(self, outcome: Outcome, usage: Usage | None) -> None:
         """Raises what `send` raises."""
         if self.ended or self._wire.broken:
@@ -320,7 +326,9 @@ class HttpClient:
 
     def _write_pulse(self) -> None:
         was = self.committed
-        if not self._wire.write_now(self._framed(self._keepalive)) and not was:
+        if self._wire.write_now(self._framed(self._keepalive)):
+            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]
+        elif not was:
             # The kernel took nothing, so the head is still to be sent.
             self.committed, self.status = False, 0
 
@@ -329,6 +337,7 @@ class HttpClient:
             return
         try:
             await self._wire.write(self._framed(self._keepalive), self._limit)
+            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]
         except ClawError:
             pass  # the exchange's next write, or the hang-up monitor, finds out as well
 

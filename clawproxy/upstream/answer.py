@@ -129,7 +129,7 @@ class Opening:
                         connection = None
                 if connection is None:
                     phases.enter("connect")
-                    connection = await provider.connect()
+                    connection = await provider.connect(phases)
                     phases.enter("first_token")
                     phases.sent = True
                     try:

@@ -20,6 +20,9 @@ class Phases(Protocol):
     sent: bool
     """Set true just before the first byte of a request goes out."""
 
+    step: str
+    """While it connects: `dns`, `tcp` or `tls` (`errors.STEPS`)."""
+
 
 class ProviderStream(Protocol):
     """One answer under way. A class, not a generator: `async with upstream.open(...) as stream`, then `receive` until None."""

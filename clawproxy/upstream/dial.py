@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -23,6 +24,9 @@ from clawproxy.upstream.proxy import Proxy
 from clawproxy.upstream.response_parser import BadAnswer, parse_head
 from clawproxy.upstream.url import BaseURL
 from clawproxy.upstream.wire import TLSWire, Wire
+
+if TYPE_CHECKING:
+    from clawproxy.upstream.base import Phases
 
 STAGGER = 0.25
 MAX_TUNNEL_HEAD = 16384
@@ -49,18 +53,28 @@ class Dialer:
         self._server_name = tls.server_name or url.server_name
         self._pins = frozenset(tls.pin)
 
-    async def connect(self) -> Wire:
-        """Raises ProviderFault("provider_error.unreachable"), or ClawError("overloaded") where we are out of descriptors."""
+    async def connect(self, phases: Phases | None = None) -> Wire:
+        """`phases` hears how far it got.
+
+        Raises ProviderFault("provider_error.unreachable"), or ClawError("overloaded") where we are out of descriptors."""
         host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._url.host, self._url.port)
+        step = "dns"
         try:
+            if phases is not None:
+                phases.step = step
             addresses = await self._resolver.resolve(host, port)
+            step = "tcp"
+            if phases is not None:
+                phases.step = step
             try:
                 sock = await connect_tcp(addresses)
             except OSError:
                 self._resolver.forget(host)
                 raise
         except OSError as error:
-            raise unreachable(self._name, error) from error
+            raise unreachable(self._name, error, step) from error
+        if phases is not None:
+            phases.step = "tls"
         return await self._prepare(sock)
 
     async def _prepare(self, sock: socket.socket) -> Wire:
@@ -77,7 +91,7 @@ class Dialer:
             return secured
         except OSError as error:
             wire.close()
-            raise unreachable(self._name, error) from error
+            raise unreachable(self._name, error, "tls") from error
         except BaseException:
             wire.close()
             raise

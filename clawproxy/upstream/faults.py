@@ -16,6 +16,8 @@ import socket
 import ssl
 from typing import Literal
 
+from attrs import evolve
+
 from clawproxy.errors import KINDS, ClawError, ProviderFault
 
 Kind = Literal["unreachable", "cut", "malformed", "too_large", "redirect", "auth"]
@@ -32,11 +34,14 @@ def fault(kind: Kind, provider: str, cause: str, *, sent: bool, status: int | No
     return error
 
 
-def unreachable(provider: str, error: OSError) -> ClawError:
-    """The error for a connection that could not be made: `provider_error.unreachable`, or `overloaded` for a shortage here."""
+def unreachable(provider: str, error: OSError, step: str) -> ClawError:
+    """The error for a connection that could not be made: `provider_error.unreachable`, or `overloaded` for a shortage here.
+    `step`: how far it had got, one of `errors.STEPS`."""
     if error.errno in SHORTAGES and not isinstance(error, (socket.gaierror, ssl.SSLError)):
         return ClawError("overloaded", f"The gateway has no resources for another connection: {cause_of(error)}.")
-    return fault("unreachable", provider, cause_of(error), sent=False)
+    unreached = fault("unreachable", provider, cause_of(error), sent=False)
+    unreached.details = evolve(unreached.details, step=step)
+    return unreached
 
 
 def cause_of(error: OSError) -> str:

@@ -8,6 +8,7 @@ import math
 import re
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -29,6 +30,9 @@ from clawproxy.upstream.renewal import Renewal, Unobtainable
 from clawproxy.upstream.request import RequestEncoder
 from clawproxy.upstream.responses_ws import Sockets
 from clawproxy.upstream.url import BaseURL
+
+if TYPE_CHECKING:
+    from clawproxy.upstream.base import Phases
 
 logger = logging.getLogger("clawproxy.upstream")
 
@@ -92,9 +96,9 @@ class Provider:
             raise ClawError("no_route")
         return self._sockets[credential]
 
-    async def connect(self) -> Connection:
+    async def connect(self, phases: Phases | None = None) -> Connection:
         """A new connection, for the holder of a place."""
-        connection = Connection(self.name, await self._dialer.connect(), self._response_limit)
+        connection = Connection(self.name, await self._dialer.connect(phases), self._response_limit)
         self.pool.opened_total += 1
         return connection
 

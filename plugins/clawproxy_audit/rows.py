@@ -22,6 +22,7 @@ MAX_TEXT = 256
 MAX_ATTEMPTS = 50
 MAX_NOTICES = 50
 MAX_CONSIDERED = 16
+MAX_RULES = 64
 
 _encode = msgspec.json.Encoder().encode
 _HIDDEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]")
@@ -64,10 +65,18 @@ class _Considered(msgspec.Struct, gc=False):
     model: str
     why: str
     score: float | None
+    cached: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Rule(msgspec.Struct, gc=False):
+    rule: str
+    action: str
+    shadow: bool
 
 
 class Row(msgspec.Struct, gc=False):
-    """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh."""
+    """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh,
+    the rules where none spoke, and roles and tags where there are none."""
 
     time: str
     request_id: str
@@ -97,6 +106,8 @@ class Row(msgspec.Struct, gc=False):
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     """The key's, its `region:` among them."""
+    rules: list[_Rule] | msgspec.UnsetType = msgspec.UNSET
+    roles: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -131,9 +142,16 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
     )
     if exchange.considered:
         weighed = exchange.considered[:MAX_CONSIDERED]
-        row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
+        row.considered = [
+            _Considered(each.provider, each.model, each.why, each.score, each.cached if each.cached else msgspec.UNSET)
+            for each in weighed
+        ]
     if principal.tags:
         row.tags = list(principal.tags[:MAX_NOTICES])
+    if exchange.rules:
+        row.rules = [_Rule(hit.rule, hit.action, hit.shadow) for hit in exchange.rules[:MAX_RULES]]
+    if principal.roles:
+        row.roles = list(principal.roles[:MAX_RULES])
     return to_line(row)
 
 

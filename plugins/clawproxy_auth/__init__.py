@@ -182,7 +182,7 @@ def _throttle(app: App, settings: AuthSettings) -> Throttle:
 
 def _current(principal: Principal) -> Principal:
     if principal.expires is not None and principal.expires <= time.time():
-        raise ClawError("auth.expired")
+        raise ClawError("auth.expired", key=principal.key)
     return principal
 
 
@@ -202,7 +202,7 @@ def _static(name: str, key: KeyConfig) -> Principal:
 
 def _stored(record: KeyRecord) -> Principal:
     if record.revoked is not None:
-        raise ClawError("auth.expired")
+        raise ClawError("auth.expired", key=record.name)
     return _current(
         Principal(
             key=record.name,

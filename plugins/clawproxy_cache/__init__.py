@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from clawproxy.context import App, Attempt, Exchange, Registry
 from clawproxy.errors import ConfigError
@@ -66,7 +66,8 @@ class Pending:
     """`exchange.state["cache"]`: an answer that may be kept."""
 
     asked: Asked
-    recorder: Recorder | None = None
+    recorders: dict[str, Recorder] = field(factory=dict)
+    """By the attempt's id: two may be under way at once."""
     stale: float | None = None
     """When the answer that is the last resort was given, by `time.monotonic()`."""
 
@@ -140,14 +141,14 @@ def _tell(exchange: Exchange, state: Cache, result: str) -> None:
 
 
 @hookimpl
-def tap_response(exchange: Exchange, route: Route, state: Cache) -> Observe | None:
+def tap_response(exchange: Exchange, route: Route, attempt: Attempt, state: Cache) -> Observe | None:
     pending: Pending | None = exchange.state.get("cache")
-    if pending is None or route.recorded is not None:
+    if pending is None or route.recorded is not None or attempt.reason == "continue":  # the rest of an answer is none
         if pending is not None and pending.stale is not None and route is exchange.last_resort:
             exchange.answer_header("age", str(int(time.monotonic() - pending.stale)))
             state.app.count("clawproxy_cache_total", result="stale")
         return None
-    pending.recorder = recorder = Recorder(state.settings.max_answer)
+    pending.recorders[attempt.id] = recorder = Recorder(state.settings.max_answer)
     return Observe(recorder.see)
 
 
@@ -155,9 +156,9 @@ def tap_response(exchange: Exchange, route: Route, state: Cache) -> Observe | No
 def attempt_finished(exchange: Exchange, attempt: Attempt, state: Cache) -> None:
     """Keep a good answer. `complete` is said only after the provider's own last word."""
     pending: Pending | None = exchange.state.get("cache")
-    if pending is None or pending.recorder is None:
+    recorder = pending.recorders.pop(attempt.id, None) if pending is not None else None
+    if pending is None or recorder is None:
         return
-    recorder, pending.recorder = pending.recorder, None
     if attempt.outcome != "complete" or attempt.error is not None:
         return
     asked = pending.asked

@@ -15,6 +15,8 @@ from attrs import evolve
 
 from clawproxy.config import PriceConfig
 from clawproxy.context import App, Attempt, Exchange
+from clawproxy.costs import cost_nano
+from clawproxy.counting import Count, Limited, Running, only_text
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, End, Finish, Reasoning, Refused, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import ChatRequest, Route, Usage
@@ -86,6 +88,13 @@ def _sum(usages: list[Usage]) -> Usage | None:
         reasoning_tokens=_add([usage.reasoning_tokens for usage in usages]),
         source="measured" if all(usage.source == "measured" for usage in usages) else "estimated",
         raw=usages[-1].raw,
+        cache_write_1h_tokens=_add([usage.cache_write_1h_tokens for usage in usages]),
+        cached_audio_tokens=_add([usage.cached_audio_tokens for usage in usages]),
+        audio_input_tokens=_add([usage.audio_input_tokens for usage in usages]),
+        audio_output_tokens=_add([usage.audio_output_tokens for usage in usages]),
+        image_input_tokens=_add([usage.image_input_tokens for usage in usages]),
+        image_output_tokens=_add([usage.image_output_tokens for usage in usages]),
+        service_tier=usages[0].service_tier if len({usage.service_tier for usage in usages}) == 1 else None,
     )
 
 
@@ -114,6 +123,7 @@ class Metered:
         "_request",
         "_reserved",
         "_reserved_output",
+        "_running",
         "_size",
         "attempt",
         "billed",
@@ -131,6 +141,7 @@ class Metered:
         attempt: Attempt,
         bytes_per_token: float,
         price: PriceConfig | None = None,
+        count: Count | None = None,
     ) -> None:
         self._app = app
         self._exchange = exchange
@@ -139,8 +150,14 @@ class Metered:
         self._bytes_per_token = bytes_per_token
         self._price = price
         self._reserved_output: int | None
+        self._running: Running | None = None
+        """Counts the answer, where tokens are counted and not bytes."""
         if route.recorded is not None:
             self._reserved, self._reserved_output = 0, 0
+        elif count is not None and only_text(request):
+            self._running = Running(count)
+            self._reserved = figures.prompt_bound(request, route.context_tokens, Limited(count))
+            self._reserved_output = figures.output_bound(request, route)
         else:
             self._reserved = figures.prompt_bound(request, route.context_tokens)
             self._reserved_output = figures.output_bound(request, route)
@@ -171,12 +188,16 @@ class Metered:
             if kind is Text or kind is Reasoning or kind is Refused:
                 text: str = event.text  # type: ignore[union-attr]
                 self._size += len(text) if text.isascii() else figures.text_bytes(text)
+                if self._running is not None:
+                    self._running.add(text)
             elif kind is Finish or kind is End:
                 self._final = True
             elif isinstance(event, UsageReport):
                 self._reported = event.usage
             elif isinstance(event, ToolCallDelta):
                 self._size += figures.text_bytes(event.arguments) + figures.text_bytes(event.name or "")
+                if self._running is not None:
+                    self._running.add((event.name or "") + event.arguments)
 
     def end(self) -> None:
         """Before the transport reports usage to its client; leaving the attempt settles it finally."""
@@ -189,7 +210,7 @@ class Metered:
         exchange, attempt, route = self._exchange, self.attempt, self.route
         principal = exchange.principal
         self._books.attempts.append(self)  # free until something is sent
-        return self._app.store.open_row(
+        return self._open(
             LedgerOpen(  # by place, with every name beside it: 2.0 -> 0.5 us
                 attempt.id,
                 exchange.request_id,
@@ -221,7 +242,7 @@ class Metered:
         source: Source = usage.source if usage is not None else "none"
         spent = _FREE if usage is None or source == "cache" else usage
         self._app.count("clawproxy_ledger_rows_total", source=source, outcome=outcome)
-        return self._app.store.close_row(
+        return self._close(
             LedgerClose(
                 attempt.id,
                 time.time() if attempt.closed_at is None else attempt.closed_at,
@@ -233,8 +254,23 @@ class Metered:
                 spent.reasoning_tokens,
                 source,
                 self.cost if usage is not None else 0,  # free, whatever the price
+                spent.cache_write_tokens,
+                spent.cache_write_1h_tokens,
+                spent.cached_audio_tokens,
+                spent.audio_input_tokens,
+                spent.audio_output_tokens,
+                spent.image_input_tokens,
+                spent.image_output_tokens,
+                spent.service_tier,
+                None if self._price is None or spent is _FREE else self._price.origin,
             )
         )
+
+    def _open(self, row: LedgerOpen) -> Awaitable[None]:
+        return self._app.store.open_row(row)
+
+    def _close(self, row: LedgerClose) -> Awaitable[None]:
+        return self._app.store.close_row(row)
 
     # --- what it comes to ----------------------------------------------------------------------------------------------------
 
@@ -246,9 +282,10 @@ class Metered:
         elif not self.attempt.sent or self._request.operation == "count_tokens" or self._turned_away():
             self.billed = self.cost = None
         else:
-            self.billed = self._reckon(self._final or outcome in ("complete", "truncated"))
+            whole = self._final or (outcome in ("complete", "truncated") and self.attempt.cut is None)
+            self.billed = self._reckon(whole)
             if self._price is not None:
-                self.cost = figures.cost_nano(self.billed, self._price)
+                self.cost = cost_nano(self.billed, self._price)
         return self.billed
 
     def _turned_away(self) -> bool:
@@ -274,9 +311,10 @@ class Metered:
         given, taken = usage.input_tokens, usage.output_tokens
         measured = given is not None and taken is not None
         if given is None:
-            given = figures.estimate(self._reserved, self._bytes_per_token)
+            given = self._reserved if self._running else figures.estimate(self._reserved, self._bytes_per_token)
         if taken is None or not whole:  # an early report of an answer that was cut knows less than what came after it
-            taken, measured = max(taken or 0, figures.estimate(self._size, self._bytes_per_token)), False
+            counted = self._running.tokens if self._running else figures.estimate(self._size, self._bytes_per_token)
+            taken, measured = max(taken or 0, counted), False
         return evolve(usage, input_tokens=given, output_tokens=taken, source="measured" if measured else "estimated")
 
     def _believed(self, said: Usage) -> Usage:

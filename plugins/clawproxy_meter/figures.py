@@ -1,149 +1,34 @@
-"""Counting and estimating tokens. Pure functions.
-
-For byte-level BPE a text has at most as many tokens as UTF-8 bytes: that is the upper bound reserved. An estimate is bytes
-divided by what a token has on average.
-
-The bound is on text. What an image, a recording or a file comes to is up to the provider, so they are reserved with a provider's
-usual maximum; server-side tools and hidden reasoning are not bounded at all.
-"""
+"""A provider's figures: what an answer may come to, and what is believed. Pure functions; `clawproxy.counting` counts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, assert_never
-
-import msgspec
 from attrs import evolve, frozen
 
-from clawproxy.config import PriceConfig
-from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Part, Route, TextPart, Usage
+from clawproxy.counting import estimate as estimate
+from clawproxy.counting import prompt_bound as prompt_bound
+from clawproxy.counting import text_bytes as text_bytes
+from clawproxy.messages import ChatRequest, Route, TextPart, Usage
 
-MESSAGE_OVERHEAD = 8
-"""Tokens around each message: role and separators."""
-TOOLS_OVERHEAD = 1024
-"""What providers themselves say to a model that has tools: up to 804 tokens at Anthropic."""
-IMAGE_TOKENS = 49_152
-"""gpt-4o-mini counts 2833 and 5667 for each of up to 8 tiles."""
-FILE_TOKENS = 131_072
-"""A file that is named, and one whose bytes are no text: of a PDF a page of few bytes may be many tokens."""
-KEPT_TOKENS = 131_072
-"""What a request continues that the provider keeps, where the context window is not stated."""
-KEPT = frozenset({"cachedContent", "context", "conversation", "previous_response_id", "prompt"})
-"""Of `extra`: names what the provider keeps and will read, at Responses, Gemini and Ollama."""
 CLAMP_FACTOR = 4
 CLAMP_FLOOR = 16_384
 """A figure up to this is believed however short the prompt: templates, tool preambles and reasoning are not in it."""
 UNBOUNDED = 4_000_000
 """What is believed where the gateway can not know: media, tools of the provider, no stated maximum of the answer."""
-
-
 ANSWERS = ("n", "generationConfig.candidateCount")
 """Of `extra`: how many answers are asked for."""
-
-
-def text_bytes(text: str) -> int:
-    """Bytes in UTF-8, lone surrogates included."""
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _json_bytes(value: Mapping[str, Any] | None) -> int:
-    if not value:
-        return 0
-    try:
-        return len(msgspec.json.encode(dict(value), enc_hook=repr))
-    except (TypeError, ValueError, OverflowError):
-        return text_bytes(repr(value))
-
-
-def prompt_bound(request: ChatRequest, window: int | None = None) -> int:
-    """At most how many tokens the prompt can be. `window`: the route's, which bounds what the provider keeps of the prompt."""
-    total = 0
-    for message in request.messages:
-        content = message.content
-        if type(content) is str and not (
-            message.tool_calls or message.reasoning or message.name or message.extra or message.thinking or message.tool_call_id
-        ):
-            total += MESSAGE_OVERHEAD + (len(content) if content.isascii() else text_bytes(content))
-        else:
-            total += _message_bound(message)
-    if request.tools:
-        total += TOOLS_OVERHEAD
-    for tool in request.tools:
-        total += text_bytes(tool.name) + text_bytes(tool.description or "") + _json_bytes(tool.parameters) + MESSAGE_OVERHEAD
-        total += _json_bytes(tool.extra)
-    if request.response_format is not None:
-        total += _json_bytes(request.response_format.schema)
-    if not request.extra:
-        return total
-    if any(request.extra.get(name) for name in KEPT):
-        total += window or KEPT_TOKENS
-    return total + _json_bytes(request.extra)
 
 
 def output_bound(request: ChatRequest, route: Route) -> int | None:
     """At most how many tokens the answer can be; None where nobody said. Each of several answers to one prompt may be as long."""
     longest = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
-    if longest is None or not request.extra:
-        return longest
-    return longest * max([1, *(said for name in ANSWERS if type(said := request.extra.get(name)) is int)])
+    return longest if longest is None else longest * answers(request)
 
 
-def _message_bound(message: Message) -> int:
-    total = MESSAGE_OVERHEAD
-    if isinstance(message.content, str):
-        total += text_bytes(message.content)
-    else:
-        for part in message.content or ():
-            total += _part_bound(part)
-    for call in message.tool_calls:
-        total += text_bytes(call.name) + text_bytes(call.arguments) + text_bytes(call.id) + MESSAGE_OVERHEAD
-        total += len(call.signature or "")
-    if message.reasoning:
-        total += text_bytes(message.reasoning)
-    for thought in message.thinking:
-        total += text_bytes(thought.text) + len(thought.signature or "") + len(thought.data or "")
-        total += _json_bytes(thought.extra)
-    total += text_bytes(message.name or "") + text_bytes(message.tool_call_id or "")
-    return total + _json_bytes(message.extra)
-
-
-def _part_bound(part: Part) -> int:
-    total = _json_bytes(part.extra)
-    match part:
-        case TextPart(text):
-            return total + text_bytes(text)
-        case ImagePart():
-            return total + IMAGE_TOKENS
-        case AudioPart(data):
-            return total + len(data)
-        case FilePart(data):
-            total += text_bytes(part.filename or "")
-            if data is not None and (part.media_type or "").startswith("text/"):
-                return total + len(data)
-            return total + max(FILE_TOKENS, len(data or ""))
-    assert_never(part)
-
-
-def estimate(size: float, bytes_per_token: float) -> int:
-    """Tokens of that many bytes; something is at least one."""
-    return max(1, math.ceil(size / bytes_per_token)) if size > 0 else 0
-
-
-def cost_nano(usage: Usage, price: PriceConfig) -> int | None:
-    """Nano-dollars, rounded once; None where a figure is missing. Cached and cache-writing tokens are part of the input."""
-    given, taken = usage.input_tokens, usage.output_tokens
-    if given is None or taken is None:
-        return None
-    cached = min(usage.cached_tokens or 0, given)
-    written = min(usage.cache_write_tokens or 0, given - cached)
-    micros_per_million = (
-        (given - cached - written) * price.input
-        + cached * (price.input if price.cached_input is None else price.cached_input)
-        + written * (price.input if price.cache_write is None else price.cache_write)
-        + taken * price.output
-    )
-    return (micros_per_million + 500) // 1000  # a micro-dollar per million tokens is a thousandth of a nano-dollar per token
+def answers(request: ChatRequest) -> int:
+    """How many answers are asked for."""
+    if not request.extra:
+        return 1
+    return max([1, *(said for name in ANSWERS if type(said := request.extra.get(name)) is int)])
 
 
 @frozen(slots=True)
@@ -176,6 +61,12 @@ def is_sane(usage: Usage) -> bool:
         (cached is None or _is_part(cached, given))
         and (written is None or _is_part(written, given))
         and (thought is None or _is_part(thought, taken))
+        and ((long := usage.cache_write_1h_tokens) is None or _is_part(long, given))
+        and ((heard := usage.cached_audio_tokens) is None or _is_part(heard, given))
+        and ((audio := usage.audio_input_tokens) is None or _is_part(audio, given))
+        and ((image := usage.image_input_tokens) is None or _is_part(image, given))
+        and ((spoken := usage.audio_output_tokens) is None or _is_part(spoken, taken))
+        and ((drawn := usage.image_output_tokens) is None or _is_part(drawn, taken))
     )
 
 
@@ -200,6 +91,12 @@ def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:
         cached_tokens=_count(usage.cached_tokens, most_in),
         cache_write_tokens=_count(usage.cache_write_tokens, most_in),
         reasoning_tokens=_count(usage.reasoning_tokens, most_out),
+        cache_write_1h_tokens=_count(usage.cache_write_1h_tokens, most_in),
+        cached_audio_tokens=_count(usage.cached_audio_tokens, most_in),
+        audio_input_tokens=_count(usage.audio_input_tokens, most_in),
+        audio_output_tokens=_count(usage.audio_output_tokens, most_out),
+        image_input_tokens=_count(usage.image_input_tokens, most_in),
+        image_output_tokens=_count(usage.image_output_tokens, most_out),
     )
     return sane, sane != usage
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from clawproxy.context import App, Exchange
+from clawproxy_meter.budgets import budgets_of
 
 _running: dict[str, App] = {}
 
@@ -31,6 +32,7 @@ class Service:
 
     async def __aenter__(self) -> None:
         _running[self._app.instance] = self._app
+        budgets_of(self._app)
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         if _running.get(self._app.instance) is self._app:

@@ -6,6 +6,7 @@ import re
 
 from clawproxy.config import Config
 from clawproxy.messages import Principal, Route
+from clawproxy.rates import price_of
 from clawproxy_router.tree import leaves, tree_of
 
 # Without [models] the client names the provider's model itself, and some formats put that name in a path: so only what a
@@ -30,8 +31,10 @@ def candidates_for(config: Config, model: str, principal: Principal) -> tuple[Ro
         return ()
     provider, slash, name = model.partition("/")
     if slash and provider in config.providers:
-        return (Route(provider, name, "priority"),)
+        return (Route(provider, name, "priority", price=price_of(config, provider, name)),)
     fits = [each for each, settings in config.providers.items() if model in settings.models]
     if not fits and len(config.providers) == 1:
         fits = list(config.providers)
-    return (Route(fits[0], model, "priority"),) if len(fits) == 1 else ()
+    if len(fits) != 1:
+        return ()
+    return (Route(fits[0], model, "priority", price=price_of(config, fits[0], model)),)

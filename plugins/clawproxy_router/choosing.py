@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, evolve, field
 
 from clawproxy.context import Considered
+from clawproxy.costs import cost_nano
 from clawproxy.errors import ClawError
-from clawproxy.messages import Route
+from clawproxy.messages import Route, Usage
+from clawproxy_router.affinity import Trail, rank, with_room
 from clawproxy_router.learned import Learned
 from clawproxy_router.needs import Needs
 from clawproxy_router.tree import Group, Leaf
 
 MOST_TOLD: Final = 16
 UNPRICED: Final = math.inf
+SLOWER: Final = 2.0
+"""A cache draws a request of `latency` to a place at most this many times as slow as the fastest."""
 
 Ways = list[list[Leaf]]
 """What a group chooses among: each child's leaves, in that child's order."""
@@ -39,11 +43,16 @@ class Choice:
     """The share of requests that try another route than the fastest."""
     memory: float
     now: float
+    trails: Mapping[str, Trail] = field(factory=dict)
+    """By kind of affinity."""
+    affinity_load: float = 1.25
     output: float = 0.0
     """Tokens the answer will likely have."""
     scores: dict[Leaf, float] = field(factory=dict)
     left_out: dict[Leaf, str] = field(factory=dict)
     explored: Leaf | None = None
+    cached: dict[Leaf, int] = field(factory=dict)
+    """Tokens of the prompt expected in a place's cache, where that counted."""
 
     def made(self, group: Group) -> Sequence[Route]:
         """The routes, best first. Raises ClawError where there is none, by what is lacking."""
@@ -52,10 +61,11 @@ class Choice:
         if not ordered:
             raise self._refusal()
         first = ordered[0]
-        route = first.route if first is not self.explored else evolve(first.route, reason="explore")
+        reason = "explore" if first is self.explored else "cached" if first in self.cached else ""
+        route = evolve(first.route, reason=reason) if reason else first.route
         self.scores = {leaf: self.scores[leaf] for leaf in ordered if leaf in self.scores}
-        self._told = [Considered(*first.key, route.reason, self._score(first))]
-        self._told += [Considered(*leaf.key, "", self._score(leaf)) for leaf in ordered[1:MOST_TOLD]]
+        self._told = [Considered(*first.key, route.reason, self._score(first), self.cached.get(first))]
+        self._told += [Considered(*leaf.key, "", self._score(leaf), self.cached.get(leaf)) for leaf in ordered[1:MOST_TOLD]]
         return [route, *(leaf.other for leaf in ordered[1:])]
 
     _told: list[Considered] = field(factory=list, init=False)
@@ -82,7 +92,10 @@ class Choice:
                 kept.append(child)
         if len(ways) > 1 or group.strategy == "latency":
             arrange = _ARRANGE.get(group.strategy)
-            if arrange is not None:
+            trail = self.trails.get(group.affinity)
+            if trail is not None:
+                ways = self._by_caches(group, trail, ways, kept)
+            elif arrange is not None:
                 ways = arrange(self, ways, kept)
         return [leaf for way in ways for leaf in way]
 
@@ -131,14 +144,42 @@ class Choice:
     def _by_cost(self, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
         return self._sorted(ways, [self._dollars(way[0]) for way in ways])
 
-    def _dollars(self, leaf: Leaf) -> float:
-        """What a request like this one costs there. Of caches nothing is assumed."""
+    def _dollars(self, leaf: Leaf, cached: int = 0) -> float:
+        """What a request like this one costs there, with so many of its tokens in the cache."""
         price = leaf.price
         if price is None:
             return UNPRICED
-        return (self.needs.input_tokens * price.input + self.output * price.output) / 1e12
+        nano = cost_nano(Usage(self.needs.input_tokens, round(self.output), cached_tokens=cached), price)
+        return UNPRICED if nano is None else nano / 1e9
 
-    def _by_speed(self, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
+    def _by_caches(self, group: Group, trail: Trail, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
+        """To the cache that has most of the prompt, unless too much is at work there; a cold prompt to where its conversation
+        belongs. `cost` goes on comparing dollars, `latency` seconds: there a cache has to be worth it."""
+        loads, weights = [self._in_flight(child) for child in kept], [child.weight for child in kept]
+        room = with_room(loads, weights, self.affinity_load)
+        shares = [trail.expected.get(way[0].key, 0.0) for way in ways]
+        cached = [int(min(1.0, share) * self.needs.input_tokens) if free else 0 for share, free in zip(shares, room, strict=True)]
+        ranks = [rank(trail.root, way[0].key, weight) for way, weight in zip(ways, weights, strict=True)]
+        if group.strategy == "latency":
+            return self._by_speed_and_caches(ways, kept, cached)
+        self.cached.update({way[0]: tokens for way, tokens in zip(ways, cached, strict=True) if tokens})
+        if group.strategy == "cost":
+            dollars = [self._dollars(way[0], tokens) for way, tokens in zip(ways, cached, strict=True)]
+            return self._sorted(ways, dollars, [(each, not room[at], ranks[at]) for at, each in enumerate(dollars)])
+        keys = [(-tokens, not room[at], ranks[at] if room[at] else loads[at]) for at, tokens in enumerate(cached)]
+        return self._sorted(ways, [float(load) for load in loads] if group.strategy == "load" else ranks, keys)
+
+    def _by_speed_and_caches(self, ways: Ways, kept: Sequence[Leaf | Group], cached: Sequence[int]) -> Ways:
+        """A cold prompt explores as any other, and goes by speed alone."""
+        if not any(cached):
+            return self._by_speed(ways, kept)
+        arranged = self._by_speed(ways, kept, explores=False)
+        most = SLOWER * self.scores[arranged[0][0]]
+        worth = {way[0]: tokens for way, tokens in zip(ways, cached, strict=True) if tokens and self.scores[way[0]] <= most}
+        self.cached.update(worth)
+        return sorted(arranged, key=lambda way: -worth.get(way[0], 0))
+
+    def _by_speed(self, ways: Ways, kept: Sequence[Leaf | Group], *, explores: bool = True) -> Ways:
         """The fastest as far as is known; what is not known is tried by one request at a time, and now and then another than
         the fastest, for that may have become it. Each is tried the less often the slower it is, and never forgotten."""
         learned, now = self.learned, self.now
@@ -148,7 +189,9 @@ class Choice:
         scores = [worst + place.in_flight if seconds is None else seconds for place, seconds in zip(places, known, strict=True)]
         untried = [at for at, place in enumerate(places) if known[at] is None and not place.in_flight]
         pick: int | None = None
-        if untried:
+        if not explores:
+            pass
+        elif untried:
             pick = untried[0]
         elif len(ways) > 1 and self.explore:
             best = min(range(len(ways)), key=scores.__getitem__)
@@ -177,8 +220,11 @@ class Choice:
     def _load(self, child: Leaf | Group) -> float:
         if not child.weight:
             return math.inf
+        return self._in_flight(child) / child.weight
+
+    def _in_flight(self, child: Leaf | Group) -> int:
         keys = child.places if isinstance(child, Group) else (child.key,)
-        return sum(self.learned.place(key).in_flight for key in keys) / child.weight
+        return sum(self.learned.place(key).in_flight for key in keys)
 
     def _by_region(self, ways: Ways, kept: Sequence[Leaf | Group]) -> Ways:
         wanted = self.needs.region
@@ -187,11 +233,11 @@ class Choice:
         every = [leaf for way in ways for leaf in way]
         return [[leaf for leaf in every if leaf.region == wanted], [leaf for leaf in every if leaf.region != wanted]]
 
-    def _sorted(self, ways: Ways, scores: Sequence[float]) -> Ways:
-        """By score; what is equal stays as it is written."""
+    def _sorted(self, ways: Ways, scores: Sequence[float], keys: Sequence[Any] = ()) -> Ways:
+        """By score, or by keys that say more; what is equal stays as it is written."""
         for way, score in zip(ways, scores, strict=True):
             self.scores[way[0]] = score
-        return [ways[at] for at in sorted(range(len(ways)), key=scores.__getitem__)]
+        return [ways[at] for at in sorted(range(len(ways)), key=(keys or scores).__getitem__)]
 
 
 _ARRANGE: Mapping[str, Callable[[Choice, Ways, Sequence[Leaf | Group]], Ways]] = {

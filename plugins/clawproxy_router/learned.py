@@ -16,6 +16,7 @@ from typing import Final, cast
 from attrs import define, field
 
 from clawproxy.context import App
+from clawproxy_router.affinity import Memory
 
 MOST_PLACES: Final = 4096
 MOST_SORTS: Final = 4096
@@ -82,6 +83,8 @@ class Learned:
     places: dict[Key, Place] = field(factory=dict)
     outputs: dict[tuple[str, int, int], tuple[float, int]] = field(factory=dict)
     """Tokens an answer has, and how many answers said so, by model and the sizes of prompt and limit."""
+    caches: Memory = field(factory=Memory)
+    """Whose prompt cache has what."""
 
     def place(self, key: Key) -> Place:
         place = self.places.get(key)

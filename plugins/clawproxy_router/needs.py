@@ -14,12 +14,12 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from clawproxy.counting import BYTES_PER_TOKEN, text_bytes
 from clawproxy.errors import ClawError
 from clawproxy.messages import EMPTY, AudioPart, ChatRequest, FilePart, ImagePart, Message, Principal
 
 INFERRED: Final = frozenset({"tools", "images", "audio", "files", "json_schema"})
 """What is read off a request, and what a route that states nothing is taken to be able to do."""
-BYTES_PER_TOKEN: Final = 4
 MESSAGE_TOKENS: Final = 4
 MEDIA_TOKENS: Final = 1024
 REGION_TAG: Final = "region:"
@@ -76,22 +76,22 @@ def needs_of(request: ChatRequest, principal: Principal, headers: Mapping[str, s
 
 
 def _size(message: Message, wanted: set[str]) -> int:
-    """Its text in bytes, or characters where those are as good; media count as `MEDIA_TOKENS`."""
+    """Its text in bytes; media count as `MEDIA_TOKENS`."""
     content = message.content
     if isinstance(content, str):
-        size = len(content)
+        size = text_bytes(content)
     else:
         size = 0
         for part in content or ():
             kind = _PARTS.get(type(part))
             if kind is None:
-                size += len(getattr(part, "text", ""))
+                size += text_bytes(getattr(part, "text", ""))
             else:
                 wanted.add(kind)
                 size += MEDIA_TOKENS * BYTES_PER_TOKEN
     if message.tool_calls or message.role == "tool":
         wanted.add("tools")
-        size += sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
+        size += sum(text_bytes(call.name) + text_bytes(call.arguments) for call in message.tool_calls)
     return size
 
 

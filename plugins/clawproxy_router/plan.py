@@ -48,6 +48,14 @@ class RouterSettings:
     """The share of requests that `latency` sends elsewhere than to the fastest route, to learn how fast the others are."""
     memory: Duration = field(default=Duration(30.0), validator=validators.gt(Duration(0.0)))
     """How long what was measured counts: after so many seconds, about a third of it."""
+    affinity_ttl: Duration = field(default=Duration(300.0), validator=validators.gt(Duration(0.0)))
+    """How long a provider keeps a prompt in its cache, since it was last used."""
+    affinity_load: float = field(default=1.25, validator=validators.ge(1.0))
+    """What has more than so many times its share of the requests at work draws no more of them by its cache."""
+    hedge_share: float = field(default=0.1, validator=[validators.ge(0.0), validators.le(1.0)])
+    """Of the requests of models with `hedge`, what share may be hedged in the long run."""
+    hedge_floor: Duration = field(default=Duration(0.1), validator=validators.ge(Duration(0.0)))
+    """What was learnt hedges no earlier than after so many seconds."""
     breaker: BreakerSettings = field(factory=BreakerSettings)
     credentials: CredentialSettings = field(factory=CredentialSettings)
     retries: RetrySettings = field(factory=RetrySettings)

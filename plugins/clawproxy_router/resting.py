@@ -19,6 +19,7 @@ from attrs import define, evolve, field, frozen
 from clawproxy.config import SecretRef
 from clawproxy.context import App, Attempt, Considered, Exchange
 from clawproxy.errors import ClawError
+from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
 from clawproxy_router.breakers import Breaker, BreakerSettings, Probe
 from clawproxy_router.credentials import FAULTS, LEAST, LIMITED, MOST, SPENT, CredentialSettings
@@ -187,7 +188,7 @@ class Guard:
             return self._taken(evolve(route, reason="retry", after=after), found, history, now)
         return None
 
-    def told(self, exchange: Exchange, plan: PriorityPlan) -> None:
+    def told(self, exchange: Exchange, plan: Plan) -> None:
         """Say which routes are left out, in `exchange.considered`. Takes nothing."""
         now, left_out = self.now(), {}
         last = ejected([place_of(route) for route in plan.candidates], self.health, now, self.ejecting)
@@ -215,7 +216,8 @@ class Guard:
             return
         now, slug = self.now(), error.slug if error is not None else ""
         if error is not None and slug in FAULTS:
-            self._faulted(exchange, attempt, error, now)
+            if self.resting.enabled:
+                self._faulted(exchange, attempt, error, now)
         elif error is None or attempt.content:
             record = self.health.credentials.get((route.provider, route.credential))
             if record is not None and not record.wait(now):  # else it was asked before that one rested

@@ -12,6 +12,7 @@ from attrs import evolve, field, frozen
 
 from clawproxy.config import Config, ModelConfig, PriceConfig, RouteConfig
 from clawproxy.messages import Route
+from clawproxy.rates import route_price
 from clawproxy_router.needs import INFERRED
 
 REASONS: Final[Mapping[str, str]] = {
@@ -24,10 +25,12 @@ REASONS: Final[Mapping[str, str]] = {
     "region": "region",
 }
 """Why a route comes first, by strategy."""
-LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region"})
+LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy"})
 RESTING: Final = frozenset({"breaker_open", "cooling", "spent", "disabled", "ejected"})
 """Why a route is not asked now, or last: by what it did of late (`resting`)."""
-WORDS: Final = frozenset({*REASONS.values(), *LEFT_OUT, *RESTING, "explore", "failover", "retry", "degraded", ""})
+WORDS: Final = frozenset(
+    {*REASONS.values(), *LEFT_OUT, *RESTING, "cached", "explore", "failover", "retry", "hedge", "continue", "degraded", ""}
+)
 """Every word that a route's reason, or `Considered.why`, can be."""
 LEARNING: Final = frozenset({"cost", "latency", "load"})
 """Strategies that go by what was seen."""
@@ -57,6 +60,10 @@ class Group:
     weight: int = 1
     places: tuple[tuple[str, str], ...] = field(default=())
     """Of all leaves below it, each once."""
+    affinity: str = "off"
+    """By what it knows where a prompt is cached: `prefix`, `session`."""
+    sticky: frozenset[str] = frozenset()
+    """`affinity` of the group and of all those below it, `off` left out."""
 
 
 def tree_of(config: Config, name: str) -> Group:
@@ -71,18 +78,20 @@ def _group(config: Config, model: ModelConfig, weight: int, price: PriceConfig |
     for each in model.routes:
         if each.provider is not None:
             if each.quality >= tier:
-                children.append(_leaf(each, each.provider, model, price, deciding))
+                children.append(_leaf(config, each, each.provider, model, price, deciding))
         else:
             inner = config.models[each.model]
             group = _group(config, inner, each.weight, inner.price or price, tier, deciding)
             if group.children:
                 children.append(group)
     places = dict.fromkeys(key for child in children for key in (child.places if isinstance(child, Group) else (child.key,)))
-    return Group(model.strategy, tuple(children), weight, tuple(places))
+    below = [child.sticky for child in children if isinstance(child, Group)]
+    sticky = frozenset({model.affinity} - {"off"}).union(*below)
+    return Group(model.strategy, tuple(children), weight, tuple(places), model.affinity, sticky)
 
 
-def _leaf(each: RouteConfig, provider: str, model: ModelConfig, price: PriceConfig | None, strategy: str) -> Leaf:
-    own = each.price or model.price or price
+def _leaf(config: Config, each: RouteConfig, provider: str, model: ModelConfig, price: PriceConfig | None, strategy: str) -> Leaf:
+    own = route_price(config, model, each, price)
     route = Route(provider, each.model, REASONS[strategy], strategy, each.context_tokens, each.max_output_tokens, price=own)
     return Leaf(
         route,

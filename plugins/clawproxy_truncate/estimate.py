@@ -1,4 +1,4 @@
-"""Tokens, estimated without a tokeniser: bytes of UTF-8 / 4, rounded up, and 4 for each message around its text.
+"""Tokens, estimated as `clawproxy.counting` does: bytes of UTF-8 / 4, rounded up, and 4 for each message around its text.
 
 English prose has about 4 bytes a token and code fewer, so this is a guess of the right size, not a bound.
 """
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from clawproxy.counting import estimate, text_bytes
 from clawproxy.messages import Message, TextPart, Tool
 
 PER_MESSAGE = 4
@@ -17,8 +18,7 @@ PER_MEDIA = 1000
 
 
 def text_tokens(text: str) -> int:
-    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-    return (size + 3) // 4
+    return estimate(text_bytes(text))
 
 
 def message_tokens(message: Message) -> int:
@@ -44,5 +44,5 @@ def tool_tokens(tools: Sequence[Tool]) -> int:
     for tool in tools:
         tokens += PER_MESSAGE + text_tokens(tool.name) + text_tokens(tool.description or "")
         if tool.parameters:
-            tokens += (len(msgspec.json.encode(dict(tool.parameters))) + 3) // 4
+            tokens += estimate(len(msgspec.json.encode(dict(tool.parameters))))
     return tokens

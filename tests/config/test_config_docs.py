@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import attrs
 import pytest
 
 from clawproxy.clocks import CLOCKS, Deadlines
-from clawproxy.config import environment, schema
+from clawproxy.config import environment, policies, schema
 from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -34,10 +34,18 @@ SECTIONS: dict[str, type[Any]] = {
     "Each route:": schema.RouteConfig,
     '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,
     "## `[keys.NAME]`": schema.KeyConfig,
+    "## `[policies.NAME]`": policies.PolicyConfig,
+    "`when` and `unless`:": policies.WhenConfig,
+    "`size`:": policies.SizeConfig,
+    "`time`:": policies.TimeConfig,
+    "`restrict`:": policies.RestrictConfig,
     "## `[pipeline]`": schema.PipelineConfig,
     "## `[deadlines]`": Deadlines,
     "## `[limits]`": schema.LimitsConfig,
+    "## `[budgets.NAME]`": schema.BudgetConfig,
     "## `[log]`": schema.LogConfig,
+    "## `[rates]`": schema.RatesConfig,
+    "### `[plugins.truncate.models.NAME]`": TruncateModel,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
     **{
         f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
@@ -62,6 +70,8 @@ def shown(cls: type[Any], attribute: Any) -> str:
     """A default as the page writes it."""
     default = attribute.default
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        if default.takes_self:  # made from the others: said in words
+            return "twice `stall`"
         default = default.factory()
     if default is attrs.NOTHING:
         return "required"
@@ -83,7 +93,7 @@ def shown(cls: type[Any], attribute: Any) -> str:
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_every_key_is_documented_with_its_default(heading: str) -> None:
     cls = SECTIONS[heading]
-    assert table(heading) == {attribute.name: shown(cls, attribute) for attribute in attrs.fields(cls)}
+    assert table(heading) == {attribute.name: shown(cls, attribute) for attribute in attrs.fields(cls) if not attribute.metadata}
 
 
 def test_no_section_is_left_out() -> None:
@@ -116,12 +126,6 @@ def test_every_variable_is_documented() -> None:
         assert f"| `{variable}` | `{name}` | `{base}` |" in PAGE
     for variable in environment.OWN_NAMES:
         assert f"| `{variable}` |" in PAGE
-
-
-def test_sections_not_there_yet_are_named() -> None:
-    with pytest.raises(tomllib.TOMLDecodeError):
-        tomllib.loads("[budgets.*]")
-    assert "`[budgets.*]`" in PAGE
 
 
 def test_the_page_of_timeouts_is_in_step() -> None:

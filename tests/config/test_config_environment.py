@@ -129,15 +129,17 @@ def test_variables_that_fit_nothing(tmp_path: Path) -> None:
                 "CLAWPROXY__SERVRE__LISTEN": "127.0.0.1:1",
                 "CLAWPROXY__LOG": "x",
                 "CLAWPROXY__LIMITS__JSON_DEPTH": "deep",
-                "CLAWPROXY__BUDGETS__X__LIMIT": "$5",
+                "CLAWPROXY__BUDGETS__X__SCOPE": "global",
+                "CLAWPROXY__BUDGETS__X__WINDOW": "day",
+                "CLAWPROXY__BUDGETS__X__LIMIT": "$5,00",
                 "CLAWPROXY_LISTEN": "8642",
             },
         )
     assert caught.value.problems == [
         "CLAWPROXY__LOG: names no key; write CLAWPROXY__SECTION__KEY, like CLAWPROXY__SERVER__WORKERS",
         "CLAWPROXY__SERVER__LISTEN__X: server.listen is no table in the file; set it there, or here as a whole",
-        "CLAWPROXY__BUDGETS__X__LIMIT: budgets.x: budgets are not enforced by this version, and one that is ignored would be a "
-        "lie; remove it, or cap the spending at the provider",
+        'CLAWPROXY__BUDGETS__X__LIMIT: budgets.x.limit: "$5,00" is no sum of money; write dollars like "$5.00", with nine '
+        "decimals at most",
         'CLAWPROXY__LIMITS__JSON_DEPTH: limits.json_depth: "deep" is no integer; write a whole number, like 2',
         "CLAWPROXY__SERVER__LISEN: server.lisen: is not a key here; did you mean `listen`?",
         'CLAWPROXY_LISTEN: server.listen: "8642" names no address; write "127.0.0.1:8642", or "0.0.0.0:8642" for every interface',

@@ -86,9 +86,9 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         GOOD_PROVIDER + '[providers.a.deadlines]\nhead = "1s"\nstal = "5s"\n[deadlines]\nrate = "9s"\nconnect = "0s"\n',
         [
             "claw.toml:4: providers.a.deadlines.head: can not be set here; set it under [deadlines] (here: `queue`, `connect`, "
-            "`first_token`, `stall`)",
+            "`first_token`, `stall`, `stall_reasoning`, `rate`)",
             "claw.toml:5: providers.a.deadlines.stal: is no clock; did you mean `stall`?",
-            "claw.toml:7: deadlines.rate: is not measured by this version; leave it out",
+            'claw.toml:7: deadlines.rate: "9s" is no rate; write it like "5 tokens/s over 30s", or "off"',
             'claw.toml:8: deadlines.connect: "0s" leaves no time at all; write a longer time, or "off" for no limit',
         ],
     ),
@@ -165,11 +165,11 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "budgets": (
-        '[budgets.daily]\nscope = "key:bench"\nlimit = "$5"\n[budgets.b]\n',
+        '[budgets.daily]\nscope = "key:bench"\nlimit = "5 requests"\n[budgets.b]\n',
         [
-            f"claw.toml:{line}: budgets.{name}: budgets are not enforced by this version, and one that is ignored would be a lie; "
-            "remove it, or cap the spending at the provider"
-            for line, name in ((1, "daily"), (4, "b"))
+            'claw.toml:1: budgets.daily: has no window; add window = "minute", "hour", "day", "month" or "total"',
+            "claw.toml:4: budgets.b.limit: is missing; add `limit = ...` here",
+            "claw.toml:4: budgets.b.scope: is missing; add `scope = ...` here",
         ],
     ),
     "workers": (

@@ -31,6 +31,15 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
             "claw.toml:17: models.r.routes[0].price.output: is missing; add `output = ...` here",
         ],
     ),
+    "affinity": (
+        GOOD_PROVIDER + '[models.x]\naffinity = "prefix"\nroutes = [{ provider = "a", model = "m" }]\n'
+        '[models.y]\nstrategy = "load"\naffinity = "prefixes"\nroutes = [{ provider = "a", model = "m" }]\n',
+        [
+            'claw.toml:4: models.x.affinity: has no meaning with strategy "priority", which takes the routes as they are '
+            'written; use "load", "weighted", "cost" or "latency"',
+            'claw.toml:8: models.y.affinity: "prefixes" is no affinity; did you mean `prefix`?',
+        ],
+    ),
     "models of models": (
         GOOD_PROVIDER + '[models.a]\nroutes = [{ model = "b" }]\n[models.b]\nroutes = [\n  { provider = "a", model = "m" },\n  '
         '{ model = "a" },\n  { model = "c" },\n  { model = "b" },\n]\n',

@@ -26,7 +26,7 @@ def test_every_word_is_explained() -> None:
         assert re.search(rf"^\| `{strategy}` \|.*`{reason}`", PAGE, re.MULTILINE)
     for word in LEFT_OUT:
         assert f"\n| `{word}` |" in PAGE
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     assert clawproxy_router.RouterSettings().explore == 0.02
 
 

@@ -32,6 +32,10 @@ class Served:
     """Seconds from there to the end."""
     tokens: int = 1
     fails: str = ""
+    input: int | None = None
+    """Tokens of the prompt; None: estimated."""
+    cached: int | None = None
+    """Of which its cache had so many."""
 
 
 Behaviour = Callable[[Route, ChatRequest], Served]
@@ -52,7 +56,8 @@ class World:
     def open(self, route: Route, request: ChatRequest, outbound: OutboundRequest, phases: Phases, fair_key: str) -> Any:
         served = self.behaviour(route, request)
         self.taken.append(route.provider)
-        usage = UsageReport(Usage(len(request.messages[0].text()) // 4 + 4, served.tokens))
+        spent = served.input if served.input is not None else len(request.messages[0].text()) // 4 + 4
+        usage = UsageReport(Usage(spent, served.tokens, served.cached))
         if served.fails:
             self.claw.upstream.will_say(Pause(served.first), Fail(served.fails))
         else:

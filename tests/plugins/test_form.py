@@ -18,16 +18,20 @@ PUBLIC = {
     "clawproxy.config",
     "clawproxy.config.schema",
     "clawproxy.context",
+    "clawproxy.costs",
+    "clawproxy.counting",
     "clawproxy.errors",
+    "clawproxy.fetch",
     "clawproxy.events",
     "clawproxy.hookspecs",
     "clawproxy.keys",
     "clawproxy.messages",
+    "clawproxy.rates",
     "clawproxy.secrets",
     "clawproxy.stores.base",
 }
-FOREIGN = {"attrs", "trio", "re2", "msgspec"}
-"""What they may lean on beside the standard library: dependencies of ClawProxy itself."""
+FOREIGN = {"attrs", "trio", "re2", "msgspec", "joserfc", "cryptography"}
+"""What they may lean on beside the standard library: dependencies of ClawProxy itself, the last two of its extras."""
 
 
 @pytest.mark.parametrize("name", PLUGINS)

@@ -7,6 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clawproxy import counting
+from clawproxy.counting import prompt_bound
 from clawproxy.messages import (
     AudioPart,
     FilePart,
@@ -20,7 +22,6 @@ from clawproxy.messages import (
 )
 from clawproxy.testing.factories import make_request, make_route
 from clawproxy_meter import figures
-from clawproxy_meter.figures import prompt_bound
 
 
 def test_the_bound_counts_what_a_model_reads() -> None:
@@ -30,7 +31,9 @@ def test_the_bound_counts_what_a_model_reads() -> None:
     image = Message("user", (TextPart("é"), ImagePart(url="https://x/y.png")))
     tool = Tool("f", "does", {"type": "object"})
     request = make_request(messages=(call, image), tools=(tool,), extra={"functions": [1]})
-    assert prompt_bound(request) == (8 + 2 + 12) + (8 + 2 + figures.IMAGE_TOKENS) + (1 + 4 + 17 + 8 + figures.TOOLS_OVERHEAD) + 17
+    assert (
+        prompt_bound(request) == (8 + 2 + 12) + (8 + 2 + counting.IMAGE_TOKENS) + (1 + 4 + 17 + 8 + counting.TOOLS_OVERHEAD) + 17
+    )
 
 
 def test_the_bound_reaches_every_place_a_text_can_stand() -> None:
@@ -65,10 +68,10 @@ def test_the_bound_reaches_every_place_a_text_can_stand() -> None:
 def test_what_a_provider_keeps_is_in_the_bound() -> None:
     for name in ("previous_response_id", "conversation", "prompt", "cachedContent"):
         request = make_request("a", extra={name: "kept"})
-        assert prompt_bound(request) > figures.KEPT_TOKENS
+        assert prompt_bound(request) > counting.KEPT_TOKENS
         assert 200_000 < prompt_bound(request, 200_000) < 201_000
     small_pdf = make_request(messages=(Message("user", (FilePart(data="JVBERi0=", media_type="application/pdf"),)),))
-    assert prompt_bound(small_pdf) >= figures.FILE_TOKENS
+    assert prompt_bound(small_pdf) >= counting.FILE_TOKENS
 
 
 @given(st.lists(st.text(), min_size=1))

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clawproxy.config import Config, ModelConfig, Price, PriceConfig, ProviderConfig, RouteConfig
+from clawproxy.costs import cost_nano
 from clawproxy.dialects.figures import storable
 from clawproxy.events import Text, UsageReport
 from clawproxy.messages import Usage
 from clawproxy.testing import Answer, Claw, Fail, claw
-from clawproxy_meter.figures import cost_nano
 
 PRICE = PriceConfig(Price(150_000), Price(600_000), Price(75_000), Price(187_500))
 FULL = PriceConfig(Price(150_000), Price(600_000))

@@ -12,6 +12,7 @@ import clawproxy_router
 from clawproxy.config import Config, ModelConfig, ProviderConfig, RouteConfig
 from clawproxy.context import App, Attempt, Registry
 from clawproxy.errors import KINDS, ClawError, ConfigError
+from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
 from clawproxy.stores.base import Store
 from clawproxy.testing.factories import make_attempt, make_exchange, make_principal, make_request, make_route
@@ -121,7 +122,7 @@ def test_an_unknown_strategy_is_refused_at_load() -> None:
 async def test_choose_route() -> None:
     state = clawproxy_router.configure(RouterSettings(max_attempts=2), make_app(TWO))
     chosen = await clawproxy_router.choose_route(make_exchange(), make_request(model="m"), state)
-    assert chosen is not None
+    assert isinstance(chosen, PriorityPlan)
     assert chosen.max_attempts == 2
     assert places(chosen.candidates) == ["a/m1", "b/m2"]
     assert await clawproxy_router.choose_route(make_exchange(), make_request(model="unknown"), state) is None
@@ -142,7 +143,7 @@ async def test_a_model_one_may_not_use_looks_like_one_that_is_not_there() -> Non
 async def test_a_plan_is_made_once_for_whoever_may_use_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     state = clawproxy_router.configure(RouterSettings(), make_app(TWO))
 
-    async def chosen(model: str, *models: str) -> PriorityPlan | None:
+    async def chosen(model: str, *models: str) -> Plan | None:
         exchange = make_exchange(principal=make_principal(models=models))
         return await clawproxy_router.choose_route(exchange, make_request(model=model), state)
 

@@ -15,7 +15,7 @@ from clawproxy.errors import ClawError
 from clawproxy.messages import ChatRequest, ImagePart, Message, Role, TextPart, Tool, ToolCall
 from clawproxy.stores.base import Store
 from clawproxy.testing.factories import make_exchange, make_request, make_route
-from clawproxy_truncate import TruncateSettings
+from clawproxy_truncate import Truncate, TruncateSettings
 from clawproxy_truncate.estimate import PER_MEDIA, message_tokens, text_tokens, tool_tokens
 from clawproxy_truncate.turns import split_turns
 
@@ -30,8 +30,13 @@ def say(role: Role, text: str, **changes: Any) -> Message:
     return Message(role, text, **changes)
 
 
+def state(settings: TruncateSettings) -> Truncate:
+    app = App(config=Config(), store=cast(Store, None), instance="test", state_dir=None)
+    return clawproxy_truncate.configure(settings, app)
+
+
 async def fit(exchange: Exchange, request: ChatRequest, settings: TruncateSettings = TRUNCATE) -> ChatRequest:
-    changed = await clawproxy_truncate.prepare_request(exchange, request, settings)
+    changed = await clawproxy_truncate.prepare_request(exchange, request, state(settings))
     return request if changed is None else changed
 
 
@@ -43,8 +48,7 @@ def test_register_and_configure() -> None:
     registry = Registry()
     clawproxy_truncate.register(registry)
     assert registry.settings == {"truncate": TruncateSettings}
-    app = App(config=Config(), store=cast(Store, None), instance="test", state_dir=None)
-    assert clawproxy_truncate.configure(TRUNCATE, app) is TRUNCATE
+    assert state(TRUNCATE).settings is TRUNCATE
     with pytest.raises(ValueError):
         TruncateSettings(max_output_tokens=0)
 
@@ -52,18 +56,18 @@ def test_register_and_configure() -> None:
 @pytest.mark.parametrize("tokens", [(), (None,), (10, None)])
 async def test_an_unknown_window_has_room_for_everything(tokens: tuple[int | None, ...]) -> None:
     request = make_request("x" * 100_000)
-    assert await clawproxy_truncate.prepare_request(windows(*tokens), request, TruncateSettings()) is None
+    assert await clawproxy_truncate.prepare_request(windows(*tokens), request, state(TruncateSettings())) is None
 
 
 async def test_what_fits_is_not_touched() -> None:
     exchange = windows(14)
-    assert await clawproxy_truncate.prepare_request(exchange, make_request("x" * 40), TRUNCATE) is None
+    assert await clawproxy_truncate.prepare_request(exchange, make_request("x" * 40), state(TRUNCATE)) is None
     assert exchange.notices == []
 
 
 async def test_the_largest_candidate_counts() -> None:
     request = make_request("x" * 400)
-    assert await clawproxy_truncate.prepare_request(windows(10, 104), request, TruncateSettings()) is None
+    assert await clawproxy_truncate.prepare_request(windows(10, 104), request, state(TruncateSettings())) is None
 
 
 @pytest.mark.parametrize("operation", ["embeddings", "count_tokens"])
@@ -71,7 +75,7 @@ async def test_what_is_no_conversation_stays_whole(operation: str) -> None:
     request = make_request(messages=(say("user", "a" * 400), say("user", "b" * 400)), operation=operation)
     settings = TruncateSettings(http="truncate", max_output_tokens=5)
     exchange = windows(50)
-    assert await clawproxy_truncate.prepare_request(exchange, request, settings) is None
+    assert await clawproxy_truncate.prepare_request(exchange, request, state(settings)) is None
     assert exchange.notices == []
 
 

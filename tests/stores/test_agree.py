@@ -53,6 +53,13 @@ async def agree(done: list[tuple[str, Any]], state_dir: Path) -> None:
         else:
             await kept.aclose()
             kept = SqliteStore.open(state_dir, "one")
+            left = [row.opened.id for row in await memory.rows() if row.closed is None]
+            orphans = [row.closed for row in await kept.rows() if row.opened.id in left]
+            assert len(orphans) == len(left)
+            for closed in orphans:
+                assert closed is not None
+                assert closed.outcome == "orphaned"
+                await memory.close_row(closed)
     assert await kept.rows() == await memory.rows()
     for group_by in (None, *get_args(GroupBy)):
         assert await kept.usage(group_by) == await memory.usage(group_by)

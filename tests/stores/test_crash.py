@@ -1,4 +1,7 @@
-"""kill -9 at random instants: every id the gateway said it had opened is in the ledger afterwards."""
+"""kill -9 at random instants: every id the gateway said it had opened is in the ledger afterwards, and is charged once.
+
+`KILLS=200` does it two hundred times.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,14 @@ import trio
 
 from clawproxy.errors import ConfigError
 from clawproxy.stores import sqlite
+from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim
 from clawproxy.stores.sqlite import SqliteStore
 
 from .conftest import make_close, make_key, make_open
 
-CYCLES = 20
+CYCLES = int(os.environ.get("KILLS", "20"))
+ACCOUNTS = [Account("key:bench", "nano", "total", False), Account("global", "tokens", "month", True)]
+HELD, USED = 40, 3
 
 
 async def write_until_killed(state_dir: Path) -> None:
@@ -35,11 +41,12 @@ async def write_until_killed(state_dir: Path) -> None:
         while True:
             rows = [make_open(opened=time.time()) for _ in range(5)]
             for row in rows:
-                await store.open_row(row)
+                assert await store.reserve(row, [Claim(*account, HELD, UNLIMITED - 1, "b") for account in ACCOUNTS]) is None
                 os.write(1, b"o %b\n" % row.id.encode())
             await trio.lowlevel.checkpoint()
             for row in rows[:4]:
-                await store.close_row(make_close(row.id, input_tokens=2, output_tokens=1))
+                used = [Charge(*account, USED) for account in ACCOUNTS]
+                await store.close_row(make_close(row.id, input_tokens=2, output_tokens=1, cost_nano=USED), used)
                 os.write(1, b"c %b\n" % row.id.encode())
 
 
@@ -117,14 +124,24 @@ async def test_kill_9_loses_no_attempt(tmp_path: Path) -> None:
         assert time.monotonic() - before < 2.0
         rows = {row.opened.id: row for row in await store.rows()}
         assert opened <= rows.keys()
-        assert closed <= {id_ for id_, row in rows.items() if row.closed}
+        ended = {id_ for id_, row in rows.items() if row.closed is not None and row.closed.outcome != "orphaned"}
+        assert closed <= ended
+        assert all(row.closed for row in rows.values())
         # at most what was under way when it was killed is there without having been said
         assert len(rows) - len(opened) <= CYCLES
         [total] = await store.usage()
-        done = sum(1 for row in rows.values() if row.closed)
+        done = len(ended)
         assert total.attempts == len(rows)
         assert total.input_tokens == 2 * done + 40 * (len(rows) - done)
         assert total.output_tokens == done
+        orphans = len(rows) - done
+        assert total.cost_nano == USED * done + HELD * orphans
+        for standing in await store.standing(ACCOUNTS, time.time()):
+            assert (standing.used, standing.held, standing.overrun) == (total.cost_nano, 0, 0)
+        for account in ACCOUNTS:
+            charged = [each.used for each in await store.totals() if each.account == account]
+            assert sum(charged) == total.cost_nano
+        assert await store.holding() == 0
         await store.aclose()
     assert len(opened) > 20 * CYCLES
     assert list((state_dir / "journal").iterdir()) == []

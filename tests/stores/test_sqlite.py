@@ -52,7 +52,7 @@ async def test_it_keeps_over_a_restart(state_dir: Path) -> None:
     row, key = make_open(), make_key()
     await store.open_row(row)
     await store.add_key(key)
-    store = await reopened(store, state_dir)
+    await store.flush()
     await store.close_row(make_close(row.id))
     store = await reopened(store, state_dir)
     assert await store.keys() == [key]
@@ -70,14 +70,16 @@ async def test_a_clean_end_leaves_no_journal(state_dir: Path) -> None:
     assert segment_paths(state_dir) == []
 
 
-async def test_an_orphan_of_a_crash_is_an_open_row_and_counts(state_dir: Path) -> None:
+async def test_an_orphan_of_a_crash_is_closed_at_what_was_reserved(state_dir: Path) -> None:
     store = SqliteStore.open(state_dir, "one")
-    await store.open_row(make_open(reserved_input=40))
+    await store.open_row(make_open(reserved_input=40, reserved_output=7))
     crash(store)
     store = SqliteStore.open(state_dir, "two")
     assert [path.name for path in segment_paths(state_dir)] == ["000000000002.two.journal"]
     [row] = await store.rows()
-    assert row.closed is None
+    assert row.closed is not None
+    assert (row.closed.outcome, row.closed.sent, row.closed.source) == ("orphaned", True, "estimated")
+    assert (row.closed.input_tokens, row.closed.output_tokens, row.closed.cost_nano) == (40, 7, None)
     assert row.opened.instance == "one"
     assert (await store.usage())[0].input_tokens == 40
     await store.aclose()

@@ -161,6 +161,7 @@ class Small:
     started: trio.Event = field(factory=trio.Event)
     finished: trio.Event = field(factory=trio.Event)
     sends: int = 0
+    cuts: list[tuple[str, float, str]] = field(factory=list)
 
     @property
     def deadlines(self) -> Deadlines:
@@ -224,6 +225,9 @@ class Small:
 
     def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
         return [("m", "prov"), ("prov/other", "prov")]
+
+    def cut(self, clock: str, limit: float, *, surface: str, peer: str) -> None:
+        self.cuts.append((clock, limit, surface))
 
     def count(self, name: str, **labels: str) -> None:
         assert labels.keys() <= {"slug"}

@@ -46,6 +46,7 @@ class FakeService:
     sent: int = 0
     refusing: ClawError | None = None
     counted: Counter[str] = field(factory=Counter)
+    cuts: list[tuple[str, float, str]] = field(factory=list)
     on_handle: Callable[[Exchange], None] | None = None
 
     async def authenticate(self, credentials: Credentials) -> Principal:
@@ -66,6 +67,9 @@ class FakeService:
 
     def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
         return []
+
+    def cut(self, clock: str, limit: float, *, surface: str, peer: str) -> None:
+        self.cuts.append((clock, limit, surface))
 
     def count(self, name: str, **labels: str) -> None:
         self.counted[name] += 1

@@ -103,6 +103,7 @@ class LineDialect:
 class RecordedPhases:
     entered: list[str] = field(factory=list)
     sent: bool = False
+    step: str = ""
 
     def enter(self, clock: str) -> None:
         self.entered.append(clock)

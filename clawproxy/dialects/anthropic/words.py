@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from clawproxy.dialects.figures import count, mapping, part_of, storable
+from clawproxy.dialects.figures import count, mapping, part_of, storable, tier_name
 from clawproxy.errors import ClawError
 from clawproxy.events import FinishReason
 from clawproxy.messages import Usage
@@ -102,6 +102,8 @@ def read_usage(said: Mapping[str, Any], *, final: bool = True) -> Usage | None:
         part_of(total_in, written),
         part_of(total_out, count(thought)),
         raw=storable(said),
+        cache_write_1h_tokens=part_of(written, count(mapping(said.get("cache_creation")).get("ephemeral_1h_input_tokens"))),
+        service_tier="fast" if said.get("speed") == "fast" else tier_name(said.get("service_tier")),
     )
 
 

@@ -16,10 +16,13 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from clawproxy.dialects.figures import count, part_of, storable
+from clawproxy.dialects.figures import count, part_of, storable, tier_name
 from clawproxy.dialects.gemini.names import FINISH, call_id
 from clawproxy.events import Begin, Event, Finish, Opaque, Reasoning, Text, ToolCallDelta, UsageReport
 from clawproxy.messages import ChatRequest, Usage
+
+MOST_KINDS = 16
+"""Modalities of one figure."""
 
 
 class _Call(Struct, gc=False):
@@ -164,7 +167,34 @@ def read_usage(said: Any) -> Usage | None:
         None,
         part_of(total_out, count(said.get("thoughtsTokenCount"))),
         raw=storable(said),
+        cached_audio_tokens=_of_kind(said, ("cacheTokensDetails",), "AUDIO", total_in),
+        audio_input_tokens=_of_kind(said, _PROMPT, "AUDIO", total_in),
+        audio_output_tokens=_of_kind(said, _ANSWER, "AUDIO", total_out),
+        image_input_tokens=_of_kind(said, _PROMPT, "IMAGE", total_in),
+        image_output_tokens=_of_kind(said, _ANSWER, "IMAGE", total_out),
+        service_tier=_tier(said),
     )
+
+
+_PROMPT = ("promptTokensDetails", "toolUsePromptTokensDetails")
+_ANSWER = ("candidatesTokensDetails",)
+
+
+def _of_kind(said: dict[str, Any], names: tuple[str, ...], kind: str, whole: int | None) -> int | None:
+    """Tokens of a modality; None where it is not said, which for one that is not in a list of them is so, too."""
+    total: int | None = None
+    for name in names:
+        details = said.get(name)
+        for each in details[:MOST_KINDS] if isinstance(details, list) else ():
+            if isinstance(each, dict) and each.get("modality") == kind and (figure := count(each.get("tokenCount"))) is not None:
+                total = figure if total is None else total + figure
+    return part_of(whole, count(total))
+
+
+def _tier(said: dict[str, Any]) -> str | None:
+    """`serviceTier` as the Gemini API says it, in small letters; Vertex's `trafficType` says it in words of its own."""
+    tier = said.get("serviceTier")
+    return tier_name(tier.lower().removeprefix("service_tier_")) if isinstance(tier, str) else None
 
 
 def _sum(said: dict[str, Any], *names: str) -> int | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from clawproxy.dialects.figures import count, mapping, part_of, storable
+from clawproxy.dialects.figures import count, mapping, part_of, storable, tier_name
 from clawproxy.dialects.openai_chat.client_answer import DONE, NAME
 from clawproxy.dialects.openai_chat.provider_alike import Alike
-from clawproxy.dialects.openai_chat.provider_chunk import begin, content_events, decode, decode_first, finish
+from clawproxy.dialects.openai_chat.provider_chunk import begin, content_events, decode, decode_first, decode_tier, finish
 from clawproxy.dialects.openai_chat.provider_faults import classify
 from clawproxy.dialects.sse import MAX_EVENT, ServerEvent, SSEDecoder, TooLarge
 from clawproxy.errors import ClawError, ProviderFault
@@ -109,7 +109,7 @@ class StreamDecoder:
                     self._finished = True
                     events.append(finish(choice.finish_reason))
         if chunk.usage is not None:
-            usage = read_usage(chunk.usage)
+            usage = read_usage(chunk.usage, decode_tier(data).service_tier)
             if usage is not None:
                 events.append(UsageReport(usage))
                 return self._include_usage or bool(chunk.choices)
@@ -184,7 +184,7 @@ class WholeDecoder:
                 content_events(choice.message, events)
             if choice.finish_reason:
                 events.append(finish(choice.finish_reason))
-        usage = read_usage(answer.usage)
+        usage = read_usage(answer.usage, answer.service_tier)
         if usage is not None:
             events.append(UsageReport(usage))
         events.append(End())
@@ -199,19 +199,28 @@ class WholeDecoder:
 # --- usage -----------------------------------------------------------------------------------------------------------------
 
 
-def read_usage(said: Any) -> Usage | None:
-    """The figures of a `usage` object; None where it has none. Parts of a whole are held to the whole."""
+def read_usage(said: Any, tier: Any = None) -> Usage | None:
+    """The figures of a `usage` object; None where it has none. Parts of a whole are held to the whole. `tier`: the service tier,
+    which stands beside it."""
     if not isinstance(said, dict) or not said:
         return None
     prompt = mapping(said.get("prompt_tokens_details"))
     completion = mapping(said.get("completion_tokens_details"))
     cached = prompt.get("cached_tokens", said.get("prompt_cache_hit_tokens"))  # the latter is DeepSeek's
     total_in, total_out = count(said.get("prompt_tokens")), count(said.get("completion_tokens"))
+    thought = count(completion.get("reasoning_tokens")) if completion else None
+    if thought and total_in is not None and total_out is not None and said.get("total_tokens") == total_in + total_out + thought:
+        total_out += thought  # some count reasoning beside the answer (xAI, Gemini's OpenAI format), and the total says so
     return Usage(
         total_in,
         total_out,
         None if cached is None else part_of(total_in, count(cached)),
         part_of(total_in, count(prompt.get("cache_write_tokens"))) if prompt else None,
-        part_of(total_out, count(completion.get("reasoning_tokens"))) if completion else None,
+        part_of(total_out, thought),
         raw=storable(said),
+        audio_input_tokens=part_of(total_in, count(prompt.get("audio_tokens"))) if prompt else None,
+        audio_output_tokens=part_of(total_out, count(completion.get("audio_tokens"))) if completion else None,
+        image_input_tokens=part_of(total_in, count(prompt.get("image_tokens"))) if prompt else None,
+        image_output_tokens=part_of(total_out, count(completion.get("image_tokens"))) if completion else None,
+        service_tier=tier_name(tier),
     )

@@ -70,10 +70,17 @@ class First(Chunk, gc=False):
 
     id: Any = None
     model: Any = None
+    service_tier: Any = None
+
+
+class _Tier(Struct, gc=False):
+    service_tier: Any = None
 
 
 decode = msgspec.json.Decoder(Chunk).decode
 decode_first = msgspec.json.Decoder(First).decode
+decode_tier = msgspec.json.Decoder(_Tier).decode
+"""Read of the chunk with the figures alone, though every chunk has it."""
 
 
 def begin(chunk: Any) -> Begin:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from clawproxy.dialects.figures import count, mapping, part_of, storable
+from clawproxy.dialects.figures import count, mapping, part_of, storable, tier_name
 from clawproxy.dialects.openai_chat.provider_answer import MAX_BODY
 from clawproxy.dialects.openai_chat.provider_chunk import _name
 from clawproxy.dialects.openai_chat.provider_faults import classify
@@ -227,7 +227,7 @@ class StreamDecoder:
 
 def end_events(status: Any, response: Mapping[str, Any], calls: bool, events: list[Event]) -> ClawError | None:
     """Append what the end of an answer says; where it failed, give the failure instead."""
-    usage = read_usage(response.get("usage"))
+    usage = read_usage(response.get("usage"), response.get("service_tier"))
     if usage is not None:
         events.append(UsageReport(usage))
     if status in ("failed", "cancelled"):
@@ -298,7 +298,7 @@ class WholeDecoder:
         return Batch([Failed(error)], dialect=NAME)
 
 
-def read_usage(said: Any) -> Usage | None:
+def read_usage(said: Any, tier: Any = None) -> Usage | None:
     """The figures of a `usage` object; None where it has none. Parts of a whole are held to the whole."""
     if not isinstance(said, dict) or not said:
         return None
@@ -311,4 +311,9 @@ def read_usage(said: Any) -> Usage | None:
         part_of(total_in, count(spent.get("cache_write_tokens"))),
         part_of(total_out, count(made.get("reasoning_tokens"))),
         raw=storable(said),
+        audio_input_tokens=part_of(total_in, count(spent.get("audio_tokens"))),
+        audio_output_tokens=part_of(total_out, count(made.get("audio_tokens"))),
+        image_input_tokens=part_of(total_in, count(spent.get("image_tokens"))),
+        image_output_tokens=part_of(total_out, count(made.get("image_tokens"))),
+        service_tier=tier_name(tier),
     )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from clawproxy.dialects.claw import Answer, Whole
-from clawproxy.dialects.claw_frames import Said, grouped
+from clawproxy.dialects.claw_frames import Said, billed, grouped
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, End, Outcome, Text, ToolCallDelta
 from clawproxy.lifetime import Lifetime
@@ -224,13 +224,15 @@ class ClawClient:
         self._outbox.append(text_frame(payload))
 
     def _receipt(self) -> dict[str, Any]:
-        """What is known of a cancel: when it came, when the provider's stream was closed, what was delivered and used."""
+        """What is known of a cancel: when it came, when the provider's stream was closed, what was delivered, what is billed."""
         receipt: dict[str, Any] = {"cancelled_at": self.cancelled_at or time.time()}
         exchange = self._exchange
         if exchange is not None:
             if exchange.attempts:
-                receipt["upstream_closed_at"] = exchange.attempts[-1].closed_at
+                closed = [attempt.closed_at for attempt in exchange.attempts if attempt.closed_at is not None]
+                receipt["upstream_closed_at"] = max(closed, default=None)
             if exchange.usage is not None and exchange.usage.output_tokens is not None:
                 receipt["delivered_tokens"] = exchange.usage.output_tokens
                 receipt["source"] = exchange.usage.source
+            receipt["billed"] = billed(exchange)
         return receipt

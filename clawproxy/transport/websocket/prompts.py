@@ -76,8 +76,9 @@ class StreamedPrompt:
             now = trio.current_time()
             if self._done.is_set() or now < self._due(deadlines, ends):
                 continue
-            error = expired("total", deadlines.total) if now >= ends else expired("body", deadlines.body)
-            waited = "Last held by the client, which" if now >= ends else "The client"
+            late = now >= ends
+            error = expired("total", deadlines.total, fault="client") if late else expired("body", deadlines.body)
+            waited = "Last held by the client, which" if late else "The client"
             error.message += f" {waited} had not ended its prompt: a `llm_prompt_chunk` was missing."
             self._fail(error)
 

@@ -205,8 +205,7 @@ class Session:
         if self._wait is not None and at < self._wait.deadline:
             self._wait.deadline = at
 
-    def _tick(self, now: float) -> None:
-        """Some clock is due: which one, and what follows."""
+    def _tick(self, now: float) -> None:  # some clock is due: which one, and what follows
         limits = self.service.deadlines
         if self._close_by is not None:
             self._done = self._done or now >= self._close_by
@@ -226,16 +225,17 @@ class Session:
             self._keep_alive(now)
 
     def _keep_alive(self, now: float) -> None:
-        """Ping; two pings without a sign of life end the connection. A ping that is still queued behind data is no miss: that
-        client is slow, and the `write` clock is the judge of it."""
+        """Ping; two pings without a sign of life end the connection. One still queued behind data is no miss: `write` judges."""
+        limit = self.service.deadlines.keepalive_ws
         if self._pinged > self._heard and not self._outbox.size:
             self._misses += 1
         if self._misses >= 2:
+            self.service.cut("keepalive_ws", 2 * limit, surface=self.speech.name, peer=self._peer)
             self._done = True
             self._outbox.stop()
             return
         self._pinged = now
-        self._next_ping = now + self.service.deadlines.keepalive_ws
+        self._next_ping = now + limit
         self._outbox.push_control(ping_frame())
 
     # --- authentication --------------------------------------------------------------------------------------------------------
@@ -336,6 +336,8 @@ class Session:
     def refuse(self, error: ClawError) -> None:
         """End the connection with an error frame and the error's own close code."""
         if self._close_by is None:
+            if (clock := error.details.clock) is not None:
+                self.service.cut(clock, (error.details.limit_ms or 0) / 1000, surface=self.speech.name, peer=self._peer)
             self._outbox.push(text_frame(self.speech.error(error)))
             self.close(error.kind.close or 1011, error.slug, cause=error)
 
@@ -374,8 +376,7 @@ class Session:
         self.close(broken.code, broken.reason, cause=ClawError("abuse") if broken.code == 1008 else None)
 
     def _emptied(self) -> None:
-        """Everything is with the kernel. Behind the close frame of a broken connection goes a FIN: its peer's own close frame
-        could not be read any more, so the end of its stream is what is waited for."""
+        """Everything is with the kernel. Behind a broken connection's close frame goes a FIN: its peer's end is waited for."""
         self._replies = 0
         if self._broken and self._outbox.sealed and self._sock is not None:
             try:
@@ -383,8 +384,7 @@ class Session:
             except OSError:
                 self._dead(ClawError("client_gone"))
 
-    def _dead(self, error: ClawError) -> None:
-        """The writer found the connection dead, or cut it because the client does not read."""
+    def _dead(self, error: ClawError) -> None:  # the writer found it so, or cut it because the client does not read
         self.hang_up(error)
         self._done = True
         self._wake()

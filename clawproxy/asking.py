@@ -1,0 +1,83 @@
+"""What a plugin asks a model itself: `App.ask`. A whole exchange of the same principal: hooks, a ledger row, an audit row.
+
+Rule 1: it runs inside the exchange it is asked for, in the same generation, and takes no place of its own in the queue: what ends
+        the outer one ends it too, and no limit on requests at work can make the outer one wait for itself.
+Rule 2: how long it may take is its caller's to say (`trio.move_on_after`). While it runs no hook's time budget does.
+Rule 3: a question asks no further one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from attrs import evolve
+
+from clawproxy.context import Exchange, new_id
+from clawproxy.errors import ClawError
+from clawproxy.events import Batch, Outcome, Text
+from clawproxy.exchange import run_exchange
+from clawproxy.lifetime import Lifetime
+from clawproxy.messages import ChatRequest, Usage
+from clawproxy.service import Call
+
+if TYPE_CHECKING:
+    from clawproxy.gateway import Generation
+
+
+class _Listener:
+    """The client's side of it: keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.error: ClawError | None = None
+
+    def attach(self, exchange: Exchange, request: ChatRequest) -> None:
+        pass
+
+    async def send(self, batch: Batch) -> None:
+        await trio.lowlevel.checkpoint()
+        self.said += [event.text for event in batch.events if type(event) is Text]
+
+    async def finish(self, outcome: Outcome, usage: Usage | None) -> None:
+        await trio.lowlevel.checkpoint()
+        self.error = outcome.error
+
+    async def fail(self, error: ClawError) -> None:
+        await trio.lowlevel.checkpoint()
+        self.error = error
+
+
+async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) -> str:
+    """The text of the answer, which may be empty. Raises ClawError, as a client would be told; RuntimeError for a question within
+    a question."""
+    if exchange.parent is not None:
+        raise RuntimeError("a question of the gateway's own may not ask another")
+    listener = _Listener()
+    call = Call(
+        request_id=new_id(),
+        surface=exchange.surface,
+        principal=evolve(
+            exchange.principal,
+            user=exchange.user,
+            app=exchange.app,
+            # The model is the operator's choice, whatever the key may ask for by name.
+            models=(*exchange.principal.models, request.model),
+        ),
+        decode=lambda: request,
+        lifetime=Lifetime(),
+        peer=exchange.peer,
+        client_request_id=exchange.request_id,
+        attribution=exchange.attribution,
+        parent=exchange.request_id,
+    )
+    exchange.asked += 1
+    exchange.asking += 1
+    try:
+        outcome = await run_exchange(generation, call, listener)
+    finally:
+        exchange.asking -= 1
+    error = outcome.error or listener.error
+    if error is not None:
+        raise error
+    return "".join(listener.said)

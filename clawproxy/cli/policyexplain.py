@@ -1,0 +1,142 @@
+"""Why a request went where it went: one row of the audit log, in at most ten lines.
+
+Rule: what the row does not hold is read off the configuration as it is now, and said to be. That is the order of routes where
+`priority` chose, which weighs nothing and so records nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clawproxy.cli.auditrows import Row
+from clawproxy.cli.common import printable
+from clawproxy.config import Config
+from clawproxy.config.groups import flat_routes
+
+MOST_SHOWN = 8
+LEFT_OUT = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy"})
+
+_REASONS = {
+    "": "the first in order (priority)",
+    "priority": "the first in order (priority)",
+    "weighted": "drawn by its weight (weighted)",
+    "cheapest": "the cheapest (cost)",
+    "fastest": "the fastest (latency)",
+    "explore": "to learn how fast it is (latency)",
+    "least_loaded": "the least loaded (load)",
+    "capable": "the first that can serve it (capability)",
+    "region": "in the region asked for, or the first (region)",
+}
+
+
+def explained(row: Row, config: Config) -> dict[str, Any]:
+    """The row, with the candidates it does not hold and a sentence why."""
+    considered = row.get("considered")
+    candidates = considered if considered else _configured(row, config)
+    return {
+        **row,
+        "candidates": candidates,
+        "candidates_from": "row" if considered else "configuration",
+        "why": _why(row),
+    }
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """For people: at most ten."""
+    who = [f"{name} {found[name]}" for name in ("key", "user", "team", "app") if found.get(name)]
+    asked = f"{found.get('model') or 'no model'} ({found.get('operation')}, {found.get('surface')}"
+    out = [
+        _line("request", f"{found['request_id']} at {found.get('time')}, generation {found.get('generation')}"),
+        _line("from", ", ".join(who)),
+        _line("asked for", f"{asked}{', stream' if found.get('stream') else ''})"),
+        _line("rules", _rules(found)),
+        _line("candidates", _candidates(found)),
+        _line("chosen", found["why"]),
+        _line("attempts", "; ".join(_attempt(each) for each in found.get("attempts", ())) or "none"),
+        _line("answer", _answer(found)),
+    ]
+    if found.get("notices"):
+        out.append(_line("notices", ", ".join(found["notices"])))
+    return out
+
+
+def _line(name: str, text: str) -> str:
+    return f"{name:<11}{printable(text)}".replace("\n", " ")
+
+
+def _hits(row: Row, *, shadow: bool) -> list[str]:
+    return [f"{hit['rule']}: {hit['action']}" for hit in row.get("rules", ()) if hit["shadow"] is shadow]
+
+
+def _rules(row: Row) -> str:
+    live, shadow = _hits(row, shadow=False), _hits(row, shadow=True)
+    text = ", ".join(live[:MOST_SHOWN]) or "none applied"
+    return f"{text}; in a shadow: {', '.join(shadow[:MOST_SHOWN])}" if shadow else text
+
+
+def _configured(row: Row, config: Config) -> list[dict[str, Any]]:
+    names = [config.policies[hit["rule"]] for hit in row.get("rules", ()) if not hit["shadow"] and hit["rule"] in config.policies]
+    target = next((each.model or each.choose for each in names if each.model or each.choose), None) or row.get("model") or ""
+    routes = [(route.provider, route.model) for route in flat_routes(config.models, target) if route.provider]
+    if not routes:
+        routes = list(dict.fromkeys((each["provider"], each["model"]) for each in row.get("attempts", ())))
+    return [{"provider": provider, "model": model, "why": "", "score": None} for provider, model in routes]
+
+
+def _candidates(found: dict[str, Any]) -> str:
+    every = found["candidates"]
+    usable = [each for each in every if each["why"] not in LEFT_OUT]
+    out = [each for each in every if each["why"] in LEFT_OUT]
+    text = ", ".join(_scored(each) for each in usable[:MOST_SHOWN]) or "none"
+    if len(usable) > MOST_SHOWN:
+        text += f", {len(usable) - MOST_SHOWN} more"
+    if out:
+        text += "; left out: " + ", ".join(f"{each['provider']}/{each['model']} ({each['why']})" for each in out[:MOST_SHOWN])
+    return text if found["candidates_from"] == "row" or not every else f"{text} (as configured now)"
+
+
+def _scored(each: dict[str, Any]) -> str:
+    score = each.get("score")
+    return f"{each['provider']}/{each['model']}" + ("" if score is None else f" {score:.6g}")
+
+
+def _why(row: Row) -> str:
+    attempts, considered = row.get("attempts", ()), row.get("considered", ())
+    refused = [hit["rule"] for hit in row.get("rules", ()) if hit["action"] == "refuse" and not hit["shadow"]]
+    if refused:
+        return f"nothing: policy {refused[-1]} refused it"
+    if not attempts:
+        return f"nothing: {row.get('error') or row.get('outcome')}"
+    first, last = attempts[0], attempts[-1]
+    why = considered[0]["why"] if considered else ""
+    reason = _REASONS.get(why, why)
+    text = f"{first['provider']}/{first['model']}: {reason}"
+    rules = [
+        hit["rule"] for hit in row.get("rules", ()) if hit["action"] in ("model", "choose", "restrict") and not hit["shadow"]
+    ]
+    if rules:
+        text += f", among what {', '.join(rules)} left"
+    if last is not first:
+        text += f"; then {last['provider']}/{last['model']}: {last['reason']} after {attempts[-2]['outcome']}"
+    return text
+
+
+def _attempt(each: dict[str, Any]) -> str:
+    status = "" if each.get("status") is None else f" {each['status']}"
+    return f"{each['number']} {each['reason']} {each['provider']}/{each['model']} {each['outcome']}{status}"
+
+
+def _answer(row: Row) -> str:
+    text = str(row.get("outcome"))
+    if row.get("finish"):
+        text += f" ({row['finish']})"
+    if row.get("error") and row["error"] != row.get("outcome"):
+        text += f", {row['error']}"
+    usage = row.get("usage")
+    if usage:
+        text += f"; {usage.get('input_tokens')} tokens in, {usage.get('output_tokens')} out, {usage.get('source')}"
+    if row.get("cost_nano") is not None:
+        text += f", ${row['cost_nano'] / 1e9:.6f}"
+    timing = row.get("timing_ms", {})
+    shown = [f"{name} {timing[name]:g} ms" for name in ("first_token", "total", "gateway") if name in timing]
+    return f"{text}; {', '.join(shown)}" if shown else text

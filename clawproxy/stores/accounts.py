@@ -1,0 +1,233 @@
+"""All accounts of one process and what its attempts hold of them. Synchronous, no I/O: the embedded stores decide by it.
+
+Rule 1: looking and taking are apart (`plan`, `hold`), with nothing awaited between, so that a store can write down what is taken
+        before it is taken, and take nothing where that fails.
+Rule 2: time never goes back. Every time given is the latest seen at least: a clock that is set back gives no window twice.
+Rule 3: of what an attempt used, at most what it held is charged (base.py, rule 5), to the periods it was held in.
+Rule 4: an attempt's hold is taken once and let go once. Ids of those that ended last are remembered for callers who repeat
+        themselves.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, Shortage, Standing, Unit, Window
+from clawproxy.stores.counters import Counter, make_counter
+from clawproxy.stores.records import MAX_NANO, MAX_TEXT, Entry
+from clawproxy.stores.windows import FOREVER, LAST_TIME, period_of
+
+REMEMBERED = 8192
+"""Ids of ended attempts."""
+FEW = 1024
+"""Below this many accounts none is forgotten."""
+
+
+class Taken(NamedTuple):
+    """A part of a hold."""
+
+    counter: Counter
+    period: int
+    amount: int
+    limited: bool
+
+
+_taken = partial(tuple.__new__, Taken)
+"""From a tuple: half the time of calling the class, and there are several a request."""
+_entry = partial(tuple.__new__, Entry)
+
+
+class Hold(NamedTuple):
+    """All that an attempt holds."""
+
+    since: float
+    taken: list[Taken]
+
+
+class Accounts:
+    def __init__(self, now: float = 0.0) -> None:
+        """`now`: a time that has been seen already."""
+        self._counters: dict[tuple[str, Unit, Window, bool], Counter] = {}
+        self.held: dict[str, Hold] = {}
+        """By the attempt's id. Read it freely."""
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self.now = now
+        """The latest time seen. Read it freely."""
+        self._tidy_at = FEW
+
+    def knows(self, id_: str) -> bool:
+        """Whether this attempt holds something, or did just now."""
+        return id_ in self.held or id_ in self._ended
+
+    # --- taking --------------------------------------------------------------------------------------------------------------
+
+    def plan(self, claims: Sequence[Claim], at: float | None = None) -> Shortage | list[Taken]:
+        """What is to be taken for all `claims` at the time `at` (None: the latest seen), or why it is too much. Takes nothing."""
+        now = self.now
+        if at is not None and now < at < LAST_TIME:
+            now = self.now = at
+        taken: list[Taken] = []
+        short: Shortage | None = None
+        counters = self._counters
+        for claim in claims:
+            counter = counters.get((claim.scope, claim.unit, claim.window, claim.sliding)) or self._new_counter(claim)
+            if now >= counter.ends:
+                counter.roll(now)
+            amount, limit = claim.amount, claim.limit
+            if not 0 <= amount <= MAX_NANO:
+                amount = _clamped(amount)
+            if counter.used + counter.held + amount > limit:
+                short = _later(short, Shortage(claim, counter.used, counter.held, counter.frees_at(amount, limit)))
+                continue
+            limited = limit < UNLIMITED
+            for index, other in enumerate(taken):
+                if other[0] is counter:
+                    taken[index] = Taken(counter, counter.period, max(other.amount, amount), other.limited or limited)
+                    break
+            else:
+                taken.append(_taken((counter, counter.period, amount, limited)))
+        return taken if short is None else short
+
+    def hold(self, id_: str, taken: list[Taken]) -> None:
+        """Takes what was planned, for an attempt that may hold something already."""
+        for counter, period, amount, _ in taken:
+            counter.holders += 1
+            counter.hold(period, amount)
+        held = self.held.get(id_)
+        if held is None:
+            self.held[id_] = Hold(self.now, taken)
+        else:
+            held.taken.extend(taken)
+
+    def _new_counter(self, of: Claim | Charge) -> Counter:
+        """That of an account that is not known by this name: made, if need be."""
+        key = Account(_bounded(of.scope), of.unit, of.window, of.sliding)
+        counter = self._counters.get(key)
+        if counter is None:
+            if len(self._counters) >= self._tidy_at:
+                self._tidy()
+            counter = self._counters[key] = make_counter(key)
+        return counter
+
+    def _tidy(self) -> None:
+        """Forget the accounts whose windows are over. Done when their number has doubled: no account pays for more than two."""
+        now = self.now
+        self._counters = {key: counter for key, counter in self._counters.items() if not counter.is_over(now)}
+        self._tidy_at = max(FEW, 2 * len(self._counters))
+
+    # --- ending --------------------------------------------------------------------------------------------------------------
+
+    def end(self, id_: str, charges: Sequence[Charge]) -> list[Entry] | None:
+        """Lets go of all the attempt holds and charges its accounts; what the books are to say of it. None where it holds
+        nothing, or does no longer."""
+        hold = self.held.pop(id_, None)
+        if hold is None:
+            return None
+        self._ended[id_] = None
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+        taken = hold.taken
+        entries: list[Entry] = []
+        merged: dict[Counter, Charge] = {}
+        counters = self._counters
+        for charge in charges:
+            counter = counters.get((charge.scope, charge.unit, charge.window, charge.sliding)) or self._new_counter(charge)
+            before = merged.get(counter)
+            if before is None or before.amount + before.overrun < charge.amount + charge.overrun:
+                merged[counter] = charge
+        for counter, charge in merged.items():
+            if charge.unit != "concurrent":
+                self._charge(hold, counter, charge, entries)
+        for counter, period, amount, _ in taken:
+            counter.holders -= 1
+            counter.hold(period, -amount)
+        return entries
+
+    def _charge(self, hold: Hold, counter: Counter, charge: Charge, entries: list[Entry]) -> None:
+        rest, overrun = charge.amount, charge.overrun
+        if not 0 <= rest <= MAX_NANO:
+            rest = _clamped(rest)
+        if not 0 <= overrun <= MAX_NANO:
+            overrun = _clamped(overrun)
+        last: Taken | None = None
+        limited = False
+        for part in hold.taken:
+            if part[0] is not counter:
+                continue
+            if last is not None:  # it was topped up: the earlier parts are used up first
+                used = min(rest, last.amount)
+                rest -= used
+                _book(counter, last.period, used, 0, entries)
+            last = part
+            limited = limited or part[3]
+        if last is None:
+            account = counter.account
+            if self.now >= counter.ends:
+                counter.roll(self.now)
+            period = period_of(account.window, account.sliding, hold.since)
+        else:
+            period = last[1]
+            if limited and rest > last[2]:
+                overrun += rest - last[2]
+                rest = last[2]
+        _book(counter, period, rest, overrun, entries)
+
+    # --- asking --------------------------------------------------------------------------------------------------------------
+
+    def standing(self, accounts: Iterable[Account], now: float) -> list[Standing]:
+        now = max(now, self.now)
+        out: list[Standing] = []
+        for account in accounts:
+            counter = self._counters.get(account._replace(scope=_bounded(account.scope))) or make_counter(account)
+            used, held, overrun, resets_at = counter.at(now)
+            out.append(Standing(account, used, held, overrun, resets_at))
+        return out
+
+    def restore(self, account: Account, period: int, used: int, overrun: int) -> None:
+        """What was charged before this process began, in a period that counts still."""
+        self._known(account).add(period, used, 0, overrun)
+
+    def restore_held(self, entries: Iterable[Entry]) -> None:
+        """What an attempt of another process holds."""
+        for scope, unit, window, sliding, period, amount, _ in entries:
+            self._known(Account(scope, unit, window, sliding)).add(period, 0, amount)
+
+    def _known(self, account: Account) -> Counter:
+        counter = self._counters.get(account)
+        if counter is None:
+            counter = self._counters[account] = make_counter(account)
+            counter.roll(self.now)
+        return counter
+
+
+def held_entries(taken: Iterable[Taken]) -> list[Entry]:
+    """The books' word for what is held. Things at the same time end with the process, and are not written down."""
+    return [
+        _entry((*counter.account, period, amount, 0))
+        for counter, period, amount, _ in taken
+        if counter.account[1] != "concurrent"
+    ]
+
+
+def _book(counter: Counter, period: int, used: int, overrun: int, entries: list[Entry]) -> None:
+    if used or overrun:
+        counter.add(period, used, 0, overrun)
+        entries.append(_entry((*counter.account, period, used, overrun)))
+
+
+def _later(one: Shortage | None, other: Shortage) -> Shortage:
+    if one is None:
+        return other
+    return other if (other.frees_at or FOREVER) > (one.frees_at or FOREVER) else one
+
+
+def _clamped(amount: int) -> int:
+    return max(0, min(int(amount), MAX_NANO))
+
+
+def _bounded(scope: str) -> str:
+    """As the books can keep it."""
+    return scope[:MAX_TEXT].encode("utf-8", "replace").decode()

@@ -1,0 +1,227 @@
+"""The embedded store's books: a start reads totals and not the ledger, old journals still read, nothing is charged twice."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from clawproxy.errors import ClawError
+from clawproxy.stores import books, database
+from clawproxy.stores.base import Account, Charge, Claim, Store
+from clawproxy.stores.journal import segments
+from clawproxy.stores.sqlite import SqliteStore
+
+from .conftest import make_close, make_open
+from .test_sqlite import crash
+
+TOKENS = Account("key:bench", "tokens", "month", False)
+DOLLARS = Account("global", "nano", "total", False)
+
+
+def claims(tokens: int = 10, nano: int = 1000, limit: int = 10**9) -> list[Claim]:
+    return [Claim(*TOKENS, tokens, limit, "tokens"), Claim(*DOLLARS, nano, limit, "dollars")]
+
+
+def charges(tokens: int = 4, nano: int = 400) -> list[Charge]:
+    return [Charge(*TOKENS, tokens), Charge(*DOLLARS, nano)]
+
+
+async def used(store: Store) -> list[tuple[int, int]]:
+    return [(standing.used, standing.held) for standing in await store.standing([TOKENS, DOLLARS], time.time())]
+
+
+async def test_counters_survive_a_restart(tmp_path: Path) -> None:
+    for number in range(1, 4):
+        store = SqliteStore.open(tmp_path, "one")
+        row = make_open(opened=time.time())
+        assert await store.reserve(row, claims(limit=3 * 1000)) is None
+        await store.close_row(make_close(row.id), charges())
+        assert await used(store) == [(4 * number, 0), (400 * number, 0)]
+        await store.aclose()
+
+
+async def test_an_orphan_is_charged_what_it_held_topped_up_too(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    rows = [make_open(opened=time.time()) for _ in range(4)]
+    for number, row in enumerate(rows):
+        await store.reserve(row, claims())
+        if number == 1:
+            await store.flush()
+        await store.top_up(row.id, claims(1, 1))
+    await store.close_row(make_close(rows[0].id), charges())
+    await store.close_row(make_close(rows[3].id), charges())
+    crash(store)
+    for _ in range(2):
+        store = SqliteStore.open(tmp_path, "two")
+        assert await used(store) == [(8 + 22, 0), (800 + 2002, 0)]
+        assert await store.holding() == 0
+        found = {row.opened.id: row.closed for row in await store.rows()}
+        for row in rows[1:3]:
+            closed = found[row.id]
+            assert closed is not None
+            assert (closed.outcome, closed.source, closed.cost_nano) == ("orphaned", "estimated", 1001)
+        crash(store)
+
+
+async def test_killed_after_folding_the_closing_and_before_anything_else(tmp_path: Path) -> None:
+    """The journal is still there; what was folded of it is not charged again."""
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=time.time())
+    await store.reserve(row, claims())
+    await store.close_row(make_close(row.id), charges())
+    await store.flush()
+    assert len(segments(tmp_path / "journal")) == 1
+    crash(store)
+    store = SqliteStore.open(tmp_path, "one")
+    assert await used(store) == [(4, 0), (400, 0)]
+    await store.aclose()
+
+
+async def test_a_closing_line_folded_twice_is_charged_once(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=time.time())
+    await store.reserve(row, claims())
+    await store.close_row(make_close(row.id), charges())
+    [path] = segments(tmp_path / "journal")
+    closing = path.read_bytes().splitlines(keepends=True)[1]
+    crash(store)
+    with path.open("ab") as journal:
+        journal.write(closing)
+    store = SqliteStore.open(tmp_path, "one")
+    assert await used(store) == [(4, 0), (400, 0)]
+    await store.aclose()
+
+
+async def test_a_reservation_that_can_not_be_written_holds_nothing(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    running = make_open(opened=time.time())
+    await store.reserve(running, claims())
+    assert store._segment is not None
+    real, store._segment._fd = store._segment._fd, os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+    with pytest.raises(ClawError):
+        await store.reserve(make_open(opened=time.time()), claims())
+    with pytest.raises(ClawError):
+        await store.top_up(running.id, claims())
+    assert await used(store) == [(0, 10), (0, 1000)]
+    await store.close_row(make_close(running.id), charges())
+    assert await used(store) == [(4, 0), (400, 0)], "settled at once, written when it can be"
+    os.close(store._segment._fd)
+    store._segment._fd = real
+    await store.aclose()
+    store = SqliteStore.open(tmp_path, "one")
+    assert await used(store) == [(4, 0), (400, 0)]
+    await store.aclose()
+
+
+async def test_lines_without_claims_are_as_before(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open()
+    await store.reserve(row, ())
+    await store.close_row(make_close(row.id), charges())
+    [path] = segments(tmp_path / "journal")
+    assert b"\t" not in path.read_bytes()
+    await store.aclose()
+
+
+async def test_a_start_does_not_look_at_the_ledger(tmp_path: Path) -> None:
+    """However big it is: every question a start asks is answered by an index."""
+    store = SqliteStore.open(tmp_path, "one")
+    connection = store._writer.connection
+    asked: list[str] = []
+    connection.set_trace_callback(asked.append)
+    books.settle_orphans(connection, time.time())
+    books.prune(connection, time.time())
+    books.load(connection, time.time())
+    connection.set_trace_callback(None)
+    assert len(asked) > 20
+    for statement in asked:
+        plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
+        assert "SCAN totals" not in plan, statement
+        assert "SCAN attempts" not in plan or "USING INDEX attempts_open" in plan or "max(opened)" in statement, (statement, plan)
+    await store.aclose()
+
+
+async def test_a_start_after_a_crash_with_a_big_ledger(tmp_path: Path) -> None:
+    await SqliteStore.open(tmp_path, "one").aclose()
+    connection = sqlite3.connect(tmp_path / "clawproxy.db")
+    connection.execute(
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50000) "
+        "INSERT INTO attempts (id, request_id, number, reason, opened, instance, generation, key, model, provider, "
+        "provider_model, reserved_input, closed, outcome, sent) "
+        "SELECT printf('%08d', n), 'r', 1, 'first', n, 'i', 1, 'k', 'm', 'p', 'pm', 1, n, 'complete', 1 FROM n"
+    )
+    connection.commit()
+    connection.close()
+    store = SqliteStore.open(tmp_path, "one")
+    for _ in range(2000):
+        await store.reserve(make_open(opened=time.time()), claims())
+    crash(store)
+    before = time.perf_counter()
+    store = SqliteStore.open(tmp_path, "one")
+    assert time.perf_counter() - before < 2.0
+    assert await used(store) == [(20_000, 0), (2_000_000, 0)]
+    await store.aclose()
+
+
+async def test_old_totals_are_forgotten_and_what_counts_is_not(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    minute, month = TOKENS._replace(window="minute"), TOKENS._replace(window="month")
+    for ago in (0.0, 30 * 86_400.0):
+        row = make_open(opened=time.time() - 30 * 86_400 + ago)
+        await store.reserve(row, [Claim(*account, 1, 10, "b") for account in (minute, month)])
+        await store.close_row(make_close(row.id), [Charge(*account, 1) for account in (minute, month)])
+    await store.aclose()
+    store = SqliteStore.open(tmp_path, "one")
+    kept = [total.account.window for total in await store.totals()]
+    assert kept.count("minute") == 1
+    assert sum(total.used for total in await store.totals() if total.account == month) == 2
+    await store.aclose()
+
+
+async def test_a_clock_far_ahead_is_not_believed_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=time.time() + 3e9)
+    await store.reserve(row, claims())
+    await store.close_row(make_close(row.id), charges())
+    await store.aclose()
+    store = SqliteStore.open(tmp_path, "one")
+    assert "ahead of the clock" in caplog.text
+    assert await used(store) == [(0, 0), (400, 0)]
+    await store.aclose()
+
+
+async def test_a_tool_neither_settles_nor_reserves(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=time.time())
+    await store.reserve(row, claims())
+    tool = SqliteStore.open_tool(tmp_path)
+    assert await used(tool) == [(0, 10), (0, 1000)]
+    assert await tool.holding() == 1
+    with pytest.raises(ClawError):
+        await tool.reserve(make_open(opened=time.time()), claims())
+    await tool.aclose()
+    await store.close_row(make_close(row.id), charges())
+    assert await used(store) == [(4, 0), (400, 0)]
+    await store.aclose()
+
+
+async def test_the_schema_before_accounts_is_brought_up(tmp_path: Path) -> None:
+    await SqliteStore.open(tmp_path, "one").aclose()
+    connection = sqlite3.connect(tmp_path / "clawproxy.db")
+    for statement in ("DROP TABLE holds", "DROP TABLE totals", "DROP INDEX attempts_open", "PRAGMA user_version = 2"):
+        connection.execute(statement)
+    connection.close()
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=time.time())
+    await store.reserve(row, claims())
+    await store.close_row(make_close(row.id), charges())
+    await store.flush()
+    assert len(await store.totals()) == 2
+    assert store._reader.connection.execute("PRAGMA user_version").fetchone() == (database.SCHEMA,)
+    await trio.lowlevel.checkpoint()
+    await store.aclose()

@@ -1,0 +1,73 @@
+"""Databases and journals of before: they open, keep what they hold, and take what came since."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from msgspec.structs import asdict
+
+from clawproxy.stores import database
+from clawproxy.stores.sqlite import SqliteStore
+
+from .conftest import make_close, make_open
+
+ALL = {
+    "cached_tokens": 3,
+    "reasoning_tokens": 2,
+    "cost_nano": 12_345,
+    "cache_write_tokens": 2,
+    "cache_write_1h_tokens": 1,
+    "cached_audio_tokens": 1,
+    "audio_input_tokens": 2,
+    "audio_output_tokens": 1,
+    "image_input_tokens": 1,
+    "image_output_tokens": 1,
+    "service_tier": "flex",
+    "card": "2026-11-01 openai/gpt-5",
+}
+
+
+async def test_a_row_keeps_every_class_of_tokens(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "state", "one")
+    row = make_open()
+    await store.open_row(row)
+    await store.close_row(make_close(row.id, **ALL))
+    await store.flush()
+    (kept,) = await store.rows()
+    assert kept.closed is not None
+    assert asdict(kept.closed).items() >= ALL.items()
+    await store.aclose()
+
+
+async def test_a_database_of_the_first_schema_is_brought_up_once(tmp_path: Path) -> None:
+    """Its rows stay, and what it did not know is not known: None, and never zero."""
+    await SqliteStore.open(tmp_path / "state", "one").aclose()
+    path = tmp_path / "state" / "clawproxy.db"
+    connection = sqlite3.connect(path)
+    connection.execute("DROP TABLE attempts")
+    connection.execute(database._TABLES.split(";")[2])
+    names = "id, request_id, number, reason, opened, instance, generation, key, model, provider, provider_model, reserved_input"
+    connection.execute(f"INSERT INTO attempts ({names}) VALUES ('a', 'r', 1, 'first', 1000, 'one', 1, 'k', 'm', 'p', 'pm', 9)")
+    closed = "closed = 1001, outcome = 'complete', sent = 1, input_tokens = 7, output_tokens = 5, source = 'measured'"
+    connection.execute(f"UPDATE attempts SET {closed}, cost_nano = 99")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+
+    for _ in range(2):
+        store = SqliteStore.open(tmp_path / "state", "one")
+        row = make_open()
+        await store.open_row(row)
+        await store.close_row(make_close(row.id, **ALL))
+        await store.flush()
+        rows = {each.opened.id: each.closed for each in await store.rows()}
+        await store.aclose()
+        old, new = rows["a"], rows[row.id]
+        assert old is not None
+        assert new is not None
+        assert (old.input_tokens, old.cost_nano, old.cache_write_tokens, old.card) == (7, 99, None, None)
+        assert asdict(new).items() >= ALL.items()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == database.SCHEMA
+    connection.close()
