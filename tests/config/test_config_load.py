@@ -205,6 +205,7 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
             'claw.toml:4: keys.b.secret: is empty; write a reference, like "env:NAME" or "file:PATH", or leave the key out',
             'claw.toml:6: keys.c.secret: is an integer; write a reference, like "env:NAME" or "file:PATH"',
             "claw.toml:7: keys.c.expires: is a date without a time; write a date and time with its offset, like 2027-01-31T00:00:00Z",
+            'claw.toml:8: keys.c.models[0]: "a*b" is no pattern; write a model\'s name, "prefix*" or "*"',
         ],
     ),
     "the pipeline": (
