@@ -16,6 +16,7 @@ import pytest
 import trio
 import trustme
 
+from clawproxy.clocks import Deadlines
 from clawproxy.config import KeyConfig, SecretRef, ServerConfig, TLSConfig, TLSNameConfig
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat_body, fetch
@@ -306,3 +307,16 @@ certificates = ["san:alice.internal"]
         assert not await running.server.reloader.reload("test")
         assert "client_ca" in "".join(running.server.gateway.reload_problems)
         assert (await ask(running, STRANGER)).status == 200
+
+
+async def test_a_slow_websocket_with_a_certificate_is_cut_and_logged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its address goes into the log as an address."""
+    clocks = Deadlines(idle_ws=0.2)
+    server = server_of(tmp_path, client_auth="optional")
+    async with gateway(tmp_path, server=server, keys=KEYS, deadlines=clocks) as running:
+        async with socket(running, BOB) as (_, frames):
+            assert (await frames.next())["type"] == "auth_ok"
+            assert "timeout.idle" in json.dumps(await frames.next())
+        async with socket(running, BOB) as (_, frames):
+            assert (await frames.next())["type"] == "auth_ok"
+    assert "connection.crashed" not in "".join(capfd.readouterr())

@@ -54,7 +54,7 @@ async def serve_responses(
         with trio.move_on_after(limits.auth) as scope:
             principal = await service.authenticate(credentials)
         if scope.cancelled_caught:
-            service.cut("auth", limits.auth, surface=NAME, peer=peer)
+            service.cut("auth", limits.auth, surface=NAME, peer=str(peer))
             raise expired("auth", limits.auth)
         refused = service.admit()
         if refused is not None:

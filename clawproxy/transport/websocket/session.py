@@ -230,7 +230,7 @@ class Session:
         if self._pinged > self._heard and not self._outbox.size:
             self._misses += 1
         if self._misses >= 2:
-            self.service.cut("keepalive_ws", 2 * limit, surface=self.speech.name, peer=self._peer)
+            self.service.cut("keepalive_ws", 2 * limit, surface=self.speech.name, peer=str(self._peer))
             self._done = True
             self._outbox.stop()
             return
@@ -337,7 +337,7 @@ class Session:
         """End the connection with an error frame and the error's own close code."""
         if self._close_by is None:
             if (clock := error.details.clock) is not None:
-                self.service.cut(clock, (error.details.limit_ms or 0) / 1000, surface=self.speech.name, peer=self._peer)
+                self.service.cut(clock, (error.details.limit_ms or 0) / 1000, surface=self.speech.name, peer=str(self._peer))
             self._outbox.push(text_frame(self.speech.error(error)))
             self.close(error.kind.close or 1011, error.slug, cause=error)
 
