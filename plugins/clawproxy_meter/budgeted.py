@@ -7,6 +7,8 @@ Rule 3: what streams is counted as it comes: in bytes, of which no token has few
         length (`tight`). At the edge of what is held more is held, or the answer is cut.
 Rule 4: what was measured is charged. The store charges no more than was held (`strict`); what `tight` held too little is charged
         too. The rest is an overrun, and is told.
+Rule 5: an attempt beside another one (`hedge`) is not worth waiting for, nor a shorter answer: it has room for all of it, or is
+        not made.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ class Budgeted(Metered):
         self.is_counted = self._output > 0
         self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
-        self._ticket: Ticket | None = exchange.state.get("budgets.ticket") if cover.throttled else None
+        self._ticket: Ticket | None = exchange.state.get("budgets.ticket")
 
     def _longest(self, default: int) -> int:
         """Tokens that the answer may have: what was asked for, where the model can give that much."""
@@ -159,7 +161,7 @@ class Budgeted(Metered):
         """How long the answer may be, where that is of use. Raises what the budget's action is."""
         rule, _ = self._applied_of(short)
         room = short.claim.limit - short.used - short.held
-        if rule.action == "fallback":
+        if rule.action == "fallback" or self.attempt.reason == "hedge":
             raise self._refused(short)
         if rule.action == "throttle":
             if short.claim.amount <= short.claim.limit:
@@ -197,6 +199,8 @@ class Budgeted(Metered):
             until = f" There is room again at {datetime.fromtimestamp(short.frees_at, UTC):%Y-%m-%dT%H:%M:%SZ}."
         words = f"The budget `{rule.name}` ({rule.words}) is used up.{until}"
         error = ClawError("budget.exhausted", words, policy=rule.name, **details)
+        if self.attempt.reason == "hedge":
+            return error
         self._app.count("clawproxy_budget_refused_total", budget=rule.name, action=rule.action)
         if rule.action == "fallback":
             return Detour(error, model=rule.model)
@@ -223,7 +227,10 @@ class Budgeted(Metered):
             if line is None or rule.action != "throttle" or (self._ticket is not None and line is self._ticket.line):
                 continue
             if rule.unit != "requests" or (rule.name, scope) not in self._exchange.state.get("budgets", ()):
-                raise Detour(ClawError("budget.exhausted", policy=rule.name), turn=self._take_ticket(rule, scope, None))
+                error = ClawError("budget.exhausted", policy=rule.name)
+                if self.attempt.reason == "hedge":
+                    raise error
+                raise Detour(error, turn=self._take_ticket(rule, scope, None))
 
     # --- while it streams ----------------------------------------------------------------------------------------------------
 
