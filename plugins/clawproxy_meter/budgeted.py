@@ -95,7 +95,8 @@ class Budgeted(Metered):
         self.is_counted = self._output > 0
         self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
-        self._ticket: Ticket | None = exchange.state.get("budgets.ticket")
+        ticket: Ticket | None = exchange.state.get("budgets.ticket")
+        self._ticket = None if ticket is None or ticket.has_left else ticket
 
     def _longest(self, default: int) -> int:
         """Tokens that the answer may have: what was asked for, where the model can give that much."""
