@@ -145,16 +145,16 @@ class Budgeted(Metered):
         held: list[int] = []
         claims: list[Claim] = []
         counted = self._exchange.state.get("budgets")
-        for applied in self._applied:
-            rule, scope = applied
-            if rule.unit == "requests":  # the attempts of a request are one request
+        for rule, scope in self._applied:
+            unit = rule.unit
+            if unit == "requests":  # the attempts of a request are one request
                 amount = 0 if counted is not None and (rule.name, scope) in counted else 1
-            elif self._free and rule.unit != "concurrent":
-                amount = 0
+            elif unit == "concurrent":
+                amount = 1
             else:
-                amount = self._need.amount(rule, self._output)
+                amount = 0 if self._free else self._need.amount(rule, self._output)
             held.append(amount)
-            claims.append(claim_of(applied, amount))
+            claims.append(Claim(scope, unit, rule.window, rule.sliding, amount, rule.hard, rule.name))
         self._held = held
         return claims
 
@@ -311,11 +311,22 @@ class Budgeted(Metered):
 
     def _close(self, row: LedgerClose) -> Awaitable[None]:
         charges = []
+        billed = None if self.route.recorded is not None else self.billed
+        given, taken = (0, 0) if billed is None else (billed.input_tokens or 0, billed.output_tokens or 0)
         for (rule, scope), held in zip(self._applied, self._held, strict=True):
-            amount = self._used(rule, scope, held)
-            if rule.unit not in AT_ONCE and amount > held:
-                self._overran(rule, scope, amount, held)
-            charges.append(Charge(scope, rule.unit, rule.window, rule.sliding, amount))
+            unit = rule.unit
+            if unit == "requests":
+                amount = self._counts(rule, scope)
+            elif unit == "concurrent" or billed is None:
+                amount = 0
+            else:
+                if unit == "nano":
+                    amount = held if self.cost is None else self.cost
+                else:
+                    amount = given + taken if unit == "tokens" else given if unit == "input_tokens" else taken
+                if amount > held:
+                    self._overran(rule, scope, amount, held)
+            charges.append(Charge(scope, unit, rule.window, rule.sliding, amount))
         closing = self._app.store.close_row(row, charges)
         lines = self._budgets.lines
         if lines.waiting:
@@ -325,27 +336,15 @@ class Budgeted(Metered):
             self._look(watch, row.closed, 0)
         return closing
 
-    def _used(self, rule: Rule, scope: str, held: int) -> int:
-        if rule.unit == "requests":
-            if not self.attempt.sent and self.route.recorded is None:
-                return 0
-            counted = self._exchange.state.setdefault("budgets", set())
-            if (rule.name, scope) in counted:  # by another attempt, before or beside this one
-                return 0
-            counted.add((rule.name, scope))
-            return 1
-        billed = self.billed
-        if rule.unit == "concurrent" or billed is None or self.route.recorded is not None:
+    def _counts(self, rule: Rule, scope: str) -> int:
+        """How many requests it is."""
+        if not self.attempt.sent and self.route.recorded is None:
             return 0
-        given, taken = billed.input_tokens or 0, billed.output_tokens or 0
-        match rule.unit:
-            case "tokens":
-                return given + taken
-            case "input_tokens":
-                return given
-            case "output_tokens":
-                return taken
-        return held if self.cost is None else self.cost
+        counted = self._exchange.state.setdefault("budgets", set())
+        if (rule.name, scope) in counted:  # by another attempt, before or beside this one
+            return 0
+        counted.add((rule.name, scope))
+        return 1
 
     def _overran(self, rule: Rule, scope: str, amount: int, held: int) -> None:
         """The provider reports more than was held. What `tight` held too little is charged all the same."""
