@@ -52,6 +52,8 @@ class AttemptRun:
         """The provider's terminal marker was seen: the answer is complete whatever happens next."""
         self.lost = False
         """Part of a complete answer was still held by a transform when the attempt was interrupted."""
+        self.known = False
+        """A plugin has opened it, so that it may stand in the books under its id."""
 
     async def run(self, attempt: Attempt, request: ChatRequest, *, has_fallback: bool) -> None:
         """Make the attempt. What the provider did is in `attempt.error`; what ends the exchange is raised. Where a clock of the
@@ -78,6 +80,7 @@ class AttemptRun:
             raise
         finally:
             if contexts.entered:
+                self.known = True
                 await contexts.leave()  # noqa: ASYNC102  # shielded and bounded inside, each plugin on its own
             self.generation.pipeline.attempt_finished(self.exchange, attempt)
 

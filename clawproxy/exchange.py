@@ -107,6 +107,8 @@ class _Story:
         self.turn: Turn | None = None
         """In a plugin's queue."""
         self.waited = 0.0
+        self.ids = 0
+        """Attempts that had an id of their own: no id comes twice, for the books know what became of it."""
         self.models: set[str] = set()
         """That plugins have asked for."""
         self.told = False
@@ -168,6 +170,8 @@ class _Story:
                 await run.run(attempt, request, has_fallback=len(plan.candidates) > tried + 1)
             except Detour as detour:
                 history.remove(attempt)
+                if not run.known:
+                    self.ids -= 1
                 await self._detour(detour, request)
             finally:
                 if steering is not None:
@@ -197,6 +201,8 @@ class _Story:
         model = detour.model
         if model is None or model in self.models or len(self.models) >= DETOURS:
             raise detour
+        if any(attempt.content for attempt in self.exchange.attempts[self.leg :]):
+            raise detour  # another model would begin anew behind what was said
         self.models.add(model)
         self.request = evolve(request, model=model)
         try:
@@ -239,10 +245,10 @@ class _Story:
             reason = "retry" if leg[-1].route.provider == route.provider else "failover"
         else:
             reason = self.anew if self.leg else "first"
-        number = len(history) + 1
+        self.ids += 1
         attempt = Attempt(
-            id=f"{self.exchange.request_id}.{number}" if history else self.exchange.request_id,
-            number=number,
+            id=self.exchange.request_id if self.ids == 1 else f"{self.exchange.request_id}.{self.ids}",
+            number=len(history) + 1,
             reason=reason,
             route=route,
             started=time.time(),

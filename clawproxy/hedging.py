@@ -82,6 +82,10 @@ class Race:
         return self._winner is not None and self._winner.run.lost
 
     @property
+    def known(self) -> bool:
+        return any(lane.run.known for lane in self._lanes)
+
+    @property
     def finish(self) -> FinishReason | None:
         return None if self._winner is None else self._winner.run.finish
 
@@ -99,6 +103,9 @@ class Race:
                     if not more:
                         self._lanes[0].clock.has_no_fallback()
                     nursery.start_soon(self._enter(hedge).go, request, more)
+        except BaseException:
+            self._leave_queues(None)
+            raise
         finally:
             self.clock.beside = None
             self._account()
@@ -159,12 +166,19 @@ class Race:
             if lane.raised is not None and not isinstance(lane.raised, ClawError) and lane is not self._winner:
                 self.generation.crashed(self.exchange, lane.raised)
         counts = self._winner or self._lanes[0]
+        self._leave_queues(counts)
         if counts.raised is not None:
             raise counts.raised
         if self._winner is None:
             failed = [lane.attempt for lane in self._lanes if lane.raised is None]
             if self.attempt not in failed:
                 self.attempt = failed[-1]
+
+    def _leave_queues(self, counts: _Lane | None) -> None:
+        """Nobody waits for the turn of an attempt that does not count."""
+        for lane in self._lanes:
+            if lane is not counts and isinstance(lane.raised, Detour) and lane.raised.turn is not None:
+                lane.raised.turn.leave()
 
     def _account(self) -> None:
         """The exchange's phases: what was spent before, then the winner's. The time until its attempt began went by waiting for

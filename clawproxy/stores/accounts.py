@@ -45,6 +45,8 @@ class Hold(NamedTuple):
 
     since: float
     taken: list[Taken]
+    is_plain: bool = True
+    """It was never topped up: no counter is there twice."""
 
 
 class Accounts:
@@ -100,7 +102,7 @@ class Accounts:
         if held is None:
             self.held[id_] = Hold(self.now, taken)
         else:
-            held.taken.extend(taken)
+            self.held[id_] = Hold(held.since, held.taken + taken, False)
 
     def _new_counter(self, of: Claim | Charge) -> Counter:
         """That of an account that is not known by this name: made, if need be."""
@@ -131,6 +133,9 @@ class Accounts:
             self._ended.popitem(last=False)
         taken = hold.taken
         entries: list[Entry] = []
+        if hold.is_plain and _are_of(charges, taken):  # nearly always: half of the time
+            self._end_plainly(charges, taken, entries)
+            return entries
         merged: dict[Counter, Charge] = {}
         counters = self._counters
         for charge in charges:
@@ -145,6 +150,25 @@ class Accounts:
             counter.holders -= 1
             counter.hold(period, -amount)
         return entries
+
+    def _end_plainly(self, charges: Sequence[Charge], taken: list[Taken], entries: list[Entry]) -> None:
+        """Each charge is of the part of the hold in its place."""
+        for charge, (counter, period, amount, limited) in zip(charges, taken, strict=True):
+            counter.holders -= 1
+            if charge.unit == "concurrent":
+                counter.hold(period, -amount)
+                continue
+            used, overrun = charge.amount, charge.overrun
+            if not 0 <= used <= MAX_NANO:
+                used = _clamped(used)
+            if not 0 <= overrun <= MAX_NANO:
+                overrun = _clamped(overrun)
+            if limited and used > amount:
+                overrun += used - amount
+                used = amount
+            counter.add(period, used, -amount, overrun)
+            if used or overrun:
+                entries.append(_entry((*counter.account, period, used, overrun)))
 
     def _charge(self, hold: Hold, counter: Counter, charge: Charge, entries: list[Entry]) -> None:
         rest, overrun = charge.amount, charge.overrun
@@ -201,6 +225,16 @@ class Accounts:
             counter = self._counters[account] = make_counter(account)
             counter.roll(self.now)
         return counter
+
+
+def _are_of(charges: Sequence[Charge], taken: Sequence[Taken]) -> bool:
+    if len(charges) != len(taken):
+        return False
+    for charge, part in zip(charges, taken, strict=True):
+        scope, unit, window, sliding = part[0].account
+        if charge.scope != scope or charge.unit != unit or charge.window != window or charge.sliding != sliding:
+            return False
+    return True
 
 
 def held_entries(taken: Iterable[Taken]) -> list[Entry]:

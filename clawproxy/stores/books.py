@@ -65,8 +65,12 @@ _LET_GO = "DELETE FROM holds WHERE id = ?"
 _TOTALS = 'SELECT scope, unit, "window", sliding, period, used, overrun FROM totals'
 _SETTLE = (
     f"UPDATE attempts SET closed = max(opened, ?), outcome = '{OUTCOME}', sent = 1, input_tokens = reserved_input, "
-    "output_tokens = coalesce(reserved_output, ?), source = 'estimated', cost_nano = ? WHERE closed IS NULL"
+    "output_tokens = nullif(max(coalesce(reserved_output, -1), coalesce(?, -1), coalesce(? - reserved_input, -1)), -1), "
+    "source = 'estimated', cost_nano = ? WHERE closed IS NULL"
 )
+"""What was held at last: an answer may have been given more than it began with."""
+
+_SETTLED = ("output_tokens", "tokens", "nano")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Entry]).decode
@@ -112,10 +116,10 @@ def settle_orphans(connection: sqlite3.Connection, now: float) -> int:
         held.setdefault(id_, []).extend(_decode(entries))
     charge(connection, (entry for entries in held.values() for entry in entries))
     connection.execute("DELETE FROM holds")
-    figures = [(now, _most(entries, "output_tokens"), _most(entries, "nano"), id_) for id_, entries in held.items()]
+    figures = [(now, *(_most(entries, unit) for unit in _SETTLED), id_) for id_, entries in held.items()]
     before = connection.total_changes
     connection.executemany(f"{_SETTLE} AND id = ?", figures)
-    connection.execute(_SETTLE, (now, None, None))
+    connection.execute(_SETTLE, (now, None, None, None))
     return connection.total_changes - before
 
 

@@ -283,8 +283,9 @@ class Metered:
             self.billed = self.cost = None
         else:
             whole = self._final or (outcome in ("complete", "truncated") and self.attempt.cut is None)
+            before = self.billed
             self.billed = self._reckon(whole)
-            if self._price is not None:
+            if self._price is not None and self.billed is not before:
                 self.cost = cost_nano(self.billed, self._price)
         return self.billed
 

@@ -7,6 +7,8 @@ Rule 3: what streams is counted as it comes: in bytes, of which no token has few
         length (`tight`). At the edge of what is held more is held, or the answer is cut.
 Rule 4: what was measured is charged. The store charges no more than was held (`strict`); what `tight` held too little is charged
         too. The rest is an overrun, and is told.
+Rule 5: an attempt beside another one (`hedge`) is not worth waiting for, nor a shorter answer: it has room for all of it, or is
+        not made.
 """
 
 from __future__ import annotations
@@ -93,7 +95,8 @@ class Budgeted(Metered):
         self.is_counted = self._output > 0
         self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
-        self._ticket: Ticket | None = exchange.state.get("budgets.ticket") if cover.throttled else None
+        ticket: Ticket | None = exchange.state.get("budgets.ticket")
+        self._ticket = None if ticket is None or ticket.has_left else ticket
 
     def _longest(self, default: int) -> int:
         """Tokens that the answer may have: what was asked for, where the model can give that much."""
@@ -142,16 +145,16 @@ class Budgeted(Metered):
         held: list[int] = []
         claims: list[Claim] = []
         counted = self._exchange.state.get("budgets")
-        for applied in self._applied:
-            rule, scope = applied
-            if rule.unit == "requests":  # the attempts of a request are one request
+        for rule, scope in self._applied:
+            unit = rule.unit
+            if unit == "requests":  # the attempts of a request are one request
                 amount = 0 if counted is not None and (rule.name, scope) in counted else 1
-            elif self._free and rule.unit != "concurrent":
-                amount = 0
+            elif unit == "concurrent":
+                amount = 1
             else:
-                amount = self._need.amount(rule, self._output)
+                amount = 0 if self._free else self._need.amount(rule, self._output)
             held.append(amount)
-            claims.append(claim_of(applied, amount))
+            claims.append(Claim(scope, unit, rule.window, rule.sliding, amount, rule.hard, rule.name))
         self._held = held
         return claims
 
@@ -159,7 +162,7 @@ class Budgeted(Metered):
         """How long the answer may be, where that is of use. Raises what the budget's action is."""
         rule, _ = self._applied_of(short)
         room = short.claim.limit - short.used - short.held
-        if rule.action == "fallback":
+        if rule.action == "fallback" or self.attempt.reason == "hedge":
             raise self._refused(short)
         if rule.action == "throttle":
             if short.claim.amount <= short.claim.limit:
@@ -197,6 +200,8 @@ class Budgeted(Metered):
             until = f" There is room again at {datetime.fromtimestamp(short.frees_at, UTC):%Y-%m-%dT%H:%M:%SZ}."
         words = f"The budget `{rule.name}` ({rule.words}) is used up.{until}"
         error = ClawError("budget.exhausted", words, policy=rule.name, **details)
+        if self.attempt.reason == "hedge":
+            return error
         self._app.count("clawproxy_budget_refused_total", budget=rule.name, action=rule.action)
         if rule.action == "fallback":
             return Detour(error, model=rule.model)
@@ -223,7 +228,10 @@ class Budgeted(Metered):
             if line is None or rule.action != "throttle" or (self._ticket is not None and line is self._ticket.line):
                 continue
             if rule.unit != "requests" or (rule.name, scope) not in self._exchange.state.get("budgets", ()):
-                raise Detour(ClawError("budget.exhausted", policy=rule.name), turn=self._take_ticket(rule, scope, None))
+                error = ClawError("budget.exhausted", policy=rule.name)
+                if self.attempt.reason == "hedge":
+                    raise error
+                raise Detour(error, turn=self._take_ticket(rule, scope, None))
 
     # --- while it streams ----------------------------------------------------------------------------------------------------
 
@@ -303,11 +311,22 @@ class Budgeted(Metered):
 
     def _close(self, row: LedgerClose) -> Awaitable[None]:
         charges = []
+        billed = None if self.route.recorded is not None else self.billed
+        given, taken = (0, 0) if billed is None else (billed.input_tokens or 0, billed.output_tokens or 0)
         for (rule, scope), held in zip(self._applied, self._held, strict=True):
-            amount = self._used(rule, scope, held)
-            if rule.unit not in AT_ONCE and amount > held:
-                self._overran(rule, scope, amount, held)
-            charges.append(Charge(scope, rule.unit, rule.window, rule.sliding, amount))
+            unit = rule.unit
+            if unit == "requests":
+                amount = self._counts(rule, scope)
+            elif unit == "concurrent" or billed is None:
+                amount = 0
+            else:
+                if unit == "nano":
+                    amount = held if self.cost is None else self.cost
+                else:
+                    amount = given + taken if unit == "tokens" else given if unit == "input_tokens" else taken
+                if amount > held:
+                    self._overran(rule, scope, amount, held)
+            charges.append(Charge(scope, unit, rule.window, rule.sliding, amount))
         closing = self._app.store.close_row(row, charges)
         lines = self._budgets.lines
         if lines.waiting:
@@ -317,27 +336,15 @@ class Budgeted(Metered):
             self._look(watch, row.closed, 0)
         return closing
 
-    def _used(self, rule: Rule, scope: str, held: int) -> int:
-        if rule.unit == "requests":
-            if not self.attempt.sent and self.route.recorded is None:
-                return 0
-            counted = self._exchange.state.setdefault("budgets", set())
-            if (rule.name, scope) in counted:  # by another attempt, before or beside this one
-                return 0
-            counted.add((rule.name, scope))
-            return 1
-        billed = self.billed
-        if rule.unit == "concurrent" or billed is None or self.route.recorded is not None:
+    def _counts(self, rule: Rule, scope: str) -> int:
+        """How many requests it is."""
+        if not self.attempt.sent and self.route.recorded is None:
             return 0
-        given, taken = billed.input_tokens or 0, billed.output_tokens or 0
-        match rule.unit:
-            case "tokens":
-                return given + taken
-            case "input_tokens":
-                return given
-            case "output_tokens":
-                return taken
-        return held if self.cost is None else self.cost
+        counted = self._exchange.state.setdefault("budgets", set())
+        if (rule.name, scope) in counted:  # by another attempt, before or beside this one
+            return 0
+        counted.add((rule.name, scope))
+        return 1
 
     def _overran(self, rule: Rule, scope: str, amount: int, held: int) -> None:
         """The provider reports more than was held. What `tight` held too little is charged all the same."""

@@ -65,14 +65,14 @@ class Line:
 class Ticket:
     """A place in a line (`hookspecs.Turn`). Made when an attempt found no room; kept until it did."""
 
-    __slots__ = ("_left", "event", "frees_at", "key", "line")
+    __slots__ = ("event", "frees_at", "has_left", "key", "line")
 
     def __init__(self, line: Line, key: str, frees_at: float | None) -> None:
         self.line = line
         self.key = key
         self.frees_at = frees_at
         self.event = trio.Event()
-        self._left = False
+        self.has_left = False
         line.join(self)
 
     def again(self, frees_at: float | None) -> None:
@@ -90,8 +90,8 @@ class Ticket:
             self.event.set()
 
     def leave(self) -> None:
-        if not self._left:
-            self._left = True
+        if not self.has_left:
+            self.has_left = True
             self.line.drop(self)
 
 

@@ -50,14 +50,11 @@ class Rule:
     tight: bool
     words: str
     """`10 requests a day`."""
+    hard: int
+    """The limit of its claims."""
 
     def account(self, scope: str) -> Account:
         return Account(scope, self.unit, self.window, self.sliding)
-
-    @property
-    def hard(self) -> int:
-        """The limit of its claims."""
-        return UNLIMITED if self.action == "notify" else self.limit
 
 
 Applied = tuple[Rule, str]
@@ -158,6 +155,7 @@ def compiled(budgets: Mapping[str, BudgetConfig]) -> Rules:
                 action=action,
                 model=model,
                 tight=budget.mode == "tight",
+                hard=UNLIMITED if action == "notify" else limit.amount,
                 words=_words(budget.limit.strip(), limit.unit, budget.window, budget.sliding),
             )
         )

@@ -94,6 +94,7 @@ def test_windows(tmp_path: Path) -> None:
 
 
 def test_dollars_where_all_that_is_covered_has_a_price(tmp_path: Path) -> None:
+    """B-10: else it is refused."""
     for scope in ("model:dear", "key:rich"):
         assert budget(tmp_path, f'{DAY}scope = "{scope}"\nlimit = "$5"') == []
     assert budget(tmp_path, f'{DAY}scope = "global"\nlimit = "$5"', '[providers.a]\nbase_url = "http://127.0.0.1:9/v1"\n') == [

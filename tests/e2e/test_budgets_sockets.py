@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from clawproxy.clocks import Deadlines
-from clawproxy.config import BudgetConfig, ModelConfig, Price, PriceConfig, RouteConfig
+from clawproxy.config import BudgetConfig, KeyConfig, ModelConfig, Price, PriceConfig, RouteConfig, SecretRef
 from clawproxy.stores.base import LedgerRow
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, chat_body
@@ -160,6 +160,7 @@ async def test_a_stream_is_cut_at_the_edge(tmp_path: Path) -> None:
 
 
 async def test_a_provider_that_sends_more_than_it_was_asked_for_at_once(tmp_path: Path) -> None:
+    """B-08: charged is what was held, the rest is an overrun."""
     async with budgeted(tmp_path, day=BudgetConfig("global", "50 output_tokens", "day")) as running:
         reply = await ask(running, f"script: say* {'x' * 300}; usage 5 300; end", max_tokens=50)
         assert reply.status == 200
@@ -174,7 +175,7 @@ async def test_a_provider_that_sends_more_than_it_was_asked_for_at_once(tmp_path
 
 
 async def test_a_barrier(tmp_path: Path) -> None:
-    """Ten requests' room in four accounts at once, and two hundred requests."""
+    """B-01. Ten requests' room in four accounts at once, and two hundred requests."""
     budgets = {
         "key": BudgetConfig("key:test", "10 requests", "day"),
         "model": BudgetConfig("model:*", f"{10 * 20} output_tokens", "hour"),
@@ -300,3 +301,38 @@ async def test_the_socket_and_its_steering_come_under_budgets_too(tmp_path: Path
         end = (await ws.end())[-1]
         assert end["type"] == "llm_response_end"  # it is one request, however often it is steered
         assert len(running.provider.log.entries) == 2
+
+
+async def test_b_02_the_first_requests_of_somebody_unknown(tmp_path: Path) -> None:
+    """Eight at once from each of several users that no account was ever made for, with room for one: one gets in."""
+    prompt = "script: say hello; pause 100ms; end"
+    keys = {"test": KeyConfig(SecretRef("", KEY), may_assert=True)}
+    each = BudgetConfig("user:*", "1 requests", "day")
+    async with gateway(tmp_path, budgets={"each": each}, models=MODELS, keys=keys) as running:
+        statuses: dict[str, list[int]] = {user: [] for user in ("ann", "bob", "cas")}
+
+        async def one(user: str) -> None:
+            statuses[user].append((await ask(running, prompt, user=user)).status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                for user in statuses:
+                    nursery.start_soon(one, user)
+        assert [sorted(each) for each in statuses.values()] == [[200] + [429] * 7] * 3
+        assert len(running.provider.log.entries) == 3
+
+
+async def test_b_07_a_request_that_was_read_is_not_sent_again(tmp_path: Path) -> None:
+    """The provider resets the connection after it read the request, with retries on: what it did with it is not known."""
+    budgets = {"day": BudgetConfig("global", "$1", "day"), "requests": BudgetConfig("global", "9 requests", "day")}
+    async with gateway(tmp_path, budgets=budgets, models=MODELS, sections={"router": {}}) as running:
+        reply = await ask(running, "script: reset")
+        assert (reply.status, reply.json()["error"]["code"]) == (502, "provider_error.cut")
+        [entry] = running.provider.log.entries
+        [row] = await rows(running)
+        assert row.closed is not None
+        assert row.opened.id == entry.header("x-request-id")
+        assert (row.closed.outcome, row.closed.sent, row.closed.source) == ("provider_error.cut", True, "estimated")
+        assert row.closed.cost_nano
+        used = {total.account.unit: total.used for total in await running.server.gateway.app.store.totals()}
+        assert used == {"nano": row.closed.cost_nano, "requests": 1}

@@ -21,6 +21,7 @@ BOUND = 18 + 20
 
 
 async def test_of_two_hundred_at_once_ten_are_let_in_on_every_account() -> None:
+    """B-01."""
     each = BOUND
     budgets = {
         "key": BudgetConfig("key:bench", f"{10 * each} tokens", "day"),

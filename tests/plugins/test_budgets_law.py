@@ -104,6 +104,7 @@ async def holds(gateway: Claw, most: Mapping[tuple[str, str], int]) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_the_law(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """B-04."""
     await law(4, 60, seed)
 
 

@@ -36,6 +36,7 @@ def move(monkeypatch: pytest.MonkeyPatch) -> Move:
 
 @pytest.mark.parametrize("window", FIXED)
 async def test_a_fixed_window_begins_anew_on_the_full_one(window: str, move: Move) -> None:
+    """B-11."""
     async with budgeted(b=BudgetConfig("global", "1 requests", window)) as gateway:  # type: ignore[arg-type]
         assert (await gateway.ask()).error is None
         refused = (await gateway.ask()).error
@@ -80,6 +81,7 @@ async def test_a_total_never_ends(move: Move) -> None:
 
 
 async def test_what_streams_across_the_boundary_is_charged_where_it_was_held(move: Move, autojump_clock: MockClock) -> None:
+    """B-11."""
     async with budgeted(b=BudgetConfig("global", "100 output_tokens", "day")) as gateway:
         gateway.upstream.will_say(Pause(5), "late")
         answers: list[Answer] = []

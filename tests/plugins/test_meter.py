@@ -262,6 +262,7 @@ async def test_retries_add_up_and_one_estimate_makes_the_sum_one(gateway: Gatewa
     ],
 )
 async def test_absurd_usage_gives_no_credit(gateway: Gateway, reported: tuple[Any, Any], billed: tuple[int, int]) -> None:
+    """B-09."""
     exchange = make_exchange()
     report = usage(*reported, raw={"as": "said"})
     await gateway.attempt(exchange, [Text("x" * 8), report, End()], request=make_request(PROMPT, max_tokens=10))

@@ -89,6 +89,7 @@ async def test_a_failover_is_paid_twice_where_the_first_was() -> None:
 
 @pytest.mark.parametrize(("model", "cost"), [("unpriced", None), ("free", 0)])
 async def test_not_known_is_not_free(model: str, cost: int | None) -> None:
+    """B-10."""
     async with claw(config=CONFIG) as gateway:
         gateway.upstream.will_say(Text("x"))
         answer = await ask(gateway, model)

@@ -142,6 +142,7 @@ def test_ten_thousand_random_costs_sum_exactly() -> None:
 
 @pytest.mark.slow
 def test_a_million_random_costs_sum_exactly() -> None:
+    """B-12."""
     began = time.process_time()
     _sum_is_exact(1_000_000)
     assert time.process_time() - began < 60

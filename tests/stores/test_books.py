@@ -68,6 +68,29 @@ async def test_an_orphan_is_charged_what_it_held_topped_up_too(tmp_path: Path) -
         crash(store)
 
 
+async def test_an_orphans_row_says_what_was_held_of_its_answer_at_last(tmp_path: Path) -> None:
+    output = Account("user:ann", "output_tokens", "day", True)
+    store = SqliteStore.open(tmp_path, "one")
+    by_all = make_open(opened=time.time(), reserved_input=3, reserved_output=7)
+    by_answer = make_open(opened=time.time(), reserved_input=3, reserved_output=7)
+    unknown = make_open(opened=time.time(), reserved_input=3, reserved_output=None)
+    await store.reserve(by_all, claims())
+    await store.top_up(by_all.id, claims(1024, 5))
+    await store.reserve(by_answer, [Claim(*output, 7, 10**9, "o")])
+    await store.top_up(by_answer.id, [Claim(*output, 512, 10**9, "o")])
+    await store.open_row(unknown)
+    crash(store)
+    store = SqliteStore.open(tmp_path, "two")
+    found = {row.opened.id: row.closed for row in await store.rows()}
+    assert [closed.output_tokens for row in (by_all, by_answer, unknown) if (closed := found[row.id])] == [
+        7 + 1024,
+        7 + 512,
+        None,
+    ]
+    assert await used(store) == [(3 + 7 + 1024, 0), (1005, 0)]
+    await store.aclose()
+
+
 async def test_killed_after_folding_the_closing_and_before_anything_else(tmp_path: Path) -> None:
     """The journal is still there; what was folded of it is not charged again."""
     store = SqliteStore.open(tmp_path, "one")

@@ -111,6 +111,7 @@ async def test_tools_see_what_a_running_gateway_has_written(tmp_path: Path) -> N
 
 @pytest.mark.slow
 async def test_kill_9_loses_no_attempt(tmp_path: Path) -> None:
+    """B-06, of the store alone."""
     state_dir = tmp_path / "state"
     chance = random.Random(20)
     opened: set[str] = set()
