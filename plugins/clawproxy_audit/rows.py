@@ -66,6 +66,16 @@ class _Considered(msgspec.Struct, gc=False):
     score: float | None
 
 
+class _Scanned(msgspec.Struct, gc=False, omit_defaults=True):
+    """What policies looked at: the groups of rules, bytes of text, and how often each rule matched. Never what."""
+
+    prompt: list[str]
+    answer: list[str]
+    prompt_bytes: int = 0
+    answer_bytes: int = 0
+    found: dict[str, int] = {}
+
+
 class Row(msgspec.Struct, gc=False):
     """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh."""
 
@@ -97,6 +107,7 @@ class Row(msgspec.Struct, gc=False):
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     """The key's, its `region:` among them."""
+    scanned: _Scanned | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -134,6 +145,9 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
         row.considered = [_Considered(each.provider, each.model, each.why, each.score) for each in weighed]
     if principal.tags:
         row.tags = list(principal.tags[:MAX_NOTICES])
+    if (seen := exchange.scanned) is not None:
+        found = seen.found() if seen.counts else {}
+        row.scanned = _Scanned(list(seen.prompt), list(seen.answer), seen.prompt_bytes, seen.answer_bytes, found)
     return to_line(row)
 
 
