@@ -21,7 +21,7 @@ from clawproxy.messages import ChatRequest
 from clawproxy_sanitize.injection import Injection
 from clawproxy_sanitize.prompt import changed, texts
 from clawproxy_sanitize.restore import Restoring, Vault
-from clawproxy_sanitize.scanner import INVISIBLE, Scanner, encode
+from clawproxy_sanitize.scanner import INVISIBLE, Doubts, Scanner, encode
 from clawproxy_sanitize.settings import SanitizeSettings, active, groups, rules
 from clawproxy_sanitize.stream import Answer
 
@@ -115,7 +115,8 @@ async def prepare_request(exchange: Exchange, request: ChatRequest, state: Sanit
         counts: dict[str, int] = {}
         scanned.counts.append(counts)
         vault = _vault(exchange, scanned, state) if state.restores else None
-        result = changed(request, lambda text: scanner.redact(text, counts, vault))
+        doubts = Doubts()
+        result = changed(request, lambda text: scanner.redact(text, counts, vault, doubts))
         if counts:
             _tell(exchange, "prompt", scanner, counts)
     if state.classifier is not None:

@@ -41,8 +41,8 @@ class Classifier:
         if (problem := problem_with(settings.url)) is not None:
             problems.append(f"{where}.url: {problem}.")
         budget = app.config.pipeline.hook_budget
-        if not 0 < settings.deadline < budget:
-            problems.append(f"{where}.deadline: must be more than 0 and less than pipeline.hook_budget, which is {budget:g} s.")
+        if settings.deadline >= budget:
+            problems.append(f"{where}.deadline: must be less than pipeline.hook_budget, which is {budget:g} s.")
         self._token = ""
         if settings.token is not None:
             try:
@@ -58,17 +58,20 @@ class Classifier:
         """The labels of what it objects to, `classifier` where it names none; None where it does not. Raises Refusal where it
         could not be asked and `on_error` says so."""
         if self._asking >= MOST_AT_ONCE:
-            return self._failed("too many questions at once")
+            self._failed("too many questions at once")
+            return None
         self._asking += 1
         try:
             answer = await self._ask(exchange, model, said)
         except FetchError as error:
-            return self._failed(str(error))
+            self._failed(str(error))
+            return None
         finally:
             self._asking -= 1
         flagged = answer.get("flagged")
         if not isinstance(flagged, bool):
-            return self._failed("its answer has no `flagged`")
+            self._failed("its answer has no `flagged`")
+            return None
         if not flagged:
             return None
         labels = answer.get("labels")

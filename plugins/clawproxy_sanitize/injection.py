@@ -40,33 +40,34 @@ class Wording:
     pattern: str
 
 
-_S = r"[\s\"'*_.,:;()-]{1,4}"
+_S = r"[\s\"'*_.,:;()-]+"
 _BEFORE = (
-    r"(?:previous|prior|above|earlier|preceding|foregoing|past|former|existing|original|initial|system|current|safety|developer)"
+    r"(?:previous|prior|above|earlier|preceding|foregoing|past|former|existing|original|initial|system|current|safety"
+    r"|developer)"
 )
 _RULES = r"(?:instruction|direction|prompt|rule|guideline|command|order|message|polic|constraint|restriction|training|context)"
 _DROP = (
     r"(?:ignore|disregard|forget|override|bypass|neglect|discard|do not follow|don't follow|stop following|pay no attention to)"
 )
-_SECRET = (
+_TREASURE = (
     r"(?:api keys?|passwords?|credentials|conversation|chat history|secrets?|access tokens?|environment variables|ssh keys?)"
 )
 
 WORDINGS: tuple[Wording, ...] = (
-    Wording(
-        "override", 1.0, rf"(?i:\b{_DROP}{_S}(?:[a-z']{{1,10}}{_S}){{0,4}}{_BEFORE}{_S}(?:[a-z]{{1,10}}{_S}){{0,3}}{_RULES})"
-    ),
+    Wording("override", 1.0, rf"(?i:\b{_DROP}{_S}(?:[a-z']+{_S}){{0,4}}{_BEFORE}{_S}(?:[a-z]+{_S}){{0,3}}{_RULES})"),
     Wording(
         "override_all",
         1.0,
-        rf"(?i:\b{_DROP}{_S}(?:all{_S}|of{_S}){{0,2}}(?:everything{_S}(?:above|before|you|that|said)|(?:your|my){_S}(?:[a-z]{{1,10}}{_S}){{0,2}}"
+        rf"(?i:\b{_DROP}{_S}(?:all{_S}|of{_S}){{0,2}}(?:everything{_S}(?:above|before|you|that|said)|(?:your"
+        rf"|my){_S}(?:[a-z]+{_S}){{0,2}}"
         rf"{_RULES}))",
     ),
     Wording(
         "reveal",
         0.8,
         rf"(?i:\b(?:reveal|print|show|repeat|output|display|leak|dump|recite|tell me|give me|write out|what (?:is|are|was)){_S}"
-        rf"(?:[a-z]{{1,10}}{_S}){{0,3}}(?:system{_S}(?:prompt|message)|(?:initial|hidden|original|secret){_S}(?:instructions|prompt)"
+        rf"(?:[a-z]+{_S}){{0,3}}(?:system{_S}(?:prompt|message)|(?:initial|hidden|original"
+        rf"|secret){_S}(?:instructions|prompt)"
         rf"|(?:instructions|prompt|text|words){_S}above))",
     ),
     Wording(
@@ -80,32 +81,41 @@ WORDINGS: tuple[Wording, ...] = (
     Wording(
         "new_orders",
         0.6,
-        r"(?i:\b(?:new|updated|real|actual|revised|urgent) (?:system )?(?:instructions?|prompt|task|directives?|orders)\b\s{0,2}[:.]"
-        r"|\bfrom now on,? you (?:will|must|shall|are)\b|\byour (?:new|real|true) (?:task|goal|purpose|instructions?) (?:is|are)\b)",
+        r"(?i:\b(?:new|updated|real|actual|revised|urgent) (?:system )?(?:instructions?|prompt|task|directives?"
+        r"|orders)\b\s{0,2}[:.]"
+        r"|\bfrom now on,? you (?:will|must|shall|are)\b|\byour (?:new|real|true) (?:task|goal|purpose"
+        r"|instructions?) (?:is|are)\b)",
     ),
     Wording(
         "role_marks",
         0.6,
-        r"(?i:<\|(?:im_start|system|start_header_id|begin_of_text)\|>|\[/?INST\]|<</?SYS>>|</?(?:system|system_prompt|important)>"
-        r"|\[system\]|#{2,3} ?system\b|\bsystem (?:override|update|notice):|\bend of (?:user )?(?:document|input|prompt|data)\b)",
+        r"(?i:<\|(?:im_start|system|start_header_id|begin_of_text)\|>|\[/?INST\]|<</?SYS>>|</?(?:system|system_prompt"
+        r"|important)>"
+        r"|\[system\]|#{2,3} ?system\b|\bsystem (?:override|update|notice):|\bend of (?:user )?(?:document|input|prompt"
+        r"|data)\b)",
     ),
     Wording(
         "secrecy",
         0.6,
-        rf"(?i:\b(?:do not|don't|never|without) (?:tell|inform|mention|reveal|notify|alert|telling|informing|notifying|mentioning)"
-        rf"{_S}(?:[a-z]{{1,8}}{_S}){{0,3}}(?:user|human|anyone|anybody|owner)\b)",
+        rf"(?i:\b(?:do not|don't|never|without) (?:tell|inform|mention|reveal|notify|alert|telling|informing|notifying"
+        rf"|mentioning)"
+        rf"{_S}(?:[a-z]+{_S}){{0,3}}(?:user|human|anyone|anybody|owner)\b)",
     ),
     Wording(
         "exfiltrate",
         0.8,
-        rf"(?i:\b(?:send|post|forward|exfiltrate|upload|transmit|e-?mail|append|encode|leak){_S}(?:[a-z']{{1,12}}{_S}){{0,5}}{_SECRET}{_S}"
-        rf"(?:[a-z']{{1,12}}{_S}){{0,5}}(?:to|into|in|at){_S}(?:[a-z']{{1,12}}{_S}){{0,2}}(?:https?:|url|www|[a-z0-9.]{{1,30}}@|webhook|server|attacker))",
+        rf"(?i:\b(?:send|post|forward|exfiltrate|upload|transmit|e-?mail|append|encode"
+        rf"|leak){_S}(?:[a-z']+{_S}){{0,5}}{_TREASURE}{_S}"
+        rf"(?:[a-z']+{_S}){{0,5}}(?:to|into|in|at){_S}(?:[a-z']+{_S}){{0,2}}(?:https?:|url|www"
+        rf"|[a-z0-9.]{{1,30}}@|webhook|server|attacker))",
     ),
     Wording(
         "addressed",
         0.6,
-        r"(?i:\b(?:attention|important|note|notice|instructions?|message) (?:to|for) (?:the |any |all )?(?:AI|LLM|language model|assistant|"
-        r"agent|chatbot|model)s?\b|\b(?:AI|LLM|assistant|language model|agent|chatbot)s?,? (?:reading|processing|analy[sz]ing|summari[sz]ing|"
+        r"(?i:\b(?:attention|important|note|notice|instructions?|message) (?:to|for) (?:the |any |all )?(?:AI|LLM"
+        r"|language model|assistant|"
+        r"agent|chatbot|model)s?\b|\b(?:AI|LLM|assistant|language model|agent|chatbot)s?,? (?:reading|processing"
+        r"|analy[sz]ing|summari[sz]ing|"
         r"reviewing|when you read) this\b|\bif you are an? (?:AI|LLM|language model|assistant)\b)",
     ),
     Wording(
@@ -117,21 +127,24 @@ WORDINGS: tuple[Wording, ...] = (
     Wording(
         "override_other",
         1.0,
-        r"(?i:\b(?:ignorieren? sie|ignoriere|vergiss|vergessen sie|missachte)\s(?:\pL{1,12}\s){0,4}(?:anweisung|regel|vorgabe|instruktion)"
-        r"|\b(?:ignore[zr]?|oublie[zr]?)\s(?:\pL{1,12}\s){0,3}(?:instructions|consignes|règles)\s(?:\pL{1,12}\s)?"
+        r"(?i:\b(?:ignorieren? sie|ignoriere|vergiss|vergessen sie|missachte)\s(?:\S+\s){0,4}(?:anweisung|regel"
+        r"|vorgabe|instruktion)"
+        r"|\b(?:ignore[zr]?|oublie[zr]?)\s(?:\S+\s){0,3}(?:instructions|consignes|règles)\s(?:\S+\s)?"
         r"(?:précédentes|antérieures|ci-dessus)"
-        r"|\b(?:ignora|ignore|olvida|olvide)\s(?:\pL{1,12}\s){0,3}(?:instrucciones|reglas|órdenes|indicaciones)\s(?:\pL{1,12}\s)?(?:anteriores|previas)"
-        r"|\b(?:ignora|dimentica)\s(?:\pL{1,12}\s){0,3}(?:istruzioni|regole)\s(?:\pL{1,12}\s)?precedenti"
-        r"|\b(?:ignore|esqueça)\s(?:\pL{1,12}\s){0,3}(?:instruções|regras)\s(?:\pL{1,12}\s)?(?:anteriores|acima)"
-        r"|(?:игнорируй|забудь)(?:те)?\s(?:\pL{1,12}\s){0,3}(?:инструкции|указания|правила)"
-        r"|(?:忽略|无视|忘记)(?:你)?(?:之前|以上|前面|上面|所有|先前)\pL{0,6}(?:指令|指示|提示|规则|说明)"
+        r"|\b(?:ignora|ignore|olvida|olvide)\s(?:\S+\s){0,3}(?:instrucciones|reglas|órdenes"
+        r"|indicaciones)\s(?:\S+\s)?(?:anteriores|previas)"
+        r"|\b(?:ignora|dimentica)\s(?:\S+\s){0,3}(?:istruzioni|regole)\s(?:\S+\s)?precedenti"
+        r"|\b(?:ignore|esqueça)\s(?:\S+\s){0,3}(?:instruções|regras)\s(?:\S+\s)?(?:anteriores|acima)"
+        r"|(?:игнорируй|забудь)(?:те)?\s(?:\S+\s){0,3}(?:инструкции|указания|правила)"
+        r"|(?:忽略|无视|忘记)(?:你)?(?:之前|以上|前面|上面|所有|先前)\S{0,6}(?:指令|指示|提示|规则|说明)"
         r"|(?:以前|上記|これまで|前)の(?:すべての)?(?:指示|命令|ルール)を(?:すべて)?(?:無視|忘れ))",
     ),
 )
-_ROT13 = r"(?i:\b(?:vtaber|qvfertneq|sbetrg|erirny|bireevqr)\s(?:[a-z]{1,10}\s){0,4}(?:vafgehpgvba|cebzcg|ehyr|thvqryvar|flfgrz|cerivbhf|nobir))"
+_ROT13 = r"(?i:\b(?:vtaber|qvfertneq|sbetrg|erirny|bireevqr)\s(?:[a-z]+\s){0,4}(?:vafgehpgvba|cebzcg|ehyr|thvqryvar|flfgrz|cerivbhf|nobir))"
 _BASE64 = r"[A-Za-z0-9+/]{32}"
 _LOOK_ALIKE = (
-    r"[A-Za-z][\p{Cyrillic}\p{Greek}]|[\p{Cyrillic}\p{Greek}][A-Za-z]|[\x{1d400}-\x{1d7ff}\x{ff21}-\x{ff5a}\x{24b6}-\x{24e9}]{3}"
+    r"[A-Za-z][\p{Cyrillic}\p{Greek}]|[\p{Cyrillic}\p{Greek}][A-Za-z]"
+    r"|[\x{1d400}-\x{1d7ff}\x{ff21}-\x{ff5a}\x{24b6}-\x{24e9}]{3}"
 )
 _RUN = re2.compile(rb"[A-Za-z0-9+/]{32,}")
 _FOLD = str.maketrans(dict(zip(
@@ -140,6 +153,10 @@ _FOLD = str.maketrans(dict(zip(
     strict=True,
 )))  # fmt: skip
 """Letters of other scripts that look like Latin ones, those that are used for it (Unicode's confusables.txt has thousands)."""
+
+
+PATTERNS = (*(wording.pattern for wording in WORDINGS), _ROT13, _BASE64, _LOOK_ALIKE, GATE)
+"""The wordings, then what tells that something may have to be unwrapped."""
 
 
 class Injection:
@@ -152,7 +169,7 @@ class Injection:
         chosen.never_capture = True
         chosen.max_mem = 64 << 20
         self._set: Any = re2.Set.SearchSet(chosen)
-        for pattern in (*(wording.pattern for wording in WORDINGS), _ROT13, _BASE64, _LOOK_ALIKE, GATE):
+        for pattern in PATTERNS:
             self._set.Add(pattern.encode())
         self._set.Compile()
 
@@ -163,16 +180,14 @@ class Injection:
             said: all texts of the request.
             data: the same as UTF-8, a line break between them.
         """
-        hits = self._hits(data)
-        if len(said) > 1:
-            hits = {*hits, *self._hits(_encode(_seams(said)))}
+        hits = {*self._hits(data), *(self._hits(_encode(_seams(said))) if len(said) > 1 else ())}
         if not hits:
             return {}
         weights: dict[str, float] = {}
         outside = _outside(request)
         plain = "\n".join((*outside, _seams(outside)))
         if min(hits) < len(WORDINGS):
-            hits = self._hits(_encode(plain))  # the application's own texts do not count
+            hits = set(self._hits(_encode(plain)))  # the application's own texts do not count
             weights = {WORDINGS[hit].name: WORDINGS[hit].weight for hit in hits if hit < len(WORDINGS)}
         if max(hits, default=0) >= len(WORDINGS):
             for hidden in _unwrapped(plain[:UNWRAPPED], {hit - len(WORDINGS) for hit in hits}):

@@ -1,8 +1,8 @@
 """Characters nobody sees: they hide instructions from a reader, and words from a pattern.
 
-Rule 1: tags (U+E0000 block) and overrides of direction go wherever they stand; zero-width marks go after a visible ASCII character, where
-        no script needs them, and stay elsewhere: emoji, Persian, Thai and Indic text are made of them. A variation selector stays
-        where it selects: one after its character, of the supplement only after an ideograph.
+Rule 1: tags (U+E0000 block) and overrides of direction go wherever they stand; zero-width marks go after a visible ASCII
+        character, where no script needs them, and stay elsewhere: emoji, Persian, Thai and Indic text are made of them. A
+        variation selector stays where it selects: one after its character, of the supplement only after an ideograph.
 Rule 2: what counts as "before" is the last character that stayed. So it is the same, however the text is cut.
 
 The three flags made of tags (England, Scotland, Wales) lose them.
@@ -19,6 +19,8 @@ _SELECTORS: Final = "\ufe00-\ufe0f"
 _SUPPLEMENT: Final = "\U000e0100-\U000e01ef"
 
 _RUNS = re.compile(f"[{_ZERO}{_ALWAYS}{_SELECTORS}{_SUPPLEMENT}]+")
+_PLAIN = re.compile(f"(?<=[!-~])[{_ZERO}](?![{_ZERO}{_ALWAYS}{_SELECTORS}{_SUPPLEMENT}])")
+"""The most common, and all there is in a flood."""
 _IS_ZERO = re.compile(f"[{_ZERO}]")
 _IS_SELECTOR = re.compile(f"[{_SELECTORS}]")
 _IS_SUPPLEMENT = re.compile(f"[{_SUPPLEMENT}]")
@@ -43,8 +45,9 @@ def stripped(text: str, before: str = "") -> tuple[str, int]:
     Args:
         before: the character before the text, where there is one.
     """
+    text, gone = _PLAIN.subn("", text)
     out: list[str] = []
-    place = gone = 0
+    place = 0
     for run in _RUNS.finditer(text):
         out.append(text[place : run.start()])
         last = text[run.start() - 1] if run.start() else before
@@ -55,8 +58,8 @@ def stripped(text: str, before: str = "") -> tuple[str, int]:
                 out.append(char)
                 last = char
         place = run.end()
-    if not gone:
-        return text, 0
+    if not out:
+        return text, gone
     out.append(text[place:])
     return "".join(out), gone
 

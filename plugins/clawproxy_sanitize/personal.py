@@ -10,13 +10,14 @@ from __future__ import annotations
 from clawproxy_sanitize import checks
 from clawproxy_sanitize.catalogue import Shape, token
 
-_BSN_LEAD = r"(?i:\b(?:bsn|burgerservicenummer|sofinummer)\b[^0-9\n]{0,20})"
+_BSN_LEAD = r"(?:\b|\\[nrtbf])(?i:(?:bsn|burgerservicenummer|sofinummer)\b[^0-9\n]{0,20})"
 _CODE = r"[0-9LMNPQRSTUVlmnpqrstuv]"
+_COUNTRIES = "|".join(checks.IBAN_LENGTHS)
 _DATE = r"[0-9]{2}(?:0[1-9]|1[0-2])[0-9]{2}"
 
 PERSONAL: tuple[Shape, ...] = (
     token("mail", r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b"),
-    token("iban", r"[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", checks.is_iban),
+    token("iban", rf"(?:{_COUNTRIES})[0-9]{{2}}(?: ?[A-Z0-9]{{4}}){{2,7}}(?: ?[A-Z0-9]{{1,3}})?\b", checks.is_iban),
     token(
         "card",
         r"(?:[2-6][0-9]{3}(?:[ -]?[0-9]{4}){3}|3[47][0-9]{2}[ -]?[0-9]{6}[ -]?[0-9]{5}|3[068][0-9]{2}[ -]?[0-9]{6}[ -]?[0-9]{4}"

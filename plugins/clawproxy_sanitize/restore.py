@@ -1,8 +1,8 @@
 """Placeholders go up, the originals come back: `[MAIL-5d1f0c3a]` for an address, and the address again in the answer.
 
-Rule 1: a placeholder is made of its original under a key (HMAC-SHA-256): the same value of the same client key has the same one in
-        every turn, so that histories agree and providers' prompt caches still match; nobody can make or reverse one without the
-        key, and other client keys have others.
+Rule 1: a placeholder is made of its original under a key (HMAC-SHA-256): the same value of the same client key has the same
+        one in every turn, so that histories agree and providers' prompt caches still match; nobody can make or reverse one
+        without the key, and other client keys have others.
 Rule 2: originals live in one exchange's `Vault` and nowhere else. What an exchange did not put there, it never gets back.
 Rule 3: reasoning keeps its placeholders: its provider checks in the next turn that it was not changed.
 Rule 4: a placeholder is known however it is cut; what may begin one waits, at most `LONGEST` characters.

@@ -104,6 +104,25 @@ SAMPLES = {
     "private_key": f"-----BEGIN RSA PRIVATE KEY-----\n{BODY}\n-----END RSA PRIVATE KEY-----",
 }
 
+PERSONAL_SAMPLES = {
+    "mail": "erika.mustermann+news@mail.example.org",
+    "phone": "+49 30 1234567",
+    "card": "4111 1111 1111 1111",
+    "iban": "DE89 3704 0044 0532 0130 00",
+    "us_ssn": "219-09-9999",
+    "uk_nino": "AB 12 34 56 C",
+    "de_steuer_id": "86095742719",
+    "fr_nir": "2 55 08 14 168 025 38",
+    "es_dni": "12345678Z",
+    "it_codice_fiscale": "RSSMRA85T10A562S",
+    "nl_bsn": "BSN 111222333",
+    "pl_pesel": "44051401359",
+    "se_personnummer": "811228-9874",
+    "br_cpf": "529.982.247-25",
+    "ch_ahv": "756.9217.0769.85",
+}
+"""Published examples of each kind, whose check digits hold; they are nobody's."""
+
 BENIGN = """
 Run `pip install scikit-learn` and sk-learn works; a task-manager, a disk-usage tool, risk-averse-people-everywhere-today.
 The header reads `-----BEGIN PRIVATE KEY-----` and ends with `-----END PRIVATE KEY-----`; never commit one.

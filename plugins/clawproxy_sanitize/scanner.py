@@ -30,8 +30,10 @@ _SHORT = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
 _NOTHING = r"[^\x00-\x{10FFFF}]"
 """Matches no text at all."""
 HEAD = 4096
-MOST = 1000
+MOST = 5000
 """Secrets in one prompt. A prompt of many more is no accident, and each costs 10 us of everybody's time."""
+DOUBTS = 20_000
+"""What only looks like one, in one prompt: each costs as much."""
 SHORT_ENOUGH = 256
 """Bytes of what can be masked or restored; what is longer is redacted."""
 INVISIBLE = "invisible"
@@ -66,6 +68,25 @@ class Rule:
             if placeholder is not None:
                 return placeholder.encode()
         return f"[redacted:{self.name}]".encode()
+
+
+class Doubts:
+    """How many look-alikes one prompt may still hold."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = DOUBTS
+
+    def one_more(self) -> None:
+        """Raises Refusal."""
+        self.left -= 1
+        if self.left < 0:
+            raise Refusal(
+                "refused.sanitize",
+                f"The prompt holds more than {DOUBTS} numbers that look like personal data.",
+                policy="sanitize",
+            )
 
 
 @frozen
@@ -186,7 +207,7 @@ class Scanner:
         found = self._begun.search(data, start)
         return None if found is None else int(found.start())
 
-    def redact(self, text: str, counts: dict[str, int], vault: Vault | None = None) -> str:
+    def redact(self, text: str, counts: dict[str, int], vault: Vault | None = None, doubts: Doubts | None = None) -> str:
         """The text with its secrets replaced: the same object where there are none. Raises Refusal where a rule blocks."""
         if not self._any.Match(encode(text)):
             return text
@@ -198,6 +219,8 @@ class Scanner:
             match = self.match(data, start)
             if match is None:
                 search = start + width(data, start)
+                if doubts is not None:
+                    doubts.one_more()
                 continue
             noted(match.rule, counts)
             if sum(counts.values()) - counts.get(INVISIBLE, 0) > MOST:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import re2
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from clawproxy.config import Duration, SecretRef
 from clawproxy.errors import ConfigError
@@ -72,7 +72,7 @@ class ClassifierSettings:
     """A service that is asked about each prompt, after everything else here was done to it."""
 
     url: str
-    deadline: Duration = Duration(0.5)
+    deadline: Duration = field(default=Duration(0.5), validator=validators.gt(Duration(0.0)))
     on_error: Literal["block", "allow"] = "block"
     """What happens where it does not answer in time, or not as it should."""
     action: Literal["block", "flag"] = "block"
@@ -137,7 +137,7 @@ def groups(settings: SanitizeSettings) -> list[Group]:
     for place, name in enumerate(wanted):
         if name not in names and name != "all":
             problems.append(
-                f"plugins.sanitize.personal.find[{place}]: {name!r} is not known; there are {', '.join(names)}, and all."
+                f"plugins.sanitize.personal.find[{place}]: `{name}` is not known; there are {', '.join(names)}, and all."
             )
     if not settings.injection.threshold > 0:
         problems.append("plugins.sanitize.injection.threshold: must be more than 0; a single strong wording weighs 1.0.")
@@ -181,7 +181,7 @@ def rules(found: Sequence[Group], settings: SanitizeSettings, way: Way) -> list[
 
 def active(found: Sequence[Group], settings: SanitizeSettings, way: Way) -> tuple[str, ...]:
     """The names of the groups that are looked for in one direction."""
-    on = [group.name for group in found if group.shapes and getattr(group, way) != "off"]
+    on: list[str] = [group.name for group in found if group.shapes and getattr(group, way) != "off"]
     if getattr(settings.invisible, way) != "off":
         on.append("invisible")
     if way == "input" and settings.injection.input != "off":
