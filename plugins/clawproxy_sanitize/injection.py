@@ -140,7 +140,10 @@ WORDINGS: tuple[Wording, ...] = (
         r"|(?:以前|上記|これまで|前)の(?:すべての)?(?:指示|命令|ルール)を(?:すべて)?(?:無視|忘れ))",
     ),
 )
-_ROT13 = r"(?i:\b(?:vtaber|qvfertneq|sbetrg|erirny|bireevqr)\s(?:[a-z]+\s){0,4}(?:vafgehpgvba|cebzcg|ehyr|thvqryvar|flfgrz|cerivbhf|nobir))"
+_ROT13 = (
+    r"(?i:\b(?:vtaber|qvfertneq|sbetrg|erirny|bireevqr|olcnff|artyrpg|cerivbhf|nobir|cevbe|vafgehpgvbaf?|cebzcg|ehyrf|flfgrz|frperg)"
+    r"\s[a-z]+\b)"
+)
 _BASE64 = r"[A-Za-z0-9+/]{32}"
 _LOOK_ALIKE = (
     r"[A-Za-z][\p{Cyrillic}\p{Greek}]|[\p{Cyrillic}\p{Greek}][A-Za-z]"

