@@ -56,6 +56,8 @@ class Rule:
     lead: str = ""
     accepts: Callable[[bytes], int] | None = None
     """As `catalogue.Shape`'s."""
+    parts: Literal["all", "led", "none"] = "none"
+    """Which part of an unfinished match must not be let go: all of it, what comes after its lead, none."""
 
     def replaced(self, found: bytes, vault: Vault | None = None) -> bytes:
         """What stands in a match's place."""
@@ -105,6 +107,8 @@ class Scanner:
     hidden: Hidden | None
     _union: Any = field(repr=False)
     _begun: Any = field(repr=False)
+    _parts: Any = field(repr=False)
+    _leads: Sequence[Any] = field(repr=False)
     _any: Any = field(repr=False)
     _quick: Any = field(repr=False)
     _which: Any = field(repr=False)
@@ -115,6 +119,9 @@ class Scanner:
         union = ("|".join(f"(?:{rule.followed.whole})" for rule in rules) or _NOTHING).encode()
         begun = "|".join(f"(?:{rule.followed.begun})" for rule in rules if rule.followed.begun is not None) or _NOTHING
         ending = rf"(?:{begun})\z".encode()
+        parts = (
+            "|".join(f"(?:{rule.followed.begun})" for rule in rules if rule.parts == "all" and rule.followed.begun) or _NOTHING
+        )
         gate = [] if hidden is None else [GATE.encode()]
         each = [
             (re2.compile(rule.followed.whole.encode(), chosen), re2.compile(rule.lead.encode(), chosen) if rule.lead else None)
@@ -125,6 +132,8 @@ class Scanner:
             hidden,
             re2.compile(union, chosen),
             re2.compile(ending, chosen),
+            re2.compile(rf"(?:{parts})\z".encode(), chosen),
+            tuple(lead for rule, (_, lead) in zip(rules, each, strict=True) if rule.parts == "led" and lead is not None),
             _set([union, *gate], chosen),
             _set([union, *gate, ending], chosen),
             _set([rule.followed.whole.encode() for rule in rules], chosen, anchored=True),
@@ -206,6 +215,17 @@ class Scanner:
         is a match that may go on)."""
         found = self._begun.search(data, start)
         return None if found is None else int(found.start())
+
+    def shows(self, data: bytes, start: int, least: int) -> int | None:
+        """Where, from `start` on, at least so many characters of an unfinished secret stand, to the end of `data`."""
+        found = self._parts.search(data, start)
+        if found is not None and len(decode(data[found.start() :])) >= least:
+            return int(found.start())
+        for lead in self._leads:
+            led = lead.match(data, start)
+            if led is not None and len(decode(data[led.end() :])) >= least:
+                return int(led.end())
+        return None
 
     def redact(self, text: str, counts: dict[str, int], vault: Vault | None = None, doubts: Doubts | None = None) -> str:
         """The text with its secrets replaced: the same object where there are none. Raises Refusal where a rule blocks."""

@@ -173,7 +173,10 @@ def rules(found: Sequence[Group], settings: SanitizeSettings, way: Way) -> list[
             if action == "restore" and way == "output":
                 action = "redact"
             if action != "off":
-                out.append(Rule(shape.name, action, follow(shape.pattern), shape.lead, shape.accepts))
+                led = bool(shape.lead) and shape.pattern.startswith(shape.lead)
+                # Half an address or number is let go when it is interrupted: most words begin like one.
+                parts: Literal["all", "led", "none"] = "none" if group.name in ("personal", "links") else "led" if led else "all"
+                out.append(Rule(shape.name, action, follow(shape.pattern), shape.lead, shape.accepts, parts))
     if sum(len(rule.followed.begun or "") for rule in out) > LARGEST:
         raise ConfigError(["plugins.sanitize: too much to look for; about a thousand words can be followed through a stream."])
     return out

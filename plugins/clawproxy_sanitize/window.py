@@ -106,8 +106,8 @@ class Window:
             dropping = _LIKE_A_KEY if place == len(self._buffer) and place > self._scan else None
             self._rest(self._buffer)
             self._dropping = dropping
-        elif len(decode(self._buffer[begun:])) >= LEAK:
-            self._give(begun, out)
+        elif (shown := self._scanner.shows(self._buffer, begun, LEAK)) is not None:
+            self._give(shown, out)
             self._counts["unfinished"] = self._counts.get("unfinished", 0) + 1
             self._replace(len(self._buffer), b"[redacted:unfinished]", out)
             self._rest(self._buffer)

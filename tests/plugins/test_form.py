@@ -20,6 +20,7 @@ PUBLIC = {
     "clawproxy.context",
     "clawproxy.errors",
     "clawproxy.events",
+    "clawproxy.fetch",
     "clawproxy.hookspecs",
     "clawproxy.keys",
     "clawproxy.messages",

@@ -284,3 +284,21 @@ async def test_without_anything_to_restore_nothing_is_held() -> None:
     exchange, sent = await exchanged(SAMPLES["openai"], state)
     assert sent.startswith("[OPENAI-")
     assert tap_of(exchange, state).change([Text(f"see {sent[:12]}")]) == [Text("see ")]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("see https://www.example.com", "see https://www.example.com"),
+        ("an internationalization", "an internationalization"),
+        ("order 4111 1111 1111 11", "order 4111 1111 1111 11"),
+        (f"Authorization: Bearer {LETTERS[:8]}", f"Authorization: Bearer {LETTERS[:8]}"),
+        (f"Authorization: Bearer {LETTERS[:14]}", "Authorization: Bearer [redacted:unfinished]"),
+        (f"https://{SAMPLES['anthropic'][:20]}", "https://[redacted:unfinished]"),
+        (f"https://me:{LETTERS[:14]}", "https://me:[redacted:unfinished]"),
+    ],
+)
+def test_what_is_interrupted_goes_on_unless_it_would_show_half_a_secret(text: str, shown: str) -> None:
+    window = Window(SCANNERS["redact"], {})
+    passed = window.feed(text)
+    assert "".join([text] if passed is None else [*passed, *window.interrupt()]) == shown
