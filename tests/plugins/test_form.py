@@ -23,6 +23,7 @@ PUBLIC = {
     "clawproxy.errors",
     "clawproxy.fetch",
     "clawproxy.events",
+    "clawproxy.fetch",
     "clawproxy.hookspecs",
     "clawproxy.keys",
     "clawproxy.messages",
