@@ -78,6 +78,19 @@ class PoolConfig:
 
 
 @frozen
+class HealthConfig:
+    """Whether a provider is there, asked again and again though no client asked it anything."""
+
+    every: Duration
+    """Required."""
+    path: str | None = None
+    """What is asked for, below `base_url`; None: the dialect's list of models."""
+    timeout: Duration = Duration(5.0)
+    failures: int = 2
+    """In a row, after which the provider is down."""
+
+
+@frozen
 class ProviderConfig:
     dialect: str = "openai_chat"
     base_url: str | None = None
@@ -103,6 +116,8 @@ class ProviderConfig:
     """Whether its models go on with an assistant message that comes last; None: as far as is known."""
     api_keys: tuple[SecretRef, ...] = ()
     """More credentials, beside `api_key` or instead of it: requests take turns among those that are well."""
+    health: HealthConfig | None = None
+    """None: nothing reaches it unless a client asked."""
 
     @property
     def credentials(self) -> tuple[SecretRef, ...]:

@@ -27,6 +27,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[server.tls]`": schema.TLSConfig,
     "## `[providers.NAME]`": schema.ProviderConfig,
     "## `[providers.NAME.pool]`": schema.PoolConfig,
+    "## `[providers.NAME.health]`": schema.HealthConfig,
     "## `[models.NAME]`": schema.ModelConfig,
     "Each route:": schema.RouteConfig,
     '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,
