@@ -243,7 +243,7 @@ def eager(request: ChatRequest, state: Router, routes: Sequence[Route]) -> Plan:
         routes = [evolve(route, goes_on=True) for route in routes]
     plan: Plan = state.plan(routes)
     if continued:
-        plan = Continuing(plan, settings.max_attempts)
+        plan = Continuing(plan, settings.max_attempts, state.guard)
     hedge = state.hedged.get(model)
     if hedge is None or request.operation != "chat":
         return plan

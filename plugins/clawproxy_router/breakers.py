@@ -23,7 +23,6 @@ from attrs import define, field, frozen, validators
 
 from clawproxy.config import Duration
 from clawproxy.context import Attempt
-from clawproxy.messages import Route
 
 BUCKETS: Final = 10
 """Pieces of the window: it moves by one of them."""
@@ -83,14 +82,14 @@ class Window:
 
 @define(slots=True, eq=False)
 class Probe:
-    """A request let through to see. `history`: its attempts, where this one will be found."""
+    """A request let through to see. `history`: its attempts, where this one will be found by its route's `mark`."""
 
-    route: Route
+    mark: int
     history: Sequence[Attempt]
     began: float
 
     def attempt(self) -> Attempt | None:
-        return next((attempt for attempt in self.history if attempt.route is self.route), None)
+        return next((attempt for attempt in self.history if attempt.route.mark == self.mark), None)
 
 
 @define(slots=True, eq=False)

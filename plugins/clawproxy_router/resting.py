@@ -162,8 +162,9 @@ class Guard:
                 route = evolve(route, credential=credential)
         breaker = self.health.breakers.get(place_of(route))
         if breaker is not None and breaker.state == "half_open":
-            route = evolve(route)  # its own object: by that its attempt is known
-            breaker.probe = Probe(route, history, now)
+            self.health.marks += 1
+            route = evolve(route, mark=self.health.marks)
+            breaker.probe = Probe(route.mark, history, now)
         return route
 
     def _again(self, plan: PriorityPlan, history: Sequence[Attempt], unknown: frozenset[str], now: float) -> Route | None:
@@ -189,6 +190,12 @@ class Guard:
             self.app.count("clawproxy_retries_total", reason=slug.partition(".")[2])
             return self._taken(evolve(route, reason="retry", after=after), found, history, now)
         return None
+
+    def once_more(self, route: Route, history: Sequence[Attempt]) -> Route | None:
+        """The same place again, for the rest of its answer, where nothing is in the way."""
+        now = self.now()
+        found = self._way(route, now, set())
+        return None if isinstance(found, Obstacle) else self._taken(route, found, history, now)
 
     def told(self, exchange: Exchange, plan: Plan) -> None:
         """Say which routes are left out, in `exchange.considered`. Takes nothing."""
@@ -253,7 +260,7 @@ class Guard:
                 return
             breaker = self.health.breaker(key)
         changed = None
-        if breaker.probe is not None and breaker.probe.route is attempt.route:
+        if breaker.probe is not None and breaker.probe.mark == attempt.route.mark:
             if good is None:
                 breaker.probe = None
             else:

@@ -153,3 +153,17 @@ def _of_frames(frames: Sequence[Mapping[str, Any]]) -> Seen:
     status = 200 if start else end["code"]
     seconds = None if asked is None else asked / 1000
     return Seen(status, end["error"], text, start.get("provider", ""), end["message"], seconds, *known, notices=notices)
+
+
+def error_of(reply: Reply) -> dict[str, Any]:
+    """The error document, or the error event at the end of a stream."""
+    if reply.status >= 400:
+        return dict(reply.json()["error"])
+    events = list(reply.events())
+    assert "[DONE]" not in events, "an answer that failed has no [DONE]"
+    assert reply.whole, "the body ends cleanly after the error event"
+    return dict(json.loads(events[-1])["error"])
+
+
+async def over_websocket(running: Running, prompt: str, **parameters: Any) -> list[dict[str, Any]]:
+    return await claw(running, prompt, parameters=parameters)
