@@ -72,7 +72,15 @@ class Providers:
     running: dict[str, subprocess.Popen[bytes]] = field(factory=dict)
 
     def start(self, name: str) -> None:
-        command = [sys.executable, "-m", "clawproxy.scripted", "--port", str(self.ports[name]), "--script", "pause 5ms; say hello"]
+        command = [
+            sys.executable,
+            "-m",
+            "clawproxy.scripted",
+            "--port",
+            str(self.ports[name]),
+            "--script",
+            "pause 5ms; say hello",
+        ]
         self.running[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     async def up(self, name: str) -> None:
@@ -208,7 +216,9 @@ async def measured(providers: Providers, load: Load, normal: float, dead: float)
 
 def passed(found: dict[str, Any]) -> list[str]:
     """What is beyond its limit, a sentence each."""
-    beyond = [f"{name} is {found[name]}, above {most}" for name, most in LIMITS.items() if found[name] is None or found[name] > most]
+    beyond = [
+        f"{name} is {found[name]}, above {most}" for name, most in LIMITS.items() if found[name] is None or found[name] > most
+    ]
     if found["without_retry_after"] or not found["refused"]:
         beyond.append(f"{found['without_retry_after']} of {found['refused']} refusals have no Retry-After")
     return beyond
@@ -254,7 +264,9 @@ async def run(rate: float, normal: float, dead: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.outage", description="A provider dies under load, and comes back.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.outage", description="A provider dies under load, and comes back."
+    )
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second (200)")
     parser.add_argument("--normal", type=float, default=10.0, help="seconds before the provider dies (10)")
     parser.add_argument("--dead", type=float, default=15.0, help="seconds it stays dead (15)")

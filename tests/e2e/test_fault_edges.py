@@ -194,7 +194,9 @@ async def metrics_of(it: World) -> str:
 
 # --- bytes, however they come ------------------------------------------------------------------------------------------
 
-TEXT = 'caf\u00e9 \u4f60\u597d \U0001f469\u200d\U0001f680 a\u2028b\u2029c \\ "quoted" \u0000? e\u0301 \ufeff end'.replace("\u0000", "\\u0000")
+TEXT = 'caf\u00e9 \u4f60\u597d \U0001f469\u200d\U0001f680 a\u2028b\u2029c \\ "quoted" \u0000? e\u0301 \ufeff end'.replace(
+    "\u0000", "\\u0000"
+)
 
 
 @ON_EACH_DOOR

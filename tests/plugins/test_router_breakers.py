@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clawproxy.config import Duration
-from clawproxy.testing.factories import make_route
 from clawproxy_router.breakers import JITTER, LOST, Breaker, BreakerSettings, Probe, State, Window
 from clawproxy_router.retries import Budget, RetrySettings
 

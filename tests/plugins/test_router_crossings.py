@@ -154,9 +154,7 @@ class Refuses:
 
 
 @pytest.mark.parametrize("slug", ["provider_error.server", "timeout.queue", "timeout.first_token"])
-async def test_a_hedge_that_a_plugin_refused_does_not_end_the_failover_of_the_first(
-    autojump_clock: MockClock, slug: str
-) -> None:
+async def test_a_hedge_that_a_plugin_refused_does_not_end_the_failover_of_the_first(autojump_clock: MockClock, slug: str) -> None:
     refusal = Refusal("refused.plugin", policy="refuses")
     async with crossing("abc", {"refuses": Refuses(refusal)}, hedge=HEDGED) as it:
         it.claw.upstream.will_say(Pause(2), Fail(slug))
