@@ -261,6 +261,27 @@ class Considered:
     """Tokens of the prompt that its provider's cache is expected to have, where that counted."""
 
 
+@value
+class Checked:
+    """What a provider came to that was asked whether it is there (`[providers.NAME.health]`)."""
+
+    provider: str
+    result: str
+    """ok, answered (a status from 300 to 499: it is there), failed (500 and up), unreachable, timeout; unknown: the gateway could
+    not ask."""
+    down: bool
+    """It failed as often in a row as it takes."""
+    lasts: float
+    """Seconds for which that is the last word."""
+    failures: int = 0
+    """In a row, this one included."""
+    status: int | None = None
+    seconds: float = 0.0
+    """How long it took."""
+    at: float = 0.0
+    """Unix time."""
+
+
 def _no_secrets(ref: SecretRef) -> Secret:
     raise LookupError(f"this service resolves no secrets ({ref.scheme}:...)")
 

@@ -143,9 +143,10 @@ class _Story:
             assert request is not None
             assert plan is not None
             tried = len(leg)
-            route = self._next(plan, leg)
             if leg and self.call.lifetime.scope.cancel_called:
-                await trio.lowlevel.checkpoint()  # interrupted in the moment it failed: the next one needs a renewed scope
+                # Interrupted in the moment it failed: the next one needs a renewed scope. What the plan gives, it takes: so before.
+                await trio.lowlevel.checkpoint()
+            route = self._next(plan, leg)
             if route.after > 0.0:
                 await self._back_off(route.after)
                 if steering is not None and steering.waits:

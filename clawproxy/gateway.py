@@ -23,7 +23,7 @@ from clawproxy.asking import ask
 from clawproxy.clocks import CLOCK_SLUGS, Deadlines
 from clawproxy.config import Config
 from clawproxy.config.groups import flat_routes
-from clawproxy.context import App, Exchange
+from clawproxy.context import App, Checked, Exchange
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
@@ -158,6 +158,8 @@ class Gateway:
         self.calls: set[Call] = set()
         self.reload_problems: Sequence[str] = ()
         """Why the last reload was refused; empty where it was taken over."""
+        self.checks: dict[str, Checked] = {}
+        """What each provider came to that is checked."""
         self._cut: ClawError | None = None
         self._changed = trio.Event()
         self.current: Generation
@@ -175,6 +177,8 @@ class Gateway:
         self.metrics.allow("provider", generation.config.providers)
         self.metrics.allow("policy", generation.config.policies)
         self._verdicts.clear()
+        checked = {name for name, provider in generation.config.providers.items() if provider.health is not None}
+        self.checks = {name: check for name, check in self.checks.items() if name in checked}
         return before
 
     # --- what transports ask -------------------------------------------------------------------------------------------------
@@ -304,6 +308,36 @@ class Gateway:
             log_exception("usage.failed", error, key=principal.key)
             raise ClawError("store_unavailable") from error
         return row
+
+    def checked(self, check: Checked) -> None:
+        """A provider was checked: it is noted, told to the plugins, and logged where it is news."""
+        before = self.checks.get(check.provider)
+        self.checks[check.provider] = check
+        self.metrics.count("clawproxy_provider_checks_total", provider=check.provider, result=check.result)
+        if (before.result if before is not None else "ok", before is not None and before.down) != (check.result, check.down):
+            log_event(
+                "provider.checked",
+                "warning" if check.failures else "info",
+                provider=check.provider,
+                state="down" if check.down else check.result,
+                provider_status=check.status,
+                duration_ms=round(check.seconds * 1000, 1),
+            )
+        self.current.pipeline.checked(check)
+
+    def provider_states(self) -> Mapping[str, Mapping[str, object]]:
+        """Of the providers that are checked, for `/readyz`."""
+        return {
+            name: {
+                "down": check.down,
+                "result": check.result,
+                "status": check.status,
+                "failures": check.failures,
+                "ms": round(check.seconds * 1000, 1),
+                "at": round(check.at, 3),
+            }
+            for name, check in self.checks.items()
+        }
 
     def count(self, name: str, **labels: str) -> None:
         self.metrics.count(name, **labels)

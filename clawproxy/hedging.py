@@ -165,8 +165,10 @@ class Race:
         for lane in self._lanes:
             if lane.raised is not None and not isinstance(lane.raised, ClawError) and lane is not self._winner:
                 self.generation.crashed(self.exchange, lane.raised)
-        counts = self._winner or self._lanes[0]
+        counts, first = self._winner or self._lanes[0], self._lanes[0]
         self._leave_queues(counts)
+        if counts is not first and isinstance(first.raised, Detour):
+            self.exchange.attempts.remove(first.attempt)  # another one answered meanwhile: what was wanted instead is not needed
         if counts.raised is not None:
             raise counts.raised
         if self._winner is None:

@@ -20,7 +20,7 @@ from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.values import value
 
 if TYPE_CHECKING:
-    from clawproxy.context import App, Attempt, Exchange, Registry
+    from clawproxy.context import App, Attempt, Checked, Exchange, Registry
 
 hookspec = pluggy.HookspecMarker("clawproxy")
 hookimpl = pluggy.HookimplMarker("clawproxy")
@@ -172,6 +172,14 @@ def tap_response(exchange: Exchange, route: Route, attempt: Attempt, state: Any)
 @hookspec
 def attempt_finished(exchange: Exchange, attempt: Attempt, state: Any) -> None:
     """An attempt is over: what it came to is in `attempt`."""
+
+
+# --- beside all requests -----------------------------------------------------------------------------------------------------
+
+
+@hookspec
+def provider_checked(check: Checked, state: Any) -> None:
+    """A provider with `[providers.NAME.health]` was asked whether it is there."""
 
 
 # --- once per exchange ------------------------------------------------------------------------------------------------------

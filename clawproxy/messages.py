@@ -289,3 +289,5 @@ class Route:
     goes_on: bool = False
     """Where its answer is cut, the plan is asked for a route (reason `continue`) on which it goes on: so what the client heard is
     kept."""
+    mark: int = 0
+    """Set by a plan that means to know its attempt again; whoever changes a route keeps it."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import os
 import ssl
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,8 @@ class Reloader:
     _asked: trio.Event = field(factory=trio.Event)
     _retired: list[Generation] = field(factory=list)
     _scripted: dict[tuple[str, str | None], _Scripted] = field(factory=dict)
-    _care: trio.CancelScope = field(factory=trio.CancelScope)
+    _care: list[trio.CancelScope] = field(factory=list)
+    """Around what looks after the current providers."""
 
     async def begin(self, config: Config, settings: Mapping[str, Any]) -> None:
         """The first generation. Raises ConfigError."""
@@ -277,13 +279,17 @@ class Reloader:
             if before.config.log.level != config.log.level:
                 set_level(config.log.level)
         self.upstream = upstream
-        self._care.cancel()
-        self._care = trio.CancelScope()
-        self.nursery.start_soon(self._look_after, upstream, self._care)
+        for scope in self._care:
+            scope.cancel()
+        self._care.clear()
+        checks = upstream.checks(self.gateway.app.random)
+        self._look_after(upstream.run, *(partial(check.run, self.gateway.checked) for check in checks))
 
-    async def _look_after(self, upstream: Providers, scope: trio.CancelScope) -> None:
-        with scope:
-            await upstream.run()
+    def _look_after(self, *work: Callable[[], Awaitable[None]]) -> None:
+        for each in work:
+            scope = trio.CancelScope()
+            self._care.append(scope)
+            self.nursery.start_soon(_until, scope, each)
 
     @property
     def _running(self) -> Config:
@@ -334,6 +340,11 @@ class Reloader:
 
     async def _look(self) -> Seen:
         return await trio.to_thread.run_sync(look, self._files, abandon_on_cancel=True, limiter=_THREADS)
+
+
+async def _until(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        await work()
 
 
 async def _serve_scripted(  # noqa: ASYNC114

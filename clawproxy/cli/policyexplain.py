@@ -6,6 +6,7 @@ Rule: what the row does not hold is read off the configuration as it is now, and
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from clawproxy.cli.auditrows import Row
@@ -14,10 +15,24 @@ from clawproxy.config import Config
 from clawproxy.config.groups import flat_routes
 
 MOST_SHOWN = 8
-LEFT_OUT = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy"})
+MOST_STEPS = 4
+LEFT_OUT = {
+    "incapable": "can not do what is asked",
+    "too_long": "the prompt is too long for it",
+    "low_quality": "below the quality asked for",
+    "other_region": "not in the region asked for",
+    "policy": "a policy left it out",
+    "breaker_open": "resting: it failed too often",
+    "cooling": "resting: over its rate limit",
+    "spent": "resting: its money is spent",
+    "disabled": "resting: its key was refused",
+}
+_LAST = {"ejected": "last: it does worse than the others"}
 
 _REASONS = {
     "": "the first in order (priority)",
+    "cached": "its cache has the beginning of the prompt (affinity)",
+    "failover": "the first that does not rest",
     "priority": "the first in order (priority)",
     "weighted": "drawn by its weight (weighted)",
     "cheapest": "the cheapest (cost)",
@@ -27,6 +42,15 @@ _REASONS = {
     "capable": "the first that can serve it (capability)",
     "region": "in the region asked for, or the first (region)",
 }
+_STEPS = {
+    "retry": "again, after {before}",
+    "failover": "instead, after {before}",
+    "hedge": "beside it, which said nothing in time (hedge)",
+    "continue": "to go on where it was cut, after {before}",
+    "steer": "anew, as the client said more",
+}
+_NOTHING = {"provider_error.breaker_open": "every route rests", "model_not_found": "there is no such model for this key"}
+_CACHE = "cache"
 
 
 def explained(row: Row, config: Config) -> dict[str, Any]:
@@ -91,33 +115,58 @@ def _candidates(found: dict[str, Any]) -> str:
     if len(usable) > MOST_SHOWN:
         text += f", {len(usable) - MOST_SHOWN} more"
     if out:
-        text += "; left out: " + ", ".join(f"{each['provider']}/{each['model']} ({each['why']})" for each in out[:MOST_SHOWN])
+        text += "; not asked: " + ", ".join(f"{_place(each)} ({LEFT_OUT[each['why']]})" for each in out[:MOST_SHOWN])
     return text if found["candidates_from"] == "row" or not every else f"{text} (as configured now)"
 
 
+def _place(each: dict[str, Any]) -> str:
+    return f"{each['provider']}/{each['model']}"
+
+
 def _scored(each: dict[str, Any]) -> str:
-    score = each.get("score")
-    return f"{each['provider']}/{each['model']}" + ("" if score is None else f" {score:.6g}")
+    score, why = each.get("score"), each["why"]
+    return _place(each) + ("" if score is None else f" {score:.6g}") + (f" ({_LAST[why]})" if why in _LAST else "")
+
+
+def _first(row: Row, first: dict[str, Any]) -> str:
+    """Why the first attempt was made where it was."""
+    if first["provider"] == _CACHE:
+        return "an answer to the same request was kept (cache)"
+    considered = row.get("considered", ())
+    why: str = considered[0]["why"] if considered else ""
+    asked = [each for each in considered if each["why"] not in LEFT_OUT]
+    if why in LEFT_OUT or why in _LAST or (not why and len(asked) < len(considered)):
+        return _REASONS["failover"]
+    return _REASONS.get(why, why)
+
+
+def _step(each: dict[str, Any], before: dict[str, Any]) -> str:
+    """Why an attempt after the first was made."""
+    if each["provider"] == _CACHE:
+        return f"then an older answer, as nothing else could serve, after {before['outcome']} (degraded)"
+    words = _STEPS.get(each["reason"], each["reason"]).format(before=before["outcome"])
+    return f"then {_place(each)} {words}"
 
 
 def _why(row: Row) -> str:
-    attempts, considered = row.get("attempts", ()), row.get("considered", ())
+    attempts = row.get("attempts", ())
     refused = [hit["rule"] for hit in row.get("rules", ()) if hit["action"] == "refuse" and not hit["shadow"]]
     if refused:
         return f"nothing: policy {refused[-1]} refused it"
     if not attempts:
-        return f"nothing: {row.get('error') or row.get('outcome')}"
-    first, last = attempts[0], attempts[-1]
-    why = considered[0]["why"] if considered else ""
-    reason = _REASONS.get(why, why)
-    text = f"{first['provider']}/{first['model']}: {reason}"
+        error = str(row.get("error") or row.get("outcome"))
+        return f"nothing: {_NOTHING.get(error, error)}"
+    first = attempts[0]
+    text = f"{_place(first)}: {_first(row, first)}"
     rules = [
         hit["rule"] for hit in row.get("rules", ()) if hit["action"] in ("model", "choose", "restrict") and not hit["shadow"]
     ]
     if rules:
         text += f", among what {', '.join(rules)} left"
-    if last is not first:
-        text += f"; then {last['provider']}/{last['model']}: {last['reason']} after {attempts[-2]['outcome']}"
+    steps = [_step(each, before) for before, each in pairwise(attempts)]
+    if len(steps) > MOST_STEPS:
+        steps[1 : 1 - MOST_STEPS] = [f"{len(steps) - MOST_STEPS + 1} more"]
+    text = "; ".join([text, *steps])
     return text
 
 

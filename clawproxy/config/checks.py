@@ -28,7 +28,7 @@ from clawproxy.config.checks_tls import check_certificates, check_provider_tls
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.rates import check_prices
-from clawproxy.config.schema import Config, ProviderConfig
+from clawproxy.config.schema import Config, HealthConfig, ProviderConfig
 from clawproxy.config.structure import listed, suggest
 from clawproxy.config.units import render_duration, shown
 
@@ -44,6 +44,8 @@ NOT_YET = {
 """Clocks this version does not run: only their defaults are accepted."""
 MAY_BE_ZERO = frozenset({"drain"})
 PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+LEAST_EVERY, MOST_TIMEOUT = 1.0, 60.0
+_PAGE = re.compile(r"/(?!.*(?:^|/)\.\.?(?:/|$))[A-Za-z0-9._~!$&'()*+,;=:@%/?-]{0,255}")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _GATEWAYS_OWN = frozenset(
     {
@@ -117,11 +119,24 @@ def check_provider(name: str, provider: ProviderConfig, names: Names, found: Fin
     check_credentials(provider, path, found)
     if not scripted:
         check_provider_tls(provider, path, found)
+    if provider.health is not None:
+        check_health(provider.health, (*path, "health"), found)
     pool = provider.pool
     if pool.max < 1:
         found.wrong((*path, "pool", "max"), f"{pool.max} leaves no connection; write 1 or more")
     if not 0 <= pool.min_idle <= max(pool.max, 0):
         found.wrong((*path, "pool", "min_idle"), f"{pool.min_idle} is out of range; write 0 to pool.max ({pool.max})")
+
+
+def check_health(health: HealthConfig, path: KeyPath, found: Findings) -> None:
+    if health.every < LEAST_EVERY:
+        found.wrong((*path, "every"), f'is too often for a provider; write "{render_duration(LEAST_EVERY)}" or more')
+    if not 0 < health.timeout <= MOST_TIMEOUT:
+        found.wrong((*path, "timeout"), f'is out of range; write a duration up to "{render_duration(MOST_TIMEOUT)}"')
+    if not 1 <= health.failures <= 100:
+        found.wrong((*path, "failures"), f"{health.failures} is out of range; write 1 to 100")
+    if health.path is not None and not _PAGE.fullmatch(health.path):
+        found.wrong((*path, "path"), f'"{shown(health.path)}" is no path below base_url; write it like "/models"')
 
 
 def check_base_url(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:

@@ -129,6 +129,19 @@ class ProviderTLSConfig:
 
 
 @frozen
+class HealthConfig:
+    """Whether a provider is there, asked again and again though no client asked it anything."""
+
+    every: Duration
+    """Required."""
+    path: str | None = None
+    """What is asked for, below `base_url`; None: the dialect's list of models."""
+    timeout: Duration = Duration(5.0)
+    failures: int = 2
+    """In a row, after which the provider is down."""
+
+
+@frozen
 class ProviderConfig:
     dialect: str = "openai_chat"
     base_url: str | None = None
@@ -160,6 +173,8 @@ class ProviderConfig:
     """How long a credential is used before it is had anew where it comes from (`command:`, `vault:`, `aws:`, and tokens that do
     not say when they expire). None: until the provider refuses it, or the configuration is read again."""
     tls: ProviderTLSConfig | None = None
+    health: HealthConfig | None = None
+    """None: nothing reaches it unless a client asked."""
 
     @property
     def credentials(self) -> tuple[SecretRef, ...]:

@@ -94,7 +94,13 @@ class ProviderDecoder(Protocol):
         ...
 
 
+MODELS_PAGE = OutboundRequest("/models", b"", (("accept", "application/json"),), "GET")
+"""What lists a provider's models, as most have it."""
+
+
 class ProviderDialect(Protocol):
+    """It may have a `models_page`: what lists the provider's models, where that is not `MODELS_PAGE`."""
+
     name: str
     auth_header: str
     """`authorization` (as `Bearer KEY`), `x-api-key`, `x-goog-api-key`, `api-key`: where the provider's key goes."""

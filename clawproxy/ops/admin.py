@@ -48,6 +48,10 @@ class ServiceView(Protocol):
         """Why the last reload was refused, a sentence each; empty where it was not."""
         ...
 
+    def provider_states(self) -> Mapping[str, Mapping[str, object]]:
+        """What the providers that are checked came to."""
+        ...
+
 
 def _lowered(hosts: Collection[str]) -> frozenset[str]:
     return frozenset(host.lower() for host in hosts)
@@ -99,6 +103,9 @@ class AdminPages:
         refused = list(self.view.reload_problems)
         if refused:  # ready all the same, with the configuration it had
             said["reload_failed"] = refused[:MOST_PROBLEMS]
+        providers = self.view.provider_states()
+        if providers:  # ready all the same: requests that need one that is down have their own answer
+            said["providers"] = providers
         body = json.dumps(said).encode() + b"\n"
         return AdminResponse(503 if reasons else 200, JSON, body, {"cache-control": "no-store"})
 

@@ -53,7 +53,8 @@ CLOSED: Mapping[str, frozenset[str]] = {
     "state": frozenset({"active", "idle", "waiting", "closed", "open", "half_open"}),
     "action": frozenset({"refuse", "model", "choose", "restrict", "cap", "final"}),
     "shadow": frozenset({"true", "false"}),
-    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass", "stale", "begun", "withheld"}),
+    "result": frozenset({"ok", "failed", "hit", "miss", "stored", "bypass", "stale", "begun", "withheld"})
+    | {"answered", "unreachable", "timeout", "unknown"},
 }
 """The values each label may have. `provider` and `policy` get the configuration's names (`allow`)."""
 
@@ -101,6 +102,7 @@ def families() -> list[Family]:
             "Policies that applied, and what they did.",
             ("policy", "action", "shadow"),
         ),
+        Family("clawproxy_provider_checks_total", "counter", "Active checks of providers.", ("provider", "result")),
         Family("clawproxy_reloads_total", "counter", "Reloads: configurations taken over (ok) or refused (failed).", ("result",)),
     ]
 

@@ -18,7 +18,7 @@ from typing import Any
 import pluggy
 import trio
 
-from clawproxy.context import App, Attempt, Exchange
+from clawproxy.context import App, Attempt, Checked, Exchange
 from clawproxy.done import DONE
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
@@ -46,6 +46,7 @@ class Pipeline:
         self._tap = tuple(hooks["tap_response"])
         self._attempt_finished = tuple(hooks["attempt_finished"])
         self._closed = tuple(hooks["exchange_closed"])
+        self._checked = tuple(hooks["provider_checked"])
         self.report = report
 
     # --- going down ----------------------------------------------------------------------------------------------------
@@ -156,6 +157,15 @@ class Pipeline:
             except PLUGIN_ERRORS as error:
                 self.report(name, "hook_failed", f"attempt_finished: {type(error).__name__}")
 
+    # --- beside all requests ----------------------------------------------------------------------------------------------
+
+    def checked(self, check: Checked) -> None:
+        for name, hook in self._checked:
+            try:
+                hook(check)
+            except PLUGIN_ERRORS as error:
+                self.report(name, "hook_failed", f"provider_checked: {type(error).__name__}")
+
     # --- at the end --------------------------------------------------------------------------------------------------------
 
     async def closed(self, exchange: Exchange, outcome: Outcome) -> None:
@@ -237,6 +247,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "tap_response": ("exchange", "route", "attempt"),
     "attempt_finished": ("exchange", "attempt"),
     "exchange_closed": ("exchange", "outcome"),
+    "provider_checked": ("check",),
 }
 
 

@@ -64,6 +64,7 @@ class Provider:
         self.made_of: tuple[object, ...] = ()
         """All that it depends on, for a reload to compare."""
         self.pool: Pool[Connection] = Pool(name, config.pool)
+        self.health = config.health
         self._settings = config.pool
         self._references = config.credentials
         self.credentials: list[Secret | None] = [None] * max(1, len(config.credentials))
@@ -98,9 +99,13 @@ class Provider:
 
     async def connect(self, phases: Phases | None = None) -> Connection:
         """A new connection, for the holder of a place."""
-        connection = Connection(self.name, await self._dialer.connect(phases), self._response_limit)
+        connection = await self.dial(phases)
         self.pool.opened_total += 1
         return connection
+
+    async def dial(self, phases: Phases | None = None) -> Connection:
+        """A new connection that the pool does not know of."""
+        return Connection(self.name, await self._dialer.connect(phases), self._response_limit)
 
     def sweep(self) -> None:
         self.pool.sweep()

@@ -1,7 +1,7 @@
 """All providers of one configuration generation: the `Upstream` the exchange is given.
 
 Rule 1: everything that can be wrong with the configuration is found at construction and reported at once, by key path.
-Rule 2: nothing reaches a provider unless a client asked, but for `min_idle`, which an operator must set.
+Rule 2: nothing reaches a provider unless a client asked, but for `min_idle` and `health`, which an operator must set.
 Rule 3: a generation that is replaced is closed (`aclose`) and keeps serving the requests that began with it, without keeping
         connections.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
 
 import trio
 
@@ -22,6 +23,7 @@ from clawproxy.messages import EMPTY, ChatRequest, Route
 from clawproxy.secrets import Secret
 from clawproxy.upstream import base
 from clawproxy.upstream.answer import Opening
+from clawproxy.upstream.check import Check
 from clawproxy.upstream.connection import Connection
 from clawproxy.upstream.dial import NOTHING_MORE
 from clawproxy.upstream.dns import Resolver
@@ -149,6 +151,10 @@ class Providers:
             for provider in self._providers.values():
                 await provider.warm_up()
             await trio.sleep(pause)
+
+    def checks(self, random: Random) -> Sequence[Check]:
+        """Of the providers that are to be checked."""
+        return [Check(each, each.health, random) for each in self._providers.values() if each.health is not None]
 
     def pools(self) -> Iterable[Pool[Connection]]:
         return [provider.pool for provider in self._providers.values()]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from attrs import evolve, frozen
 
 from clawproxy.counting import estimate as estimate
@@ -12,6 +15,8 @@ from clawproxy.messages import ChatRequest, Route, TextPart, Usage
 CLAMP_FACTOR = 4
 CLAMP_FLOOR = 16_384
 """A figure up to this is believed however short the prompt: templates, tool preambles and reasoning are not in it."""
+MOST = 10**14
+"""Beyond any figure a provider reports, durations in nanoseconds included."""
 UNBOUNDED = 4_000_000
 """What is believed where the gateway can not know: media, tools of the provider, no stated maximum of the answer."""
 ANSWERS = ("n", "generationConfig.candidateCount")
@@ -58,9 +63,9 @@ def is_sane(usage: Usage) -> bool:
         return False
     cached, written, thought = usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens
     return (
-        (cached is None or _is_part(cached, given))
+        (cached is None or _is_less(cached, given))
         and (written is None or _is_part(written, given))
-        and (thought is None or _is_part(thought, taken))
+        and (thought is None or _is_less(thought, taken))
         and ((long := usage.cache_write_1h_tokens) is None or _is_part(long, given))
         and ((heard := usage.cached_audio_tokens) is None or _is_part(heard, given))
         and ((audio := usage.audio_input_tokens) is None or _is_part(audio, given))
@@ -74,8 +79,31 @@ def _is_part(value: object, whole: int) -> bool:
     return type(value) is int and 0 <= value <= whole
 
 
+def _is_less(value: object, whole: int) -> bool:
+    """A part that is all of its whole may have been held to it by a dialect: what was said is to be looked at."""
+    return type(value) is int and (0 <= value < whole or value == whole == 0)
+
+
+def strange(said: Mapping[str, Any]) -> bool:
+    """Whether there is a figure that can not be among what a provider said: below zero, beyond any answer, or a part of a whole
+    (`X_details` of `X`, where providers say it so) that is more than it. Dialects leave such figures out without a word."""
+    for name, value in said.items():
+        if isinstance(value, dict):
+            whole = said.get(name.removesuffix("_details"))
+            parts = [part for part in value.values() if type(part) is int]
+            if any(map(_can_not_be, parts)) or (type(whole) is int and any(part > whole for part in parts)):
+                return True
+        elif _can_not_be(value):
+            return True
+    return False
+
+
+def _can_not_be(value: object) -> bool:
+    return type(value) is int and not 0 <= value <= MOST
+
+
 def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:
-    """The usage with every figure in its bounds, and whether any was not.
+    """The usage with every figure in its bounds, and whether any was not, when the provider said it.
 
     What is no count at all (negative, a float, a string) becomes None, "not said": it is estimated rather than free. Parts of a
     whole are at most the whole.
@@ -98,7 +126,7 @@ def believed(usage: Usage, limits: Bounds) -> tuple[Usage, bool]:
         image_input_tokens=_count(usage.image_input_tokens, most_in),
         image_output_tokens=_count(usage.image_output_tokens, most_out),
     )
-    return sane, sane != usage
+    return sane, sane != usage or strange(usage.raw)
 
 
 def _count(value: object, most: int) -> int | None:

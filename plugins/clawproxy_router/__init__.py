@@ -39,7 +39,7 @@ from clawproxy_router.tree import LEARNING, REASONS, Group, strategies, tree_of
 from clawproxy_router.watch import Watch
 
 if TYPE_CHECKING:
-    from clawproxy.context import App, Attempt, Exchange, Registry
+    from clawproxy.context import App, Attempt, Checked, Exchange, Registry
 
 __all__ = ["PriorityPlan", "RouterSettings", "candidates_for"]
 
@@ -101,9 +101,11 @@ def configure(config: RouterSettings, app: App) -> Router:
     if problems:
         raise ConfigError(problems)
     trees, watched = {}, set()
+    places: set[tuple[str, str]] = set()
     siblings: dict[tuple[str, str], list[tuple[tuple[str, str], ...]]] = {}
     for name in app.config.models:
         tree = tree_of(app.config, name)
+        places |= set(tree.places)
         for place in tree.places if len(tree.places) > 1 else ():
             siblings.setdefault(place, []).append(tree.places)
         kinds = strategies(tree)
@@ -130,6 +132,7 @@ def configure(config: RouterSettings, app: App) -> Router:
         config.ejection,
         {name: provider.credentials for name, provider in app.config.providers.items()},
         siblings,
+        frozenset(places),
     )
     policies = compiled(app.config, app)
     return Router(
@@ -240,7 +243,7 @@ def eager(request: ChatRequest, state: Router, routes: Sequence[Route]) -> Plan:
         routes = [evolve(route, goes_on=True) for route in routes]
     plan: Plan = state.plan(routes)
     if continued:
-        plan = Continuing(plan, settings.max_attempts)
+        plan = Continuing(plan, settings.max_attempts, state.guard)
     hedge = state.hedged.get(model)
     if hedge is None or request.operation != "chat":
         return plan
@@ -289,3 +292,8 @@ def attempt_finished(exchange: Exchange, attempt: Attempt, state: Router) -> Non
             key, guard.models.get(key, ()), state.learned().places, guard.ejecting
         ):
             guard.eject(key, now, "slow")
+
+
+@hookimpl
+def provider_checked(check: Checked, state: Router) -> None:
+    state.guard.checked(check)

@@ -6,7 +6,9 @@
 
 Rule 1: a breaker exists from a place's first failure until its window holds none any more. A place without one is well.
 Rule 2: while it is not closed, only the probe's result counts: what was under way when it opened says nothing new.
-Rule 3: how long it stays open is drawn: of many gateways, not all shall come back in the same moment.
+Rule 3: an active check that finds the provider down holds it open until the next one (`hold`); one that finds it there ends what
+        a check began, and no more than that (`found`): a list of models says nothing of answers.
+Rule 4: how long it stays open is drawn: of many gateways, not all shall come back in the same moment.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from attrs import define, field, frozen, validators
 
 from clawproxy.config import Duration
 from clawproxy.context import Attempt
-from clawproxy.messages import Route
 
 BUCKETS: Final = 10
 """Pieces of the window: it moves by one of them."""
@@ -81,14 +82,14 @@ class Window:
 
 @define(slots=True, eq=False)
 class Probe:
-    """A request let through to see. `history`: its attempts, where this one will be found."""
+    """A request let through to see. `history`: its attempts, where this one will be found by its route's `mark`."""
 
-    route: Route
+    mark: int
     history: Sequence[Attempt]
     began: float
 
     def attempt(self) -> Attempt | None:
-        return next((attempt for attempt in self.history if attempt.route is self.route), None)
+        return next((attempt for attempt in self.history if attempt.route.mark == self.mark), None)
 
 
 @define(slots=True, eq=False)
@@ -107,6 +108,8 @@ class Breaker:
     """When it last failed or changed."""
     ejected: float = -math.inf
     """Until when its siblings are preferred to it."""
+    checked: bool = False
+    """It is open by a check's word alone: it was well when its provider was found to be down."""
 
     def tell(self, good: bool, now: float, settings: BreakerSettings, random: Random) -> State | None:
         """A request ended while the breaker was closed. Returns the new state where it changed."""
@@ -139,10 +142,28 @@ class Breaker:
         self.window = Window()
         return self.state
 
+    def hold(self, now: float, seconds: float) -> State | None:
+        """A check found its provider down: nobody is sent there before the next one. Returns the new state where it changed."""
+        changed = self.state != "open"
+        self.checked = self.checked or self.state == "closed"
+        self.state, self.noted, self.in_a_row, self.probe = "open", now, 0, None
+        self.until = max(self.until, now + seconds)
+        return self.state if changed else None
+
+    def found(self, now: float) -> State | None:
+        """A check found its provider there: what a check opened is closed, what requests opened may be tried now. Returns the new
+        state where it changed."""
+        if self.state != "open":
+            return None
+        checked, self.checked = self.checked, False
+        self.state, self.noted, self.good, self.probe = "closed" if checked else "half_open", now, 0, None
+        self.window = Window()
+        return self.state
+
     def look(self, now: float) -> State | None:
         """An opening whose time is over becomes half-open: returned where that is so. A probe that never began is given up."""
         if self.state == "open" and now >= self.until:
-            self.state, self.noted, self.good, self.probe = "half_open", now, 0, None
+            self.state, self.noted, self.good, self.probe, self.checked = "half_open", now, 0, None, False
             return self.state
         probe = self.probe
         if probe is not None and now - probe.began > LOST and probe.attempt() is None:

@@ -3,13 +3,14 @@
 Rule 1: at another provider where there is one that the plan beneath would fail over to, else where it was: what is asked is a new
         prompt, not the same request again.
 Rule 2: at most `MOST` times for one request, and never beyond `max_attempts`.
-Rule 3: only after a fault that is the provider's own: what it refused in the middle it would refuse again.
+Rule 3: never to a place that rests, the one that began the answer included.
+Rule 4: only after a fault that is the provider's own: what it refused in the middle it would refuse again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, frozen
 
@@ -18,6 +19,9 @@ from clawproxy.errors import ClawError
 from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
 from clawproxy_router.plan import ELSEWHERE
+
+if TYPE_CHECKING:
+    from clawproxy_router.resting import Guard
 
 MOST: Final = 2
 CUT: Final = ELSEWHERE | {"timeout.stall", "timeout.rate"}
@@ -30,6 +34,7 @@ class Continuing:
 
     plan: Plan
     max_attempts: int
+    guard: Guard | None = None
 
     @property
     def candidates(self) -> Sequence[Route]:
@@ -45,7 +50,9 @@ class Continuing:
         # As if each had failed before it said anything: then the plan names another.
         silent = [evolve(attempt, content=False, error=LOST if attempt.content else attempt.error) for attempt in history]
         try:
-            route = self.plan.next(silent) or last.route
-        except ClawError:  # every other rests
+            route = self.plan.next(silent)
+        except ClawError:  # every one rests
             return None
-        return evolve(route, reason="continue", hedge_after=None)
+        if route is None:
+            route = last.route if self.guard is None else self.guard.once_more(last.route, history)
+        return None if route is None else evolve(route, reason="continue", hedge_after=None)

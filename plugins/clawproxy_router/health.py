@@ -34,6 +34,8 @@ class Health:
     turns: dict[str, int] = field(factory=dict)
     """The credential whose turn is next, of providers that have several."""
     budget: Budget = field(factory=Budget)
+    marks: int = 0
+    """Of routes, the last one given."""
     requests: int = 0
     """First attempts that ended, since the process began."""
 

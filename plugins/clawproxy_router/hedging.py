@@ -23,6 +23,7 @@ from clawproxy.errors import ClawError
 from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
 from clawproxy_router.learned import Key
+from clawproxy_router.plan import ELSEWHERE
 
 ENOUGH: Final = 20
 """First tokens seen at a place before a quantile of them is believed."""
@@ -75,8 +76,12 @@ class Hedges:
         """A request that may be hedged came."""
         self.held = min(MOST_HELD, self.held + share)
 
+    @property
+    def can_buy(self) -> bool:
+        return self.held >= 1.0
+
     def buy(self) -> bool:
-        if self.held < 1.0:
+        if not self.can_buy:
             return False
         self.held -= 1.0
         return True
@@ -130,12 +135,18 @@ class Hedging:
     def _beside(self, history: Sequence[Attempt]) -> Route | None:
         """Where the hedge of the attempt under way goes; None where nowhere, or where it is not paid for."""
         running = history[-1]
+        elsewhere = any(route.provider != running.route.provider for route in self.candidates)
+        if not elsewhere or not self.hedges.can_buy:
+            # Before the plan is asked: what it gives it takes (a probe, a credential's turn), and nobody would give that back.
+            if elsewhere:
+                self.count("clawproxy_hedges_total", result="withheld")
+            return None
         route = self.plan.next([*history[:-1], evolve(running, sent=True, error=SLOW)])
         if route is None or route.provider == running.route.provider or route.after or route.recorded is not None:
             return None
-        bought = self.hedges.buy()
-        self.count("clawproxy_hedges_total", result="begun" if bought else "withheld")
-        return evolve(route, reason="hedge", hedge_after=None) if bought else None
+        self.hedges.buy()
+        self.count("clawproxy_hedges_total", result="begun")
+        return evolve(route, reason="hedge", hedge_after=None)
 
 
 def place_of(route: Route) -> Key:
@@ -143,12 +154,18 @@ def place_of(route: Route) -> Key:
 
 
 def raced_last(history: Sequence[Attempt]) -> Sequence[Attempt]:
-    """The attempts, of those that raced the one last that says what to do next: a provider's fault rather than being beaten."""
+    """The attempts, of those that raced the one last that says what to do next: what another route may not have, or another fault of
+    a provider's, rather than having been beaten or refused."""
     raced = [attempt for attempt in history if attempt.timing is not None]
     if len(raced) < 2:
         return history
-    raced.sort(key=lambda attempt: attempt.error is not None and attempt.error.kind.fault == "provider")
+    raced.sort(key=_says_more)
     return [*raced, *(attempt for attempt in history if attempt.timing is None)]
+
+
+def _says_more(attempt: Attempt) -> bool:
+    error = attempt.error
+    return error is not None and (error.kind.fault == "provider" or error.slug in ELSEWHERE)
 
 
 def hedges_of(app: App) -> Hedges:

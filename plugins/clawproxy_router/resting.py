@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, evolve, field, frozen
 
 from clawproxy.config import SecretRef
-from clawproxy.context import App, Attempt, Considered, Exchange
+from clawproxy.context import App, Attempt, Checked, Considered, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
@@ -68,6 +68,8 @@ class Guard:
     """Each provider's credentials."""
     models: Mapping[Key, Sequence[Sequence[Key]]] = field(factory=dict)
     """The places of each model that has this one and others."""
+    places: frozenset[Key] = frozenset()
+    """All that `[models]` name."""
     known: Health | None = None
     """`health`, once it was asked for: an attribute is read sooner than a property."""
 
@@ -160,8 +162,9 @@ class Guard:
                 route = evolve(route, credential=credential)
         breaker = self.health.breakers.get(place_of(route))
         if breaker is not None and breaker.state == "half_open":
-            route = evolve(route)  # its own object: by that its attempt is known
-            breaker.probe = Probe(route, history, now)
+            self.health.marks += 1
+            route = evolve(route, mark=self.health.marks)
+            breaker.probe = Probe(route.mark, history, now)
         return route
 
     def _again(self, plan: PriorityPlan, history: Sequence[Attempt], unknown: frozenset[str], now: float) -> Route | None:
@@ -187,6 +190,12 @@ class Guard:
             self.app.count("clawproxy_retries_total", reason=slug.partition(".")[2])
             return self._taken(evolve(route, reason="retry", after=after), found, history, now)
         return None
+
+    def once_more(self, route: Route, history: Sequence[Attempt]) -> Route | None:
+        """The same place again, for the rest of its answer, where nothing is in the way."""
+        now = self.now()
+        found = self._way(route, now, set())
+        return None if isinstance(found, Obstacle) else self._taken(route, found, history, now)
 
     def told(self, exchange: Exchange, plan: Plan) -> None:
         """Say which routes are left out, in `exchange.considered`. Takes nothing."""
@@ -229,6 +238,20 @@ class Guard:
             good = True
         self._judged(exchange, attempt, good, now)
 
+    def checked(self, check: Checked) -> None:
+        """A provider with `health` was asked whether it is there."""
+        if check.result == "unknown" or not self.breaking.enabled:
+            return
+        now = self.now()
+        places = {key for key in (*self.places, *self.health.breakers) if key[0] == check.provider}
+        for key in sorted(places):
+            breaker = self.health.breaker(key) if check.down else self.health.breakers.get(key)
+            if breaker is None or (check.failures and not check.down):
+                continue
+            changed = breaker.hold(now, check.lasts) if check.down else breaker.found(now)
+            if changed is not None:
+                self._tell(key, breaker, cause="check")
+
     def _judged(self, exchange: Exchange, attempt: Attempt, good: bool | None, now: float) -> None:
         """`good`: None where it says nothing of the place."""
         key = place_of(attempt.route)
@@ -238,7 +261,7 @@ class Guard:
                 return
             breaker = self.health.breaker(key)
         changed = None
-        if breaker.probe is not None and breaker.probe.route is attempt.route:
+        if breaker.probe is not None and breaker.probe.mark == attempt.route.mark:
             if good is None:
                 breaker.probe = None
             else:
@@ -294,7 +317,14 @@ class Guard:
         if alert:
             self.app.count("clawproxy_credential_alerts_total", provider=provider, why=error.slug.partition(".")[2])
 
-    def _tell(self, key: Key, breaker: Breaker, attempt: Attempt | None = None, exchange: Exchange | None = None) -> None:
+    def _tell(
+        self,
+        key: Key,
+        breaker: Breaker,
+        attempt: Attempt | None = None,
+        exchange: Exchange | None = None,
+        cause: str | None = None,
+    ) -> None:
         """A breaker changed."""
         self.app.count("clawproxy_breaker_transitions_total", provider=key[0], state=breaker.state)
         self.app.log(
@@ -303,10 +333,11 @@ class Guard:
             provider=key[0],
             provider_model=key[1],
             state=breaker.state,
-            rest_ms=round(max(0.0, breaker.until - self.now()) * 1000) or None,
+            rest_ms=round(max(0.0, breaker.until - self.now()) * 1000) if breaker.state == "open" else None,
             error=attempt.error.slug if attempt is not None and attempt.error is not None else None,
             request_id=exchange.request_id if exchange is not None else None,
             generation=(exchange.generation or None) if exchange is not None else None,
+            cause=cause,
         )
 
 

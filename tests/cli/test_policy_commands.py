@@ -12,12 +12,14 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from clawproxy.cli import policyexplain
 from clawproxy.cli.auditrows import rows
 from clawproxy.cli.policy import command
 from clawproxy.cli.policyexplain import explained, lines
 from clawproxy.config.load import load
 from clawproxy.config.schema import PipelineConfig
 from clawproxy.pipeline import Plugins
+from clawproxy_router.tree import WORDS
 from tests.cli.test_commands import ROOT, clawproxy
 from tests.e2e.http_client import chat
 from tests.e2e.process import Served, served
@@ -101,6 +103,38 @@ def test_a_file_that_is_wrong_is_misuse(folder: Path, text: str, said: str) -> N
     assert said in done.stderr
 
 
+# --- explaining ---------------------------------------------------------------------------------------------------------------
+
+
+def test_every_word_of_the_routers_is_put_into_plain_language() -> None:
+    known = {*policyexplain._REASONS, *policyexplain.LEFT_OUT, *policyexplain._LAST, *policyexplain._STEPS, "degraded"}
+    assert known >= WORDS
+
+
+@pytest.mark.parametrize(
+    ("attempts", "why"),
+    [
+        ([("cache", "first", "complete")], "cache/m: an answer to the same request was kept (cache)"),
+        (
+            [("a", "first", "provider_error.server"), ("a", "retry", "complete")],
+            "a/m: the first in order (priority); then a/m again, after provider_error.server",
+        ),
+        (
+            [("a", "first", "timeout.connect"), ("cache", "failover", "complete")],
+            "a/m: the first in order (priority); then an older answer, as nothing else could serve, after timeout.connect (degraded)",
+        ),
+        ([("a", "first", "x")] + [("b", "failover", "x")] * 9, "a/m: the first in order (priority); then b/m instead, after x; 6 more"
+         + "; then b/m instead, after x" * 2),
+    ],
+)  # fmt: skip
+def test_why_in_a_sentence(attempts: list[tuple[str, str, str]], why: str) -> None:
+    rows = [
+        {"number": at, "provider": provider, "model": "m", "reason": reason, "outcome": outcome}
+        for at, (provider, reason, outcome) in enumerate(attempts, 1)
+    ]
+    assert policyexplain._why({"attempts": rows}) == why
+
+
 # --- explain, dry-run, diff ---------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +188,7 @@ async def test_a_run_explained_and_replayed(folder: Path) -> None:
     assert said(0, "chosen") == "virginia/large: the cheapest (cost)"
     assert said(0, "rules") == "none applied; in a shadow: no-large: restrict"
     assert said(0, "candidates").startswith("virginia/large 0.0")
-    assert said(1, "chosen").endswith("; then frankfurt/large: failover after provider_error.server")
+    assert said(1, "chosen").endswith("; then frankfurt/large instead, after provider_error.server")
     assert said(1, "attempts").startswith("1 first virginia/large provider_error.server; 2 failover frankfurt/large")
     assert said(2, "candidates") == "virginia/small, frankfurt/small (as configured now)"
     assert said(2, "chosen") == "virginia/small: the first in order (priority)"
@@ -162,7 +196,7 @@ async def test_a_run_explained_and_replayed(folder: Path) -> None:
     assert said(3, "chosen") == "virginia/small: the first in order (priority), among what interns left"
     assert said(3, "notices") == "model_rewritten"
     assert said(4, "chosen") == "nothing: policy no-code-names refused it"
-    assert said(5, "candidates") == "frankfurt/large; left out: virginia/large (policy)"
+    assert said(5, "candidates") == "frankfurt/large; not asked: virginia/large (a policy left it out)"
     assert said(6, "chosen") == "nothing: model_not_found"
 
     as_json = json.loads(inside(folder, "explain", found[5]["request_id"], "--json"))

@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[providers.NAME.pool]`": schema.PoolConfig,
     "## `[providers.NAME.oauth]`": schema.OAuthConfig,
     "## `[providers.NAME.tls]`": schema.ProviderTLSConfig,
+    "## `[providers.NAME.health]`": schema.HealthConfig,
     "## `[models.NAME]`": schema.ModelConfig,
     "Each route:": schema.RouteConfig,
     '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,

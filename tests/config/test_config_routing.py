@@ -9,7 +9,7 @@ import pytest
 from clawproxy.config import Config, ModelConfig, RouteConfig
 from clawproxy.config.findings import Findings
 from clawproxy.config.groups import MOST_DEEP, MOST_ROUTES, check_groups, flat_routes
-from tests.config.test_config_load import GOOD_PROVIDER, problems
+from tests.config.test_config_load import GOOD_PROVIDER, loaded, problems
 
 BROKEN: dict[str, tuple[str, list[str]]] = {
     "routes by strategy": (
@@ -82,3 +82,28 @@ def test_groups_are_bounded_without_being_walked() -> None:
     found = Findings()
     assert not check_groups({"wide": to(*["inner"] * 9), "inner": to(*"a" * 30)}, found)
     assert found.problems == [(("models", "wide", "routes"), f"come to 270 routes in all; {MOST_ROUTES} are the most")]
+
+
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        ('every = "10s"', ""),
+        ('every = "1s"\npath = "/ping?x=1"\ntimeout = "1s"\nfailures = 1', ""),
+        ('path = "/models"', "health.every: is missing"),
+        ('every = "100ms"', "health.every: "),
+        ('every = "10s"\npath = "models"', "health.path: "),
+        ('every = "10s"\npath = "/a/../b"', "health.path: "),
+        ('every = "10s"\ntimeout = "2m"', "health.timeout: "),
+        ('every = "10s"\nfailures = 0', "health.failures: "),
+        ('every = "10s"\nafter = 1', "health.after: "),
+    ],
+)
+def test_health(tmp_path: Path, health: str, said: str) -> None:
+    text = f"{GOOD_PROVIDER}[providers.a.health]\n{health}\n"
+    if said:
+        [problem] = problems(tmp_path, text)
+        assert said in problem
+    else:
+        found = loaded(tmp_path, text).config.providers["a"].health
+        assert found is not None
+        assert found.every in (1.0, 10.0)

@@ -21,9 +21,9 @@ from clawproxy.clocks import Deadlines, Rate
 from clawproxy.config import ModelConfig, PoolConfig, ProviderConfig, RouteConfig
 from clawproxy.config.schema import Duration, LimitsConfig
 from clawproxy.ops.logs import LOG, Ration
+from tests.e2e.faultworld import error_of, over_websocket
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, chat_body
-from tests.e2e.test_faults import error_of, over_websocket
 from tests.e2e.websocket_client import Frames, open_raw
 
 FAST = Deadlines(first_token=0.2, stall=0.2, total=5.0, connect=0.2, queue=0.2, write=0.2, head=0.2, body=0.2, auth=0.2)

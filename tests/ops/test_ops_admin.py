@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -17,6 +17,9 @@ class View:
 
     def not_ready(self) -> Sequence[str]:
         return self.reasons
+
+    def provider_states(self) -> Mapping[str, Mapping[str, object]]:
+        return {}
 
 
 async def test_alive() -> None:

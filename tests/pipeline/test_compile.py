@@ -11,7 +11,7 @@ import trio
 
 from clawproxy import hookspecs
 from clawproxy.config import Config
-from clawproxy.context import App, Exchange
+from clawproxy.context import App, Checked, Exchange
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
 from clawproxy.hookspecs import Observe, Transform, hookimpl
@@ -240,6 +240,25 @@ def test_hook_attempt_finished_failures_are_logged() -> None:
     assert reports[0][0] == "fails"
 
 
+def test_hook_provider_checked_is_told_to_all_and_failures_are_logged() -> None:
+    told: list[Checked] = []
+
+    class Fails:
+        @hookimpl
+        def provider_checked(self) -> None:
+            raise RuntimeError
+
+    class Listens:
+        @hookimpl
+        def provider_checked(self, check: Checked) -> None:
+            told.append(check)
+
+    pipeline, reports = build({"fails": Fails(), "listens": Listens()})
+    pipeline.checked(Checked("a", "ok", down=False, lasts=1.0))
+    assert [check.provider for check in told] == ["a"]
+    assert reports[0][0] == "fails"
+
+
 def test_hook_configure_gives_each_generation_its_state() -> None:
     class Configured:
         @hookimpl
@@ -317,5 +336,5 @@ def test_an_unknown_plugin_is_named_with_a_hint() -> None:
 def test_every_hook_has_a_test_here() -> None:
     hooks = [name for name, value in vars(hookspecs).items() if hasattr(value, "clawproxy_spec")]
     source = Path(__file__).read_text()
-    assert len(hooks) == 10
+    assert len(hooks) == 11
     assert not [hook for hook in hooks if f"test_hook_{hook}" not in source and f"test_hook_register_and_{hook}" not in source]

@@ -23,7 +23,6 @@ PUBLIC = {
     "clawproxy.errors",
     "clawproxy.fetch",
     "clawproxy.events",
-    "clawproxy.fetch",
     "clawproxy.hookspecs",
     "clawproxy.keys",
     "clawproxy.messages",

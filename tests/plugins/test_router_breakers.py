@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clawproxy.config import Duration
-from clawproxy.testing.factories import make_route
 from clawproxy_router.breakers import JITTER, LOST, Breaker, BreakerSettings, Probe, State, Window
 from clawproxy_router.retries import Budget, RetrySettings
 
@@ -72,7 +71,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def a_probe_begins(self) -> None:
         assert self.breaker.wait(self.now) == 0.0
-        self.breaker.probe = Probe(make_route(), [], self.now)
+        self.breaker.probe = Probe(1, [], self.now)
         assert self.breaker.wait(self.now) > 0.0, "one at a time"
 
     @precondition(lambda self: self.breaker.probe is not None)
@@ -119,7 +118,7 @@ def test_a_window_holds_what_happened_within_it(events: list[tuple[float, bool]]
 
 
 def test_a_probe_that_never_began_is_given_up() -> None:
-    breaker = Breaker(state="half_open", probe=Probe(make_route(), [], 100.0))
+    breaker = Breaker(state="half_open", probe=Probe(1, [], 100.0))
     breaker.look(100.0 + LOST)
     assert breaker.wait(100.0 + LOST) > 0
     breaker.look(100.1 + LOST)

@@ -41,6 +41,8 @@ class AnthropicProvider:
         self._version = version
         self._path = f"{prefix}/messages"
         self._unsigned = unsigned
+        headers = (("accept", "application/json"), ("anthropic-version", version or VERSION))
+        self.models_page = OutboundRequest(f"{prefix}/models", b"", headers, "GET")
 
     def configured(self, provider: ProviderConfig) -> AnthropicProvider:
         parts = urlsplit(provider.base_url or "")

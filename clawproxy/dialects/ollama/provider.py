@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from attrs import evolve
+
 from clawproxy.config import ProviderConfig
-from clawproxy.dialects.base import OutboundRequest, ProviderDecoder
+from clawproxy.dialects.base import MODELS_PAGE, OutboundRequest, ProviderDecoder
 from clawproxy.dialects.ollama.provider_answer import StreamDecoder, read_embeddings, read_whole
 from clawproxy.dialects.ollama.provider_request import NAME, encode_chat, encode_embed
 from clawproxy.dialects.openai_chat import provider_faults
@@ -22,6 +24,7 @@ class OllamaProvider:
 
     name = NAME
     auth_header = "authorization"
+    models_page = evolve(MODELS_PAGE, path="/api/tags")
 
     def configured(self, provider: ProviderConfig) -> OllamaProvider:
         return self

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
+from attrs import evolve
+
 from clawproxy.config import ProviderConfig
-from clawproxy.dialects.base import OutboundRequest, ProviderDecoder
+from clawproxy.dialects.base import MODELS_PAGE, OutboundRequest, ProviderDecoder
 from clawproxy.dialects.openai_chat import provider_faults
 from clawproxy.dialects.openai_chat.client_answer import NAME
 from clawproxy.dialects.openai_chat.provider_answer import StreamDecoder, WholeDecoder
@@ -39,6 +41,8 @@ class OpenAIChatProvider:
         self._deployments = deployments
         self._query = query
         self._chat = f"{before}/chat/completions{query}"
+        root = before if deployments is None else deployments.removesuffix("/deployments/")
+        self.models_page = evolve(MODELS_PAGE, path=f"{root}/models{query}")
         self._vectors = f"{before}/embeddings{query}"
 
     def configured(self, provider: ProviderConfig) -> OpenAIChatProvider:
