@@ -38,6 +38,7 @@ from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
 from clawproxy.pipeline.compile import lifespans
+from clawproxy.recheck import Rechecks
 from clawproxy.reload import Reloader
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
@@ -156,7 +157,8 @@ class Server:
             for _, manager in lifespans(self.plugins, self.config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(reloader)
-            for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run):
+            rechecks = Rechecks(gateway, self.websockets)
+            for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run, rechecks.run):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)

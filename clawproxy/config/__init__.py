@@ -17,6 +17,7 @@ from clawproxy.config.policies import (
     parse_comparison,
     parse_hours,
 )
+from clawproxy.config.roles import RoleConfig, action_of, authorized
 from clawproxy.config.schema import (
     KIB,
     MIB,
@@ -72,6 +73,7 @@ __all__ = [
     "ProviderConfig",
     "RatesConfig",
     "RestrictConfig",
+    "RoleConfig",
     "RouteConfig",
     "SecretRef",
     "ServerConfig",
@@ -83,6 +85,8 @@ __all__ = [
     "Unit",
     "WhenConfig",
     "Words",
+    "action_of",
+    "authorized",
     "fits",
     "parse_action",
     "parse_budget",

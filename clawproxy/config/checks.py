@@ -22,6 +22,7 @@ from clawproxy.config.checks_budgets import check_budgets
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_policies import check_policies
+from clawproxy.config.checks_roles import check_roles
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.findings import Findings, Names, check_file
 from clawproxy.config.locate import Path as KeyPath
@@ -74,6 +75,7 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
     check_prices(config, names, found)
     check_keys(config, names, found)
     check_policies(config, names, found)
+    check_roles(config, names, found)
     if "pipeline" not in broken:
         check_pipeline(config, names, found)
     if config.budgets:

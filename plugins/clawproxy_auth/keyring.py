@@ -36,6 +36,12 @@ class Keyring:
     """Names of `settings.issuers`, by `iss`."""
     introspection: Introspection | None = None
     _known: dict[bytes, tuple[bytes, Principal]] = field(factory=dict, repr=False)
+    caps: bool = False
+    """Whether any role limits its answers."""
+
+    @property
+    def unused_hooks(self) -> frozenset[str]:
+        return frozenset() if self.caps else frozenset({"prepare_request"})
 
     def add(self, mark: bytes, principal: Principal) -> Principal | None:
         """Keep a key by its digest. Returns who has it already, if anyone."""
