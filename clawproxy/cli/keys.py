@@ -6,9 +6,7 @@ Rule 2: no provider's secret is resolved.
 
 from __future__ import annotations
 
-import datetime
 import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from clawproxy.config import KeyConfig
 from clawproxy.config.load import Loaded
 from clawproxy.config.units import parse_duration
 from clawproxy.errors import ConfigError
-from clawproxy.ops.keyrecords import MOST_OVERLAP, NAME, described, new_record, newest, state_of, successor
+from clawproxy.ops.keyrecords import MOST_OVERLAP, NAME, described, moment_of, new_record, newest, state_of, successor
 from clawproxy.ops.keyrecords import when as _when
 from clawproxy.secrets import Secret
 from clawproxy.stores.base import KeyRecord, Store
@@ -191,18 +189,9 @@ def with_store(loaded: Loaded, work: Callable[[Store], Awaitable[T]]) -> T:
 def parse_expires(text: str, now: float) -> float:
     """Unix time. Raises ConfigError."""
     try:
-        if re.match(r"[0-9]{4}-", text):
-            moment = datetime.datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                raise ValueError(f'"{text}" has no offset from UTC; write it like 2027-01-31T00:00:00Z')
-            until = moment.timestamp()
-        else:
-            until = now + parse_duration(text)
-        if not now < until < 1e11:
-            raise ValueError(f'"{text}" is not in the future; leave --expires out for a key that does not expire')
+        return moment_of(text, now)
     except ValueError as error:
         raise ConfigError([f"--expires: {error}"]) from None
-    return until
 
 
 def _show_once(secret: Secret, record: KeyRecord, said: str, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from clawproxy.config.units import parse_duration
 from clawproxy.context import new_id
 from clawproxy.keys import digest, display_prefix, generate
 from clawproxy.secrets import Secret
@@ -65,6 +66,20 @@ def described(record: KeyRecord, now: float) -> dict[str, Any]:
         "may_assert": record.may_assert,
         "made_by": record.maker,
     }
+
+
+def moment_of(text: str, now: float) -> float:
+    """Unix time of `30d` from now, or of a date and time with its offset. Raises ValueError with a sentence."""
+    if re.match(r"[0-9]{4}-", text):
+        moment = datetime.datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError(f'"{text}" has no offset from UTC; write it like 2027-01-31T00:00:00Z')
+        until = moment.timestamp()
+    else:
+        until = now + parse_duration(text)
+    if not now < until < 1e11:
+        raise ValueError(f'"{text}" is not in the future; leave it out for what does not expire')
+    return until
 
 
 def state_of(revoked: float | None, expires: float | None, now: float) -> str:
