@@ -43,7 +43,10 @@ def grant_of(name: str, role: RoleConfig) -> Grant:
 
 
 def authorized(principal: Principal, roles: Mapping[str, RoleConfig]) -> Principal:
-    """With what its roles allow. A role that nobody configured allows nothing."""
-    if not roles or not principal.roles:
+    """With what its roles allow. A role that nobody configured allows nothing; without any role it is as whoever vouches for it
+    says: `grants` of () allow nothing, None leaves it to `models`."""
+    if not roles:
         return principal if principal.grants is None else evolve(principal, grants=None)
+    if not principal.roles:
+        return principal
     return evolve(principal, grants=tuple([grant_of(name, roles[name]) for name in principal.roles if name in roles]))
