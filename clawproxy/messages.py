@@ -287,6 +287,9 @@ class Principal:
             return False
         return self.grants is None or any(grant.covers(model, action) for grant in self.grants)
 
+    def may_reach(self, provider: str) -> bool:
+        return self.grants is None or any(_fits(provider, grant.providers) for grant in self.grants)
+
     def granting(self, model: str, action: str) -> tuple[Grant, ...]:
         """The grants that a request comes under; where none names the model, a policy chose it, and all with the action count."""
         grants = [grant for grant in self.grants or () if _fits(action, grant.actions)]

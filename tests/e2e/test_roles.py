@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from clawproxy.config import (
     KeyConfig,
     ModelConfig,
@@ -21,7 +23,8 @@ from clawproxy.config import (
 from clawproxy.context import Exchange
 from clawproxy.events import Outcome
 from clawproxy.hookspecs import hookimpl
-from clawproxy.messages import Grant, Principal
+from clawproxy.messages import Grant, Principal, Route
+from clawproxy_router import PriorityPlan
 from tests.matrix.expected import BASE
 
 from .harness import Running, gateway
@@ -162,6 +165,23 @@ async def test_actions(tmp_path: Path) -> None:
         refused = await chat(running, TOKEN.format("counting"), model="both")
         assert (refused.status, refused.json()["error"]["code"]) == (403, "forbidden")
         assert "chat" in refused.json()["error"]["message"]
+
+
+class Elsewhere:
+    """A router that minds no roles."""
+
+    @hookimpl
+    async def choose_route(self, exchange: Exchange) -> PriorityPlan:
+        await trio.lowlevel.checkpoint()
+        return PriorityPlan([Route("anthropic", "m-west"), Route("openai_chat", "m-east")], 3)
+
+
+async def test_a_router_that_minds_no_roles_leads_nobody_astray(tmp_path: Path) -> None:
+    order = ("audit", "auth", "elsewhere", "router", "meter")
+    async with roled(tmp_path, plugins={"elsewhere": Elsewhere()}, pipeline=PipelineConfig(order)) as running:
+        assert (await chat(running, TOKEN.format("east"), model="both")).status == 403
+        assert (await chat(running, TOKEN.format("short"), model="both")).status == 200
+        assert asked(running) == ["m-west"]
 
 
 def test_a_request_is_allowed_by_one_role_as_a_whole() -> None:
