@@ -18,7 +18,7 @@ from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome, Text
 from clawproxy.exchange import run_exchange
 from clawproxy.lifetime import Lifetime
-from clawproxy.messages import ChatRequest, Usage
+from clawproxy.messages import ChatRequest, Grant, Usage
 from clawproxy.service import Call
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) 
             app=exchange.app,
             # The model is the operator's choice, whatever the key may ask for by name.
             models=(*exchange.principal.models, request.model),
+            grants=_with_model(exchange.principal.grants, request.model),
         ),
         decode=lambda: request,
         lifetime=Lifetime(),
@@ -81,3 +82,8 @@ async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) 
     if error is not None:
         raise error
     return "".join(listener.said)
+
+
+def _with_model(grants: tuple[Grant, ...] | None, model: str) -> tuple[Grant, ...] | None:
+    """Where it may go (providers, regions) stays as the roles say."""
+    return None if grants is None else tuple([evolve(each, models=(*each.models, model), actions=("*",)) for each in grants])

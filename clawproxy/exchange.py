@@ -223,8 +223,11 @@ class _Story:
             route = self._goes_on(plan, leg) if leg and any(each.content for each in leg) else plan.next(leg)
         except ClawError as refused:
             route, error = None, refused
+        principal = self.exchange.principal
         if route is not None:
-            return route
+            if principal.grants is None or route.recorded is not None or principal.may_reach(route.provider):
+                return route
+            error = ClawError("forbidden", "None of this credential's roles reaches the route that was chosen.")
         return without_route(self.exchange, last, error or ClawError("no_route"), self._unavailable())
 
     def _unavailable(self) -> str | None:
@@ -272,7 +275,9 @@ class _Story:
         """The attempt to run beside the one under way."""
         leg = self.exchange.attempts[self.leg :]
         route = self.plan.next(leg) if self.plan is not None else None
-        return self._begun(leg, route) if route is not None and route.reason == "hedge" else None
+        if route is None or route.reason != "hedge" or not self.exchange.principal.may_reach(route.provider):
+            return None
+        return self._begun(leg, route)
 
     def goes_on(self) -> bool:
         """Whether it was only interrupted."""

@@ -21,13 +21,13 @@ from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
 from clawproxy.asking import ask
 from clawproxy.clocks import CLOCK_SLUGS, Deadlines
-from clawproxy.config import Config
+from clawproxy.config import Config, action_of, authorized
 from clawproxy.config.groups import flat_routes
 from clawproxy.context import App, Checked, Exchange
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
-from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.messages import ChatRequest, Credentials, Grant, Principal, Route
 from clawproxy.ops.books import book, declare
 from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.logs import log_event, log_exception
@@ -37,8 +37,8 @@ from clawproxy.service import Call, Client
 from clawproxy.stores.base import UsageRow
 from clawproxy.upstream.base import Upstream
 
-CREDENTIAL_CACHE = 5.0
-"""Seconds a verdict on a credential may be reused: the bound within which a revoked key stops working."""
+CREDENTIAL_CACHE = 3.0
+"""Seconds a verdict on a credential may be reused; with `recheck.EVERY`, within 5 s of its end no credential works anywhere."""
 CACHED_CREDENTIALS = 10_000
 HOOK_BUDGET_AUTH = 5.0
 
@@ -122,6 +122,19 @@ class Generation:
             exchange.user = said if isinstance(said, str) else exchange.user
             app = request.metadata.get("app")
             exchange.app = app if isinstance(app, str) else exchange.app
+        if exchange.principal.grants is not None:
+            self._authorize(exchange, request)
+
+    def _authorize(self, exchange: Exchange, request: ChatRequest) -> None:
+        """Raises ClawError: `model_not_found` for what its roles do not show, `forbidden` for an action they do not allow."""
+        principal, action = exchange.principal, action_of(exchange.surface, request.operation)
+        if not principal.may_use(request.model):
+            raise ClawError("model_not_found", param="model")
+        if not principal.may_use(request.model, action):
+            raise ClawError("forbidden", f"None of this credential's roles allows {action} with this model.")
+        grants = principal.granting(request.model, action)
+        places = reached(self.config, request.model, grants)
+        exchange.candidates = [route for route in exchange.candidates if (route.provider, route.model) in places]
 
     def deadlines_for(self, route: Route, exchange: Exchange) -> Deadlines:
         known = self._deadlines.get((exchange.requested_model, route.provider))
@@ -192,7 +205,7 @@ class Gateway:
         return self.current.config.deadlines
 
     async def authenticate(self, credentials: Credentials) -> Principal:
-        """Who is it? A good verdict is reused for at most 5 s, keyed by a digest of all that was shown."""
+        """Who is it? A good verdict is reused for at most 3 s, keyed by a digest of all that was shown."""
         token, certificate = credentials.token, credentials.certificate
         now = time.monotonic()
         digest = b""
@@ -206,7 +219,7 @@ class Gateway:
         generation = self.current
         try:
             with trio.fail_after(HOOK_BUDGET_AUTH):
-                principal = await generation.pipeline.authenticate(credentials)
+                principal = authorized(await generation.pipeline.authenticate(credentials), generation.config.roles)
         except trio.TooSlowError:
             log_event("auth.slow", "error")
             raise ClawError("internal") from None
@@ -296,7 +309,13 @@ class Gateway:
             pairs = [(name, flat_routes(config.models, name)[0].provider or "") for name in config.models]
         else:
             pairs = [(f"{name}/{model}", name) for name, provider in config.providers.items() for model in provider.models]
+        if principal.grants is not None:
+            return [(model, first) for model, provider in pairs if (first := shown_provider(config, principal, model, provider))]
         return [(model, provider) for model, provider in pairs if principal.may_use(model)]
+
+    def forget_credentials(self) -> None:
+        """Whoever comes next is looked up anew: a key was made or revoked."""
+        self._verdicts.clear()
 
     async def usage(self, principal: Principal, since: float) -> UsageRow:
         """What this principal's key has used since a Unix time. Raises ClawError("store_unavailable")."""
@@ -379,3 +398,22 @@ def candidates_for(config: Config, model: str) -> Sequence[Route]:
         Route(route.provider or "", route.model, context_tokens=route.context_tokens, max_output_tokens=route.max_output_tokens)
         for route in flat_routes(config.models, model)
     ]
+
+
+def reached(config: Config, model: str, grants: Sequence[Grant]) -> set[tuple[str, str]]:
+    """The places (provider, the model's name there) of a configured model that some grant reaches."""
+    return {
+        (route.provider, route.model)
+        for route in flat_routes(config.models, model)
+        if route.provider is not None and any(grant.reaches(route.provider, route.region) for grant in grants)
+    }
+
+
+def shown_provider(config: Config, principal: Principal, model: str, provider: str) -> str | None:
+    """The first provider its roles let a request for the model go to; None where they show no such model."""
+    if not principal.may_use(model):
+        return None
+    grants = [grant for grant in principal.grants or () if grant.covers(model)]
+    routes = flat_routes(config.models, model)
+    places = [(route.provider or "", route.region) for route in routes] or [(provider, None)]
+    return next((name for name, region in places if any(grant.reaches(name, region) for grant in grants)), None)

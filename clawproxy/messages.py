@@ -240,6 +240,38 @@ class Credentials:
 
 
 @value
+class Grant:
+    """What one role allows. A request is allowed by one role as a whole, never by a part of one and a part of another."""
+
+    role: str
+    models: tuple[str, ...] = ()
+    """Names or `prefix*`, as in all of these."""
+    actions: tuple[str, ...] = ("*",)
+    providers: tuple[str, ...] = ("*",)
+    regions: tuple[str, ...] = ("*",)
+    """Of routes; a route that states none is in none, and only `*` reaches it."""
+    max_output: int | None = None
+    """Tokens an answer may have; None: no limit."""
+    make_keys: bool = False
+
+    def covers(self, model: str, action: str | None = None) -> bool:
+        return _fits(model, self.models) and (action is None or _fits(action, self.actions))
+
+    def reaches(self, provider: str, region: str | None) -> bool:
+        return _fits(provider, self.providers) and ("*" in self.regions or (region is not None and _fits(region, self.regions)))
+
+    @property
+    def is_everywhere(self) -> bool:
+        return "*" in self.providers and "*" in self.regions
+
+
+def _fits(word: str, patterns: tuple[str, ...]) -> bool:
+    return "*" in patterns or any(
+        pattern == word or (pattern.endswith("*") and word.startswith(pattern[:-1])) for pattern in patterns
+    )
+
+
+@value
 class Principal:
     """Who is asking, once known."""
 
@@ -257,10 +289,24 @@ class Principal:
     expires: float | None = None
     """Unix time."""
 
-    def may_use(self, model: str) -> bool:
-        return "*" in self.models or any(
-            pattern == model or (pattern.endswith("*") and model.startswith(pattern[:-1])) for pattern in self.models
-        )
+    grants: tuple[Grant, ...] | None = None
+    """What its roles allow; None where none are configured or it has none: then `models` alone counts. Set by the gateway."""
+    maker: str | None = None
+    """The key that made this one: its budgets hold for what it made, too."""
+
+    def may_use(self, model: str, action: str | None = None) -> bool:
+        """Whether it may use the model at all, or for this action."""
+        if not _fits(model, self.models):
+            return False
+        return self.grants is None or any(grant.covers(model, action) for grant in self.grants)
+
+    def may_reach(self, provider: str) -> bool:
+        return self.grants is None or any(_fits(provider, grant.providers) for grant in self.grants)
+
+    def granting(self, model: str, action: str) -> tuple[Grant, ...]:
+        """The grants that a request comes under; where none names the model, a policy chose it, and all with the action count."""
+        grants = [grant for grant in self.grants or () if _fits(action, grant.actions)]
+        return tuple([grant for grant in grants if _fits(model, grant.models)] or grants)
 
 
 @value

@@ -33,20 +33,25 @@ from clawproxy.gateway import Gateway
 from clawproxy.http1.head import Head
 from clawproxy.keys import load_or_create_pepper
 from clawproxy.listeners import Bound, bind_all
+from clawproxy.ops import admin_keys
 from clawproxy.ops.admin import AdminPages
+from clawproxy.ops.admin_keys import AdminKeys
 from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
 from clawproxy.pipeline.compile import lifespans
+from clawproxy.recheck import Rechecks
 from clawproxy.reload import Reloader
 from clawproxy.servertls import tls_context
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.stores.sqlite import SqliteStore
+from clawproxy.transport.access import check_content, read_credentials
 from clawproxy.transport.catalog import catalog_pages
 from clawproxy.transport.connection import serve_connection
 from clawproxy.transport.front import Front
 from clawproxy.transport.http import PlainResponse
 from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
+from clawproxy.transport.origins import check_admin
 from clawproxy.transport.surfaces import Surfaces
 from clawproxy.transport.websocket import Connections, serve_websocket
 
@@ -157,7 +162,8 @@ class Server:
             for _, manager in lifespans(self.plugins, self.config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(reloader)
-            for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run):
+            rechecks = Rechecks(gateway, self.websockets)
+            for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run, rechecks.run):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)
@@ -323,16 +329,23 @@ class Server:
 
 def _admin(gateway: Gateway) -> Surfaces:
     """The admin listener's surfaces: its pages, behind its own Host policy, and nothing else."""
-    pages = AdminPages(gateway)
+    pages, keys = AdminPages(gateway), AdminKeys(gateway)
 
     async def page(head: Head, body: bytes, peer: str) -> PlainResponse:
-        answer = await pages.handle(head.method, head.path)
+        if admin_keys.serves(head.path):
+            if body:
+                check_content(head)
+            answer = await keys.handle(head.method, head.path, read_credentials(head, peer, "admin"), body)
+        else:
+            answer = await pages.handle(head.method, head.path)
         return PlainResponse(answer.status, answer.content_type, answer.body, answer.headers)
 
     def check(head: Head, config: Config, secure: bool) -> ClawError | None:
+        if head.path.startswith("/admin/"):  # what changes something is for no page of somebody else's
+            return check_admin(head, config, secure)
         return None if AdminPages(gateway, config.server.hosts).admits(head.get("host")) else ClawError("misdirected")
 
-    return Surfaces(fallback=page, models=False, check=check)
+    return Surfaces(fallback=page, models=False, check=check, plain_body=admin_keys.MOST_BODY)
 
 
 async def _serve_responses(*args: Any, **options: Any) -> None:

@@ -48,6 +48,8 @@ class Call:
     """What the client asks of a route in its headers: `capabilities`, `quality`, `region`, unread."""
     parent: str | None = None
     """The `request_id` of the exchange within which a plugin asks this (`App.ask`)."""
+    credentials: Credentials | None = None
+    """As they were shown: whether they are still good is looked at while it runs. None: somebody else sees to that."""
 
 
 class Sink(Protocol):

@@ -34,7 +34,7 @@ LAYERS: list[tuple[int, str]] = [
     (2, r"clawproxy\.fetch$"),
     (3, r"clawproxy\.(admission|asking|attempts|continuing|exchange|exchange_clock|gateway|hedging|lastresort|listeners|rate)$"),
     (3, r"clawproxy\.servertls$"),
-    (4, r"clawproxy\.(server|reload|testing|doctor)(\..*)?$"),
+    (4, r"clawproxy\.(server|recheck|reload|testing|doctor)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),
 ]

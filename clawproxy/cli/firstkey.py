@@ -15,9 +15,9 @@ import trio
 
 from clawproxy.cli import say
 from clawproxy.cli.common import pepper, state_dir
-from clawproxy.cli.keys import new_record
 from clawproxy.config import Config, KeyConfig, SecretRef
 from clawproxy.errors import ConfigError
+from clawproxy.ops.keyrecords import new_record
 from clawproxy.ops.logs import log_event
 
 if TYPE_CHECKING:

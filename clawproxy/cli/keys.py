@@ -1,14 +1,12 @@
 """`clawproxy keys`: client keys in the store, with the gateway up or down.
 
-Rule 1: a key is shown once, alone on stdout; what is stored is its digest.
+Rule 1: a key is shown once, alone on stdout (or in the one JSON object there); what is stored is its digest.
 Rule 2: no provider's secret is resolved.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -19,28 +17,23 @@ import trio
 
 from clawproxy.cli import say
 from clawproxy.cli.common import config_option, load_config, pepper, printable, state_dir
+from clawproxy.config import KeyConfig
 from clawproxy.config.load import Loaded
 from clawproxy.config.units import parse_duration
-from clawproxy.context import new_id
 from clawproxy.errors import ConfigError
-from clawproxy.keys import digest, display_prefix, generate
+from clawproxy.ops.keyrecords import MOST_OVERLAP, NAME, described, moment_of, new_record, newest, state_of, successor
+from clawproxy.ops.keyrecords import when as _when
 from clawproxy.secrets import Secret
 from clawproxy.stores.base import KeyRecord, Store
 
 T = TypeVar("T")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
-
-
-def new_record(name: str, secret_pepper: bytes, **fields: Any) -> tuple[Secret, KeyRecord]:
-    """A new key and what is stored of it."""
-    secret = generate()
-    token = secret.reveal()
-    return secret, KeyRecord(new_id(), name, digest(secret_pepper, token), display_prefix(token), time.time(), **fields)
+expires_option = click.option("--expires", help='A duration ("30d") or a date and time with its offset ("2027-01-31T00:00:00Z").')
+json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 @click.group("keys")
 def command() -> None:
-    """Make, list and revoke client keys. A running gateway follows within 5 seconds."""
+    """Make, list, rotate and revoke client keys. A running gateway follows within 5 seconds."""
 
 
 @command.command()
@@ -53,8 +46,11 @@ def command() -> None:
 @click.option("--role", "roles", multiple=True)
 @click.option("--tag", "tags", multiple=True)
 @click.option("--may-assert", is_flag=True, help="The client's own `user` and `app` count.")
-@click.option("--expires", help='A duration ("30d") or a date and time with its offset ("2027-01-31T00:00:00Z").')
-def create(name: str, config_file: Path | None, models: tuple[str, ...], expires: str | None, **fields: Any) -> None:
+@expires_option
+@json_option
+def create(
+    name: str, config_file: Path | None, models: tuple[str, ...], expires: str | None, as_json: bool, **fields: Any
+) -> None:
     """Make a key called NAME and print it, once."""
     if not NAME.fullmatch(name):
         raise ConfigError([f"NAME: {name!r} is no name for a key; use letters, digits, `_`, `.`, `@` and `-`, at most 64"])
@@ -62,6 +58,10 @@ def create(name: str, config_file: Path | None, models: tuple[str, ...], expires
     loaded, plugins = load_config(config_file)
     if name in loaded.config.keys:
         raise ConfigError([f"NAME: `{name}` is a static key of {loaded.config.path or 'the environment'}; choose another name"])
+    problems = [f'--role: "{printable(role)}" is not in [roles] of {loaded.config.path}' for role in fields["roles"]
+                if loaded.config.roles and role not in loaded.config.roles]  # fmt: skip
+    if problems:
+        raise ConfigError(problems)
     secret, record = new_record(name, pepper(loaded, plugins), models=models or ("*",), expires=until, **fields)
 
     async def work(store: Store) -> None:
@@ -70,8 +70,64 @@ def create(name: str, config_file: Path | None, models: tuple[str, ...], expires
         await store.add_key(record)
 
     with_store(loaded, work)
-    click.echo(secret.reveal())
-    say(f"Key `{name}` made. It is not shown again.")
+    _show_once(secret, record, f"Key `{name}` made.", as_json)
+
+
+@command.command()
+@click.argument("name")
+@config_option
+@click.option("--overlap", default="24h", show_default=True, help='How long the old secret works beside the new one; "0s": not.')
+@expires_option
+@json_option
+def rotate(name: str, config_file: Path | None, overlap: str, expires: str | None, as_json: bool) -> None:
+    """Give the key NAME a new secret and print it, once. All else of the key stays; the old secret ends after the overlap."""
+    now = time.time()
+    try:
+        seconds = 0.0 if overlap.strip() in ("0", "0s") else parse_duration(overlap)
+        if not seconds <= MOST_OVERLAP:
+            raise ValueError(f'"{overlap}" is too long; 90d are the most')
+    except ValueError as error:
+        raise ConfigError([f"--overlap: {error}"]) from None
+    loaded, plugins = load_config(config_file)
+    secret_pepper = pepper(loaded, plugins)
+    until = None if expires is None else parse_expires(expires, now)
+
+    async def work(store: Store) -> tuple[Secret, KeyRecord] | None:
+        known = newest(await store.keys(), name, now)
+        if known is None:
+            return None
+        secret, record = successor(known, secret_pepper, until)
+        return (secret, record) if await store.rotate_key(record, now + seconds) else None
+
+    made = with_store(loaded, work)
+    if made is None:
+        raise ConfigError([_no_such_key(name, loaded)])
+    _show_once(*made, f"Key `{name}` has a new secret; the old one works until {_when(now + seconds)}.", as_json)
+
+
+@command.command()
+@click.argument("name")
+@config_option
+@json_option
+def show(name: str, config_file: Path | None, as_json: bool) -> None:
+    """All that is known of the key NAME, one entry for each of its secrets; never the secrets."""
+    loaded, _ = load_config(config_file)
+
+    async def work(store: Store) -> Sequence[KeyRecord]:
+        return await store.keys()
+
+    now = time.time()
+    rows = [described(record, now) for record in with_store(loaded, work) if record.name == name]
+    if name in loaded.config.keys:
+        rows.append(_static(name, loaded.config.keys[name], now))
+    if not rows:
+        raise ConfigError([_no_such_key(name, loaded)])
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        width = max(map(len, row))
+        click.echo("\n".join(f"{word.ljust(width)}  {_cell(value)}" for word, value in row.items()) + "\n")
 
 
 @command.command("list")
@@ -85,19 +141,15 @@ def list_(config_file: Path | None, as_json: bool) -> None:
         return await store.keys()
 
     now = time.time()
-    rows = [_row(record, now) for record in with_store(loaded, work)]
-    rows += [
-        {"name": name, "state": _state(None, key.expires, now), "from": "configuration", "expires": _when(key.expires),
-         "user": key.user, "team": key.team, "app": key.app, "models": list(key.models)}
-        for name, key in loaded.config.keys.items()
-    ]  # fmt: skip
+    rows = [described(record, now) for record in with_store(loaded, work)]
+    rows += [_static(name, key, now) for name, key in loaded.config.keys.items()]
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
     if not rows:
         click.echo("No keys yet: `clawproxy keys create NAME` makes one.")
         return
-    columns = ("name", "state", "begins", "created", "expires", "user", "team", "app", "models")
+    columns = ("name", "state", "begins", "created", "expires", "user", "team", "app", "roles", "models")
     table = [columns, *(tuple(_cell(row.get(column)) for column in columns) for row in rows)]
     widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
     for row in table:
@@ -115,8 +167,7 @@ def revoke(name: str, config_file: Path | None) -> None:
         return await store.revoke_key(name, time.time())
 
     if not with_store(loaded, work):
-        hint = "it is in the configuration; remove it there" if name in loaded.config.keys else "`clawproxy keys list` names them"
-        raise ConfigError([f"NAME: there is no key `{printable(name)}` in the store; {hint}"])
+        raise ConfigError([_no_such_key(name, loaded, good=False)])
     click.echo(f"Key `{name}` revoked.")
 
 
@@ -138,42 +189,40 @@ def with_store(loaded: Loaded, work: Callable[[Store], Awaitable[T]]) -> T:
 def parse_expires(text: str, now: float) -> float:
     """Unix time. Raises ConfigError."""
     try:
-        if re.match(r"[0-9]{4}-", text):
-            moment = datetime.datetime.fromisoformat(text)
-            if moment.tzinfo is None:
-                raise ValueError(f'"{text}" has no offset from UTC; write it like 2027-01-31T00:00:00Z')
-            until = moment.timestamp()
-        else:
-            until = now + parse_duration(text)
-        if not now < until < 1e11:
-            raise ValueError(f'"{text}" is not in the future; leave --expires out for a key that does not expire')
+        return moment_of(text, now)
     except ValueError as error:
         raise ConfigError([f"--expires: {error}"]) from None
-    return until
 
 
-def _row(record: KeyRecord, now: float) -> dict[str, Any]:
+def _show_once(secret: Secret, record: KeyRecord, said: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"key": secret.reveal(), **described(record, record.created)}, indent=1))
+    else:
+        click.echo(secret.reveal())
+    say(f"{said} It is not shown again.")
+
+
+def _no_such_key(name: str, loaded: Loaded, *, good: bool = True) -> str:
+    if name in loaded.config.keys:
+        hint = "it is in the configuration; change it there" if good else "it is in the configuration; remove it there"
+    else:
+        hint = "`clawproxy keys list` names them"
+    return f"NAME: there is no key `{printable(name)}` in the store; {hint}"
+
+
+def _static(name: str, key: KeyConfig, now: float) -> dict[str, Any]:
     return {
-        "name": record.name,
-        "state": _state(record.revoked, record.expires, now),
-        "from": "store",
-        "begins": record.prefix,
-        "created": _when(record.created),
-        "expires": _when(record.expires),
-        "user": record.user,
-        "team": record.team,
-        "app": record.app,
-        "models": list(record.models),
+        "name": name,
+        "state": state_of(None, key.expires, now),
+        "from": "configuration",
+        "expires": _when(key.expires),
+        "user": key.user,
+        "team": key.team,
+        "app": key.app,
+        "roles": list(key.roles),
+        "models": list(key.models),
     }
 
 
-def _state(revoked: float | None, expires: float | None, now: float) -> str:
-    return "revoked" if revoked is not None else "expired" if expires is not None and expires <= now else "good"
-
-
-def _when(moment: float | None) -> str | None:
-    return None if moment is None else datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _cell(value: Any) -> str:
-    return "-" if value is None else printable(", ".join(value) if isinstance(value, list) else str(value))
+    return "-" if value in (None, []) else printable(", ".join(value) if isinstance(value, list) else str(value))

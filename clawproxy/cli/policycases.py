@@ -20,7 +20,7 @@ import trio
 from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
-from clawproxy.config import Config, Moment, Words
+from clawproxy.config import Config, Moment, Words, authorized
 from clawproxy.config.checks_policies import NEEDS
 from clawproxy.config.load import Loaded, Source, parse, read
 from clawproxy.config.locate import Path as KeyPath
@@ -202,6 +202,7 @@ def _exchange(asked: Asked, config: Config) -> tuple[Exchange, ChatRequest]:
         own = {name: getattr(key, name) for name in ("user", "team", "app", "roles", "tags", "models", "may_assert")}
     said = {name: getattr(asked, name) for name in ("user", "team", "app", "roles", "tags")}
     principal = Principal(asked.key, **(own | {name: value for name, value in said.items() if value is not None}))
+    principal = authorized(principal, config.roles)
     parts = [_MEDIA[need] for need in asked.needs if need in _MEDIA]
     text = asked.content * asked.repeat
     last = Message("user", (TextPart(text), *parts) if parts else text)

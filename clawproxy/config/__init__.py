@@ -17,6 +17,7 @@ from clawproxy.config.policies import (
     parse_comparison,
     parse_hours,
 )
+from clawproxy.config.roles import RoleConfig, action_of, authorized
 from clawproxy.config.schema import (
     KIB,
     MIB,
@@ -79,6 +80,7 @@ __all__ = [
     "ProviderTLSConfig",
     "RatesConfig",
     "RestrictConfig",
+    "RoleConfig",
     "RouteConfig",
     "SecretRef",
     "ServerConfig",
@@ -91,6 +93,8 @@ __all__ = [
     "Unit",
     "WhenConfig",
     "Words",
+    "action_of",
+    "authorized",
     "fits",
     "parse_action",
     "parse_budget",

@@ -55,8 +55,6 @@ def check_server(server: ServerConfig, found: Findings) -> None:
             found.wrong(("server", "hosts", index), f'"{shown(host)}" is no host; write a name as it stands in a Host header')
     if server.trusted_proxies:
         found.wrong(("server", "trusted_proxies"), "forwarded addresses are not read by this version; leave it out")
-    if server.admin_token is not None:
-        found.warn(("server", "admin_token"), "has no use yet: what this version's admin listener gives needs no credential")
 
 
 def _clash(one: Address, two: Address) -> bool:

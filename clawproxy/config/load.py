@@ -26,6 +26,7 @@ from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
 from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.rates import structure_rates
+from clawproxy.config.roles import RoleConfig
 from clawproxy.config.schema import (
     BudgetConfig,
     Config,
@@ -57,6 +58,7 @@ _NAMED: Mapping[str, type[Any]] = {
     "keys": KeyConfig,
     "budgets": BudgetConfig,
     "policies": PolicyConfig,
+    "roles": RoleConfig,
 }
 
 

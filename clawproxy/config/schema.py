@@ -16,6 +16,7 @@ from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.policies import PolicyConfig
+from clawproxy.config.roles import RoleConfig
 
 Duration = NewType("Duration", float)
 """Seconds."""
@@ -88,6 +89,8 @@ class ServerConfig:
     admin_token: SecretRef | None = None
     trusted_proxies: tuple[str, ...] = ()
     pepper: SecretRef | None = None
+    on_revoke: Literal["finish", "cut"] = "finish"
+    """What becomes of requests at work whose credential was revoked or expires: they may finish, or are cut."""
 
 
 @frozen
@@ -398,3 +401,5 @@ class Config:
     rates: RatesConfig = RatesConfig()
     policies: Mapping[str, PolicyConfig] = field(factory=dict)
     """In the order they are written."""
+    roles: Mapping[str, RoleConfig] = field(factory=dict)
+    """None: what keys call their roles are words for policies, and allow nothing."""

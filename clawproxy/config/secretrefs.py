@@ -128,6 +128,7 @@ def check_secrets(
     problems: list[tuple[KeyPath, str]] = []
     warnings: list[tuple[KeyPath, str]] = []
     found: dict[str, Secret] = {}
+    operator: Secret | None = None
     for path, ref in references(config):
         if ref.scheme in FETCHED and path[0] == "providers" and path[2] != "oauth":
             continue  # had when it is needed, by `upstream.fetched`; how it is written was checked
@@ -136,6 +137,12 @@ def check_secrets(
         except ConfigError as error:
             problems.append((path, error.problems[0]))
             continue
+        if path == ("server", "admin_token"):
+            operator = secret
+            if len(secret.reveal()) < SHORT_KEY:
+                warnings.append(
+                    (path, f"has fewer than {SHORT_KEY} characters and can be guessed; use {2 * SHORT_KEY} random ones")
+                )
         if path[0] == "keys":
             found[str(path[1])] = secret
             if len(secret.reveal()) < SHORT_KEY:
@@ -144,4 +151,7 @@ def check_secrets(
         if found[one] == found[two]:
             first = dotted(("keys", one, "secret"))
             problems.append((("keys", two, "secret"), f"is the same secret as {first}; give each key its own"))
+    for name, secret in found.items():
+        if secret == operator:  # who administers calls no models, and the other way round (docs/authorization.md)
+            problems.append((("keys", name, "secret"), "is the same secret as server.admin_token; give each its own"))
     return problems, warnings

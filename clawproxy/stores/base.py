@@ -38,6 +38,8 @@ class KeyRecord:
     tags: tuple[str, ...] = ()
     models: tuple[str, ...] = ("*",)
     may_assert: bool = False
+    maker: str | None = None
+    """The name of the key that made it; None for an operator's."""
 
 
 class LedgerOpen(Struct, frozen=True, array_like=True, gc=False):
@@ -201,7 +203,12 @@ class Store(Protocol):
     async def find_key(self, digest: bytes) -> KeyRecord | None: ...
     async def keys(self) -> Sequence[KeyRecord]: ...
     async def revoke_key(self, name: str, at: float) -> bool:
-        """False where there is no such key. Revoking twice keeps the first time."""
+        """All keys of that name, and what they made. False where there is no such key. Revoking twice keeps the first time."""
+        ...
+
+    async def rotate_key(self, record: KeyRecord, until: float) -> bool:
+        """Adds `record` beside the keys of its name, which end at `until` where they would not sooner: one step. False, and
+        nothing is changed, where no key of that name is good at `record.created`. Idempotent by `record.id`."""
         ...
 
     # ledger

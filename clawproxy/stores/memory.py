@@ -52,10 +52,22 @@ class MemoryStore:
 
     async def revoke_key(self, name: str, at: float) -> bool:
         named = [key for key in self._keys.values() if key.name == name]
-        for key in named:
+        for key in (*named, *(each for each in self._keys.values() if each.maker == name)):
             if key.revoked is None:
                 self._keys[key.id] = attrs.evolve(key, revoked=at)
         return bool(named)
+
+    async def rotate_key(self, record: KeyRecord, until: float) -> bool:
+        if record.id in self._keys:
+            return True
+        good = [key for key in self._keys.values() if key.name == record.name and _is_good(key, record.created)]
+        if not good:
+            return False
+        await self.add_key(record)
+        for key in good:
+            if key.expires is None or key.expires > until:
+                self._keys[key.id] = attrs.evolve(key, expires=until)
+        return True
 
     # ledger
     def open_row(self, row: LedgerOpen) -> Awaitable[None]:
@@ -128,6 +140,10 @@ class MemoryStore:
 
     async def aclose(self) -> None:
         pass
+
+
+def _is_good(key: KeyRecord, now: float) -> bool:
+    return key.revoked is None and (key.expires is None or key.expires > now)
 
 
 def _group(row: LedgerRow, group_by: GroupBy | None) -> str | None:

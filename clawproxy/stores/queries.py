@@ -80,15 +80,33 @@ _ADD_KEY = f"INSERT INTO keys ({_columns(_KEY_FIELDS)}) VALUES ({', '.join('?' *
 
 def add_key(connection: sqlite3.Connection, record: KeyRecord) -> None:
     """Raises ValueError where another key has this digest."""
+    with immediate(connection):
+        _add(connection, record)
+
+
+def _add(connection: sqlite3.Connection, record: KeyRecord) -> None:
     values = [
         msgspec.json.encode(value).decode() if name in _LISTS else value
         for name, value in zip(_KEY_FIELDS, attrs.astuple(record, recurse=False), strict=True)
     ]
     try:
-        with immediate(connection):
-            connection.execute(_ADD_KEY, values)
+        connection.execute(_ADD_KEY, values)
     except sqlite3.IntegrityError as error:
         raise ValueError("another key has this digest") from error
+
+
+def rotate_key(connection: sqlite3.Connection, record: KeyRecord, until: float) -> bool:
+    """As `Store.rotate_key`."""
+    with immediate(connection):
+        if connection.execute("SELECT 1 FROM keys WHERE id = ?", (record.id,)).fetchone() is not None:
+            return True
+        good = "name = ? AND revoked IS NULL AND (expires IS NULL OR expires > ?)"
+        named = (record.name, record.created)
+        if connection.execute(f"SELECT 1 FROM keys WHERE {good}", named).fetchone() is None:
+            return False
+        connection.execute(f"UPDATE keys SET expires = min(coalesce(expires, ?), ?) WHERE {good}", (until, until, *named))
+        _add(connection, record)
+        return True
 
 
 def find_key(connection: sqlite3.Connection, digest: bytes) -> KeyRecord | None:
@@ -102,9 +120,9 @@ def keys(connection: sqlite3.Connection) -> list[KeyRecord]:
 
 
 def revoke_key(connection: sqlite3.Connection, name: str, at: float) -> bool:
-    """All keys of that name; a name may be used again, so there may be several."""
+    """All keys of that name (it may be used again, so there may be several) and those they made."""
     with immediate(connection):
-        connection.execute("UPDATE keys SET revoked = ? WHERE name = ? AND revoked IS NULL", (at, name))
+        connection.execute("UPDATE keys SET revoked = ? WHERE (name = ? OR maker = ?) AND revoked IS NULL", (at, name, name))
         return connection.execute("SELECT 1 FROM keys WHERE name = ?", (name,)).fetchone() is not None
 
 

@@ -299,9 +299,7 @@ class SqliteStore:
         if was_sick:
             log.warning("the ledger can be written again")
         if self._dropped:
-            log.error(
-                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", self._dropped
-            )
+            log.error(_NOT_CLOSED, self._dropped)
             self._dropped = 0
         if segment is not None and segment is self._segment:
             self._folded = folded.get(segment.path.name, self._folded)
@@ -371,6 +369,9 @@ class SqliteStore:
     async def revoke_key(self, name: str, at: float) -> bool:
         return await self._keys.run(queries.revoke_key, name, at)
 
+    async def rotate_key(self, record: KeyRecord, until: float) -> bool:
+        return await self._keys.run(queries.rotate_key, record, until)
+
     # --- the end -------------------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
@@ -391,8 +392,6 @@ class SqliteStore:
             for lane in self._lanes:
                 await lane.aclose()
         if self._spool:
-            log.error(
-                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", len(self._spool)
-            )
+            log.error(_NOT_CLOSED, len(self._spool))
         if self._lock is not None:
             self._lock.release()

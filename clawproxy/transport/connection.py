@@ -294,6 +294,7 @@ class Connection:
             attribution=asked.attribution,
             cache_control=asked.cache_control,
             wanted=asked.wanted,
+            credentials=credentials,
         )
         if self._gone:
             lifetime.hang_up()

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
+from attrs import evolve
 
-from clawproxy.config import KeyConfig
+from clawproxy.config import KeyConfig, action_of
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.fetch import problem_with
 from clawproxy.hookspecs import hookimpl
 from clawproxy.keys import digest
-from clawproxy.messages import Credentials, Principal
+from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.stores.base import KeyRecord
 from clawproxy_auth.introspection import Introspection
 from clawproxy_auth.issuers import parse, principal_of
@@ -30,7 +31,7 @@ from clawproxy_auth.keyring import AuthSettings, Keyring, is_credential
 from clawproxy_auth.throttle import Throttle
 
 if TYPE_CHECKING:
-    from clawproxy.context import App, Registry
+    from clawproxy.context import App, Exchange, Registry
     from clawproxy_auth.keysets import KeySet
 
 __all__ = ["AuthSettings"]
@@ -45,7 +46,8 @@ def register(registry: Registry) -> None:
 def configure(config: AuthSettings, app: App) -> Keyring:
     """Raises ConfigError: a key whose secret can not be found or used, or two keys with one secret."""
     problems: list[str] = []
-    ring = Keyring(config, app.pepper, _issuers(config, app, problems), _introspection(config, app, problems))
+    caps = any(role.max_output is not None for role in app.config.roles.values())
+    ring = Keyring(config, app.pepper, _issuers(config, app, problems), _introspection(config, app, problems), caps=caps)
     for name, key in app.config.keys.items():
         for identity in key.certificates:
             ring.certificates[identity] = _static(name, key)
@@ -103,6 +105,24 @@ async def _by_token(token: str, peer: str, state: Keyring, app: App) -> Principa
     if wait is not None:
         raise ClawError("auth.throttled", retry_after_ms=max(1, round(wait * 1000)))
     raise ClawError("auth.invalid")
+
+
+@hookimpl
+async def prepare_request(exchange: Exchange, request: ChatRequest) -> ChatRequest | None:
+    """No longer answers than a role allows: where several allow the request, the most generous counts."""
+    principal = exchange.principal
+    if not principal.grants or request.operation != "chat":
+        return None
+    grants = principal.granting(request.model, action_of(exchange.surface, request.operation))
+    caps = [grant.max_output for grant in grants if grant.max_output is not None]
+    if not caps or len(caps) < len(grants):
+        return None
+    cap, asked = max(caps), request.max_tokens
+    if asked is not None and asked <= cap:
+        return None
+    if asked is not None:
+        exchange.notice("max_tokens_clamped", f"max_tokens was lowered to {cap}.", asked=asked, max_tokens=cap)
+    return evolve(request, max_tokens=cap)
 
 
 async def _vouched(token: str, state: Keyring, app: App) -> Principal | None:
@@ -214,5 +234,6 @@ def _stored(record: KeyRecord) -> Principal:
             models=record.models,
             may_assert=record.may_assert,
             expires=record.expires,
+            maker=record.maker,
         )
     )

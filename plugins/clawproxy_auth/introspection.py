@@ -3,7 +3,7 @@
 Rule 1: it is asked last, only for what no key and no issuer knows, and at most `MOST_AT_ONCE` times at once: beyond that a
         token is refused as `overloaded`, not let in.
 Rule 2: a server that can not be asked lets nobody in.
-Rule 3: its verdict is used for what the gateway caches a verdict for, five seconds.
+Rule 3: its verdict is used for what the gateway caches a verdict for, three seconds.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class IntrospectionSettings:
     models: tuple[str, ...] = ("*",)
     tags: tuple[str, ...] = ()
     ca_file: str | None = None
+    grants: tuple[str, ...] = ()
+    """Roles that each of its tokens has, beside those it names."""
 
 
 class Introspection:
@@ -79,7 +81,7 @@ class Introspection:
             return None
         seen = IssuerSettings(
             own.issuer or "-", own.audiences or ("-",), user=own.user, team=own.team, app=own.app, roles=own.roles,
-            models=own.models, tags=own.tags,
+            models=own.models, tags=own.tags, grants=own.grants,
         )  # fmt: skip
         claims = {"exp": 9e10, **said, "iss": seen.issuer}
         if not own.audiences:

@@ -62,6 +62,8 @@ class IssuerSettings:
     """The claim with a list, or a text with spaces."""
     models: tuple[str, ...] = ("*",)
     tags: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ()
+    """Roles that each of its tokens has, beside those it names."""
 
     @algorithms.validator
     def _known(self, _: object, names: tuple[str, ...]) -> None:
@@ -129,10 +131,12 @@ def principal_of(name: str, settings: IssuerSettings, claims: Mapping[str, Any])
         user=user,
         team=_text(claims.get(settings.team)) if settings.team else None,
         app=_text(claims.get(settings.app)) if settings.app else None,
-        roles=_list(claims.get(settings.roles)) if settings.roles else (),
+        roles=(*settings.grants, *(_list(claims.get(settings.roles)) if settings.roles else ())),
         tags=settings.tags,
         models=settings.models,
         expires=expires + leeway,
+        # Whose tokens name their roles: one that names none has none, rather than all that `models` says.
+        grants=() if settings.roles or settings.grants else None,
     )
 
 

@@ -39,6 +39,12 @@ class Keyring:
     _known: dict[bytes, tuple[bytes, Principal]] = field(factory=dict, repr=False)
     certificates: dict[str, Principal] = field(factory=dict)
     """By identity: `sha256:HEX`, `san:NAME`, `cn:NAME`."""
+    caps: bool = False
+    """Whether any role limits its answers."""
+
+    @property
+    def unused_hooks(self) -> frozenset[str]:
+        return frozenset() if self.caps else frozenset({"prepare_request"})
 
     def owner(self, certificate: ClientCertificate) -> Principal | None:
         """Whose it is. Raises ClawError("auth.ambiguous") where what it says leads to several keys."""

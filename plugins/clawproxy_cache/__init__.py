@@ -49,10 +49,12 @@ class Cache:
         return answers
 
     def scope(self, principal: Principal) -> tuple[str, ...]:
+        # Whom roles keep from a provider, or a region, they keep from its answers, too.
+        roles = () if principal.grants is None else tuple(sorted(grant.role for grant in principal.grants))
         if self.settings.scope == "global":
-            return ("global",)
+            return ("global", *roles)
         if self.settings.scope == "team" and principal.team is not None:
-            return ("team", principal.team)
+            return ("team", principal.team, *roles)
         return ("key", principal.key)
 
     def asked(self, exchange: Exchange, request: ChatRequest) -> Asked | None:

@@ -26,6 +26,8 @@ OF_OUTPUT: Final = frozenset({"tokens", "output_tokens", "nano"})
 AT_ONCE: Final = frozenset({"requests", "concurrent"})
 """Units of which a request's own part is known before it begins."""
 COVERS: Final = 4096
+_NAMED_BY: Final = ("key", "user", "team", "app", "model", "provider", "own")
+"""`key` is the one that made the caller's, where one did: what it makes counts against its own budgets."""
 TIGHT_BYTES: Final = 2
 """Bytes that a token of a prompt has at least, as `tight` takes it."""
 
@@ -90,14 +92,14 @@ class Rules:
         principal = exchange.principal
         user = exchange.user if exchange.user is not None else principal.user
         app = exchange.app if exchange.app is not None else principal.app
-        key = (principal.key, user, principal.team, app, model, provider)
+        key = (principal.maker or principal.key, user, principal.team, app, model, provider, principal.key)
         try:
             return self.covers[key]
         except KeyError:
             pass
         if len(self.covers) >= COVERS:
             self.covers.clear()
-        names = dict(zip(("key", "user", "team", "app", "model", "provider"), key, strict=True))
+        names = dict(zip(_NAMED_BY, key, strict=True))
         found = self.covers[key] = _cover(self._of(names))
         return found
 
@@ -109,6 +111,8 @@ class Rules:
                 found.append((rule, "global"))
                 continue
             name = names[kind]
+            if kind == "key" and who == names["own"]:  # a key that another made: its own budget, beside its maker's
+                name = who
             if name and (who == name or (who == "*" and (kind, name, rule.unit, rule.window, rule.sliding) not in self.named)):
                 found.append((rule, f"{kind}:{name}"))
         return tuple(found)

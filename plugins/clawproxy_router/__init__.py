@@ -21,7 +21,7 @@ from attrs import evolve, field, frozen
 from clawproxy.config import Config, Hedge
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.hookspecs import Plan, hookimpl
-from clawproxy.messages import EMPTY, ChatRequest, Route
+from clawproxy.messages import EMPTY, ChatRequest, Grant, Route
 from clawproxy_router.affinity import Trail, trail_of
 from clawproxy_router.candidates import candidates_for
 from clawproxy_router.choosing import Choice
@@ -35,6 +35,7 @@ from clawproxy_router.plan import PriorityPlan, RouterSettings, place_of
 from clawproxy_router.policies import Placing, Policies, compiled
 from clawproxy_router.policies.placing import told
 from clawproxy_router.resting import Guard
+from clawproxy_router.roles import MOST_TOLD, Reach, is_bound
 from clawproxy_router.tree import LEARNING, REASONS, Group, strategies, tree_of
 from clawproxy_router.watch import Watch
 
@@ -61,9 +62,9 @@ class Router:
     watched: frozenset[tuple[str, str]] = frozenset()
     """Places whose attempts somebody learns from."""
     guard: Guard = field(kw_only=True)
-    plans: dict[tuple[str, tuple[str, ...]], Plan] = field(factory=dict)
-    """By model and the caller's `models`: a plan changes with nothing else. Begun anew when full: clients may name models without
-    end."""
+    plans: dict[tuple[str, tuple[str, ...], tuple[Grant, ...] | None], Plan] = field(factory=dict)
+    """By model and the caller's `models` and roles: a plan changes with nothing else. Begun anew when full: clients may name
+    models without end."""
     hedged: Mapping[str, Hedge] = EMPTY
     """By model."""
     quantiles: Mapping[tuple[str, str], float] = field(factory=dict)
@@ -72,6 +73,7 @@ class Router:
     """Models whose answers go on behind a cut."""
     policies: Policies | None = None
     placing: Placing | None = None
+    reach: Reach = field(kw_only=True)
 
     @property
     def unused_hooks(self) -> frozenset[str]:
@@ -147,6 +149,7 @@ def configure(config: RouterSettings, app: App) -> Router:
         continued=continued,
         policies=policies,
         placing=None if policies is None else Placing(app.config),
+        reach=Reach(app.config),
     )
 
 
@@ -180,32 +183,38 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
     """Raises ClawError: `model_not_found` where the caller may not use the model; where no route can serve the request, by what
     is lacking."""
     health = state.guard.known or state.guard.health
+    principal = exchange.principal
     if state.policies is not None and "policies" in exchange.state:
         place = exchange.state["policies"]
         if place is None:
             return None
         try:
-            placed = choose(exchange, request, state, place.tree)
+            within = chosen_within if is_bound(principal) else choose
+            placed = within(exchange, request, state, place.tree)
         finally:
             exchange.considered = told(exchange.considered, place)
-        if health.breakers or health.credentials:
+        if placed is not None and (health.breakers or health.credentials):
             state.guard.told(exchange, placed)
         return placed
-    key = (request.model, tuple(exchange.principal.models))
+    key = (request.model, tuple(principal.models), principal.grants)
     plan = state.plans.get(key)
     if plan is not None:
         if health.breakers or health.credentials:
             state.guard.told(exchange, plan)
         return plan
-    if not exchange.principal.may_use(request.model):
+    if not principal.may_use(request.model):
         raise ClawError("model_not_found", param="model")
     tree = state.trees.get(request.model)
-    if tree is not None:
-        plan = choose(exchange, request, state, tree)
-        if health.breakers or health.credentials:
-            state.guard.told(exchange, plan)
-        return plan
-    candidates = candidates_for(state.config, request.model, exchange.principal)
+    bound = is_bound(principal)
+    if bound or tree is not None:
+        whole = tree or request.model
+        chosen = (
+            chosen_within(exchange, request, state, whole) if bound or tree is None else choose(exchange, request, state, tree)
+        )
+        if chosen is not None and (health.breakers or health.credentials):
+            state.guard.told(exchange, chosen)
+        return chosen
+    candidates = candidates_for(state.config, request.model, principal)
     if not candidates:
         return None
     plan = eager(request, state, candidates)
@@ -233,6 +242,20 @@ def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group)
     first = routes[0]
     state.app.count("clawproxy_route_decisions_total", strategy=first.strategy, why=first.reason)
     return eager(request, state, routes)
+
+
+def chosen_within(exchange: Exchange, request: ChatRequest, state: Router, whole: Group | str) -> Plan | None:
+    """Among what the caller's roles reach of a tree. Where that is nothing, the model is none that the caller knows of."""
+    tree, outside = state.reach.left(whole, exchange, request)
+    try:
+        if not tree.children:
+            if outside:
+                raise ClawError("model_not_found", param="model")
+            return None
+        return choose(exchange, request, state, tree)
+    finally:
+        if outside:
+            exchange.considered = [*exchange.considered, *outside][:MOST_TOLD]
 
 
 def eager(request: ChatRequest, state: Router, routes: Sequence[Route]) -> Plan:

@@ -25,7 +25,7 @@ REASONS: Final[Mapping[str, str]] = {
     "region": "region",
 }
 """Why a route comes first, by strategy."""
-LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy"})
+LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy", "role"})
 RESTING: Final = frozenset({"breaker_open", "cooling", "spent", "disabled", "ejected"})
 """Why a route is not asked now, or last: by what it did of late (`resting`)."""
 WORDS: Final = frozenset(

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from clawproxy.clocks import CLOCKS, Deadlines
-from clawproxy.config import environment, policies, schema
+from clawproxy.config import RoleConfig, environment, policies, schema
 from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
@@ -41,6 +41,7 @@ SECTIONS: dict[str, type[Any]] = {
     "`size`:": policies.SizeConfig,
     "`time`:": policies.TimeConfig,
     "`restrict`:": policies.RestrictConfig,
+    "## `[roles.NAME]`": RoleConfig,
     "## `[pipeline]`": schema.PipelineConfig,
     "## `[deadlines]`": Deadlines,
     "## `[limits]`": schema.LimitsConfig,

@@ -155,7 +155,7 @@ async def test_a_plan_is_made_once_for_whoever_may_use_the_same(monkeypatch: pyt
         with pytest.raises(ClawError, match="model"):
             await chosen("m", "other")
         assert await chosen("nothing", "*") is None
-    assert set(state.plans) == {("m", ("*",)), ("m", ("m",))}
+    assert set(state.plans) == {("m", ("*",), None), ("m", ("m",), None)}
     listed = cast(tuple[str, ...], ["*"])  # a plugin's principal may hold a list
     exchange = make_exchange(principal=make_principal(models=listed))
     assert await clawproxy_router.choose_route(exchange, make_request(model="m"), state) is first

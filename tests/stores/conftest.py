@@ -12,6 +12,9 @@ import trio
 from clawproxy.context import new_id
 from clawproxy.stores.base import KeyRecord, LedgerClose, LedgerOpen
 
+BEFORE_MAKERS = "ALTER TABLE keys DROP COLUMN maker"
+"""Takes back what schema 4 brought."""
+
 
 def make_open(**changes: Any) -> LedgerOpen:
     values: dict[str, Any] = {

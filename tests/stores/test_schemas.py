@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from clawproxy.stores import database
 from clawproxy.stores.sqlite import SqliteStore
 
-from .conftest import make_close, make_open
+from .conftest import BEFORE_MAKERS, make_close, make_open
 
 ALL = {
     "cached_tokens": 3,
@@ -51,6 +51,7 @@ async def test_a_database_of_the_first_schema_is_brought_up_once(tmp_path: Path)
     connection.execute(f"INSERT INTO attempts ({names}) VALUES ('a', 'r', 1, 'first', 1000, 'one', 1, 'k', 'm', 'p', 'pm', 9)")
     closed = "closed = 1001, outcome = 'complete', sent = 1, input_tokens = 7, output_tokens = 5, source = 'measured'"
     connection.execute(f"UPDATE attempts SET {closed}, cost_nano = 99")
+    connection.execute(BEFORE_MAKERS)
     connection.execute("PRAGMA user_version = 1")
     connection.commit()
     connection.close()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from typing import Literal
 
 import pytest
 import trio
 
+from clawproxy.config import Config, ServerConfig
 from clawproxy.context import Exchange
 from clawproxy.messages import Principal
 
@@ -135,8 +138,12 @@ async def test_a_fresh_credential_for_the_same_key_is_welcome_and_another_key_is
         assert (error["error"], closed) == ("auth.ambiguous", 4400)
 
 
+def on_revoke(said: Literal["finish", "cut"]) -> Config:
+    return Config(server=ServerConfig(on_revoke=said))
+
+
 async def test_policy_is_applied_to_every_message() -> None:
-    async with gateway() as gw, connect(gw.port) as raw:
+    async with gateway(FakeService(config=on_revoke("cut"))) as gw, connect(gw.port) as raw:
         await raw.send(request("hanging", "hang"))
         await raw.until("llm_token")
         gw.service.principals.clear()
@@ -144,6 +151,23 @@ async def test_policy_is_applied_to_every_message() -> None:
         error, closed = await refused(raw)
         assert (error["code"], error["id"], closed) == (401, "b", 4401)
         assert gw.service.closed[0][1].label == "refused.auth"
+
+
+async def test_what_runs_may_finish_where_a_request_finds_its_credential_revoked() -> None:
+    """W-33, `on_revoke = "finish"`."""
+    async with gateway() as gw, connect(gw.port) as raw:
+        await raw.send(request("hanging", "hang"))
+        await raw.until("llm_token")
+        gw.service.principals.clear()
+        for name in ("b", "c"):
+            await raw.send(request(name, "hi"))
+            error = await raw.json()
+            assert (error["code"], error["id"]) == (401, name)
+        assert gw.service.running == 1
+        await raw.send(message(type="llm_cancel", id="hanging"))
+        assert (await raw.until("llm_response_end"))[-1]["outcome"] == "cancelled"
+        error, closed = await refused(raw)
+        assert (error["error"], closed) == ("auth.expired", 4401)
 
 
 async def test_32_requests_at_once_and_the_33rd_is_refused_not_closed() -> None:
@@ -328,13 +352,34 @@ async def test_going_away_and_revocation_reach_open_connections() -> None:
 
 
 async def test_a_credential_that_expires_while_connected_ends_the_connection() -> None:
-    import time
-
-    service = FakeService(principals={"good": Principal(key="k", expires=time.time() + 0.2)})
+    """W-33, `on_revoke = "cut"`."""
+    service = FakeService(principals={"good": Principal(key="k", expires=time.time() + 0.2)}, config=on_revoke("cut"))
     async with gateway(service) as gw, connect(gw.port, token=None) as raw:
         await raw.send(message(type="auth", token="good"), request("a", "hang"))
         assert (await raw.json())["expires_at"] > 1e9
         await raw.until("llm_token")
+        error, closed = await refused(raw)
+        assert (error["error"], closed) == ("auth.expired", 4401)
+
+
+async def test_what_runs_when_a_credential_expires_may_finish() -> None:
+    """W-33, `on_revoke = "finish"`: and a fresh credential comes in time until then."""
+    service = FakeService(principals={"good": Principal(key="k", expires=time.time() + 0.1), "fresh": Principal(key="k")})
+    async with gateway(service) as gw, connect(gw.port, token=None) as raw:
+        await raw.send(message(type="auth", token="good"), request("a", "hang"))
+        await raw.until("llm_token")
+        (session,) = gw.connections._open
+        with trio.fail_after(5):
+            while not session.barred:
+                await trio.sleep(0.01)
+        assert service.running == 1
+        await raw.send(message(type="auth", token="fresh"))
+        await raw.until("auth_ok")
+        assert [each.barred for each in gw.connections._open] == [False]
+        assert gw.connections.revoke("k") == 1
+        assert service.running == 1
+        await raw.send(message(type="llm_cancel", id="a"))
+        assert (await raw.until("llm_response_end"))[-1]["outcome"] == "cancelled"
         error, closed = await refused(raw)
         assert (error["error"], closed) == ("auth.expired", 4401)
 

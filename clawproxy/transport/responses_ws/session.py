@@ -26,6 +26,7 @@ from clawproxy.transport.responses_ws.client import ResponseClient
 from clawproxy.transport.responses_ws.lanes import ACTIVE, Lanes
 from clawproxy.transport.websocket.messages import Speech
 from clawproxy.transport.websocket.requests import Asker
+from clawproxy.transport.websocket.revoking import turn_down
 from clawproxy.transport.websocket.session import Session
 
 logger = logging.getLogger("clawproxy.websocket")
@@ -60,7 +61,7 @@ class ResponsesSession(Session):
         self, stream: trio.abc.Stream, service: Service, peer: str, principal: Principal, credentials: Credentials
     ) -> None:
         super().__init__(stream, service, peer)
-        self.principal, self._credentials = principal, credentials
+        self.principal, self.credentials = principal, credentials
         self._reader.raise_limit(min(FRAME, int(service.config.limits.frame)))
         self._lanes: Lanes[ResponseClient] = Lanes(service.config.limits.in_flight_per_connection or ACTIVE)
         self._history = History()
@@ -94,7 +95,7 @@ class ResponsesSession(Session):
 
     async def _warm_up(self, client: ResponseClient) -> None:
         """Answer a `generate: false`. Raises nothing but Cancelled."""
-        service, credentials = self.service, self._credentials
+        service, credentials = self.service, self.credentials
         assert credentials is not None
         try:
             with trio.CancelScope() as client.gate:
@@ -108,7 +109,7 @@ class ResponsesSession(Session):
         except ClawError as error:
             client.end_with(error)
             if error.slug.startswith("auth."):
-                self.close(error.kind.close or 4401, cause=error)
+                turn_down(self, client, error)
         except Exception:
             logger.exception("warming up failed")
             client.end_with(ClawError("internal"))

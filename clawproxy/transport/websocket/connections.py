@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from clawproxy.errors import ClawError
+from clawproxy.messages import Credentials, Principal
+from clawproxy.transport.websocket.revoking import expel, renew
 
 if TYPE_CHECKING:
     from clawproxy.transport.websocket.session import Session
@@ -36,8 +39,25 @@ class Connections:
             session.refuse(cause or ClawError("shutting_down"))
 
     def revoke(self, key: str) -> int:
-        """End every connection of this key, as `auth.expired` (4401); how many there were (W-33)."""
+        """Expel every connection of this key (W-33); how many there were."""
         hit = [session for session in self._open if session.principal is not None and session.principal.key == key]
         for session in hit:
-            session.refuse(ClawError("auth.expired"))
+            expel(session)
         return len(hit)
+
+    def credentials(self) -> dict[Credentials, list[Session]]:
+        """What clients of open connections showed, and which connections those are; without those already barred."""
+        shown: dict[Credentials, list[Session]] = {}
+        for session in self._open:
+            if session.credentials is not None and not session.barred:
+                shown.setdefault(session.credentials, []).append(session)
+        return shown
+
+    def judged(self, credentials: Credentials, sessions: Iterable[Session], principal: Principal | None) -> None:
+        """These connections' credential was looked at again. `principal`: None where it is no good any more."""
+        for session in sessions:
+            if session in self._open and session.credentials == credentials and not session.barred:
+                if principal is None:
+                    expel(session)
+                else:
+                    renew(session, principal)

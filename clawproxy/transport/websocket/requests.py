@@ -16,6 +16,7 @@ from clawproxy.events import Outcome
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest, Credentials
 from clawproxy.service import Call, Client, Service
+from clawproxy.transport.websocket.revoking import turn_down
 
 if TYPE_CHECKING:
     from clawproxy.steering import Steering
@@ -149,7 +150,7 @@ async def run(
         client.settle(await service.handle(call, client))
     except ClawError as error:
         client.end_with(error)
-        _mind(session, error)
+        _mind(session, client, error)
     except trio.Cancelled:
         if scope.cancel_called:
             client.end_with(client.lifetime.cause or ClawError("client_gone"))
@@ -174,11 +175,11 @@ async def _again(session: Session, client: Asker, credentials: Credentials) -> N
         await session.service.authenticate(credentials)
     except ClawError as error:
         client.end_with(error)
-        _mind(session, error)
+        _mind(session, client, error)
         raise
 
 
-def _mind(session: Session, error: ClawError) -> None:
+def _mind(session: Session, client: Asker, error: ClawError) -> None:
     """A credential that is no good is the end of its connection."""
     if error.slug.startswith("auth."):
-        session.close(error.kind.close or 4401, cause=error)
+        turn_down(session, client, error)

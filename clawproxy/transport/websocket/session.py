@@ -25,7 +25,7 @@ from clawproxy.errors import ClawError
 from clawproxy.messages import EMPTY, Credentials, Principal
 from clawproxy.service import Service
 from clawproxy.transport.certificates import shown
-from clawproxy.transport.websocket import messages, requests
+from clawproxy.transport.websocket import messages, requests, revoking
 from clawproxy.transport.websocket.client import ClawClient
 from clawproxy.transport.websocket.frames import CODES, Broken, Control, Reader, close_frame, ping_frame, pong_frame, text_frame
 from clawproxy.transport.websocket.limits import GRACE, LINGER, READ, REPLIES, UNAUTHENTICATED, Bucket
@@ -48,10 +48,10 @@ class Session:
 
     speech: ClassVar[messages.Speech] = messages.CLAW
     __slots__ = (
-        "_assembly", "_broken", "_checking", "_close_by", "_controls", "_credentials", "_done", "_failing",
+        "_assembly", "_broken", "_checking", "_close_by", "_controls", "_done", "_failing",
         "_heard", "_held", "_misses", "_next_ping", "_nursery", "_offences", "_opened", "_outbox", "_peer",
-        "_pinged", "_reader", "_replies", "_sock", "_spare", "_stream", "_verdict", "_wait", "credit", "principal", "service",
-        "streams", "used_at",
+        "_pinged", "_reader", "_replies", "_sock", "_spare", "_stream", "_verdict", "_wait", "barred", "credentials", "credit",
+        "principal", "service", "streams", "used_at",
     )  # fmt: skip
 
     def __init__(self, stream: trio.abc.Stream, service: Service, peer: str) -> None:
@@ -66,7 +66,7 @@ class Session:
         self._wait: trio.CancelScope | None = None
         self.streams: dict[str, requests.Asker] = {}
         self._spare = requests.Spare()
-        self._credentials: Credentials | None = None
+        self.credentials: Credentials | None = None
         self.principal: Principal | None = None
         self.credit: int | None = None
         self._verdict: trio.Event | None = None
@@ -81,7 +81,7 @@ class Session:
         self._assembly = math.inf  # when the message under way began
         self._failing: tuple[float, Broken] | None = None
         self._close_by: float | None = None
-        self._broken = self._done = False
+        self._broken = self._done = self.barred = False  # barred: its credential is no good any more; what runs may finish
 
     async def run(self, opening: bytes, leftover: bytes, token: str | None) -> None:
         """Send `opening` (the 101), then serve until either side closes. The stream is closed when this returns.
@@ -195,7 +195,7 @@ class Session:
             due = min(due, self._opened + limits.auth)
         if self.principal is None:
             return due
-        if self.principal.expires is not None:
+        if self.principal.expires is not None and not self.barred:
             due = min(due, trio.current_time() + max(0.0, self.principal.expires - time.time()))
         if limits.idle_ws < math.inf and not self.streams:
             due = min(due, max(self.used_at, self._outbox.written_at) + limits.idle_ws)
@@ -217,8 +217,8 @@ class Session:
         elif now >= self._assembly + limits.body:
             self._reader.ended = self._broken = True  # its close frame could only come behind the missing rest
             self.refuse(expired("body", limits.body))
-        elif self.principal is not None and self.principal.expires is not None and self.principal.expires <= time.time():
-            self.refuse(ClawError("auth.expired"))
+        elif not self.barred and self.principal is not None and (self.principal.expires or math.inf) <= time.time():
+            revoking.expel(self)
         elif not self.streams and now >= max(self.used_at, self._outbox.written_at) + limits.idle_ws:
             self.refuse(expired("idle_ws", limits.idle_ws))
         elif now >= self._next_ping:
@@ -263,10 +263,9 @@ class Session:
         else:
             if principal is not None and self._close_by is None and not self._done:
                 messages.welcome(self, principal, asked)
-                self.principal, self._credentials = principal, credentials
+                self.principal, self.credentials, self.barred = principal, credentials, False
                 self._reader.raise_limit(self.service.config.limits.frame)
-                if principal.expires is not None or self.service.deadlines.idle_ws < math.inf:
-                    self._arm(self._due())
+                self._arm(self._due())
         finally:
             self._verdict = self._checking = None
             verdict.set()
@@ -284,9 +283,9 @@ class Session:
     def start(self, client: requests.Asker, decode: requests.Decode, deadline: float | None) -> None:
         """Start a request in a task of its own, or in one that has done with its last."""
         assert self._nursery is not None
-        assert self._credentials is not None
+        assert self.credentials is not None
         self.streams[client.id] = client
-        job = (client, decode, deadline, self._credentials)
+        job = (client, decode, deadline, self.credentials)
         if not self._spare.give(job):
             self._nursery.start_soon(requests.serve, self, self._spare, job)
 
@@ -298,6 +297,8 @@ class Session:
         if not self.streams:
             if self._failing is not None:
                 self._give_up()
+            elif self.barred:
+                self.refuse(ClawError("auth.expired"))
             elif self.service.deadlines.idle_ws < math.inf:
                 self._arm(self._due())
 

@@ -5,7 +5,7 @@ Rule: made once for each model and set of restrictions, both of which only the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from attrs import field, frozen
@@ -73,23 +73,24 @@ class Placing:
 
 
 def _placed(tree: Group, restrictions: Sequence[RestrictConfig]) -> Place:
-    kept = _pruned(tree, restrictions) if restrictions else tree
+    kept = pruned(tree, lambda leaf: all(allowed(leaf, each) for each in restrictions)) if restrictions else tree
     inside = {leaf.key for leaf in leaves(kept)}
     outside = dict.fromkeys(leaf.key for leaf in leaves(tree) if leaf.key not in inside)
     return Place(kept, tuple([leaf.route for leaf in leaves(kept)]), tuple([Considered(*key, "policy") for key in outside]))
 
 
-def _pruned(tree: Group, restrictions: Sequence[RestrictConfig]) -> Group:
+def pruned(tree: Group, keeps: Callable[[Leaf], bool]) -> Group:
+    """With those leaves only; a group without any is gone."""
     children: list[Leaf | Group] = []
     for child in tree.children:
         if isinstance(child, Group):
-            group = _pruned(child, restrictions)
+            group = pruned(child, keeps)
             if group.children:
                 children.append(group)
-        elif all(allowed(child, each) for each in restrictions):
+        elif keeps(child):
             children.append(child)
     places = dict.fromkeys(key for child in children for key in (child.places if isinstance(child, Group) else (child.key,)))
-    return Group(tree.strategy, tuple(children), tree.weight, tuple(places))
+    return Group(tree.strategy, tuple(children), tree.weight, tuple(places), tree.affinity, tree.sticky)
 
 
 def allowed(leaf: Leaf, restrict: RestrictConfig) -> bool:
