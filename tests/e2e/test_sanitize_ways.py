@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ async def classifier() -> AsyncIterator[Asked]:
         await stream.aclose()
 
     async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(lambda task_status: trio.serve_tcp(serve, 0, host="127.0.0.1", task_status=task_status))
+        [listener] = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         asked.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/check"
         yield asked
         nursery.cancel_scope.cancel()
