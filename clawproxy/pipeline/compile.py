@@ -25,7 +25,7 @@ from clawproxy.events import Outcome
 from clawproxy.hookspecs import AttemptContext, Observe, Plan, Transform
 from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.pipeline.plugins import Plugins
-from clawproxy.pipeline.relay import PLUGIN_ERRORS, SLOW, Relay, Report
+from clawproxy.pipeline.relay import PLUGIN_ERRORS, SLOW, Misuse, Relay, Report, fault
 
 CLOSING = 5.0
 """Seconds that closing hooks have, shielded."""
@@ -61,7 +61,7 @@ class Pipeline:
                 raise self._failed(name, "authenticate", error) from error
             if principal is not None:
                 if not isinstance(principal, Principal):
-                    raise self._failed(name, "authenticate", TypeError("it must return a Principal or None"))
+                    raise self._failed(name, "authenticate", Misuse("it must return a Principal or None"))
                 return principal
         raise ClawError("auth.missing" if credentials.token is None else "auth.invalid")
 
@@ -78,7 +78,7 @@ class Pipeline:
                 raise self._failed(name, "prepare_request", error) from error
             if changed is not None:
                 if type(changed) is not ChatRequest:
-                    raise self._failed(name, "prepare_request", TypeError("it must return a ChatRequest or None"))
+                    raise self._failed(name, "prepare_request", Misuse("it must return a ChatRequest or None"))
                 request = changed
             ended = time.perf_counter()
             if ended - began > SLOW and not exchange.asked:
@@ -100,7 +100,7 @@ class Pipeline:
                 if isinstance(error, ClawError):
                     raise error from raised
                 failed = error
-                self.report(name, "hook_failed", f"choose_route: {type(error).__name__}")
+                self.report(name, "hook_failed", f"choose_route: {fault(error)}")
                 continue
             if plan is not None:
                 return plan
@@ -154,7 +154,7 @@ class Pipeline:
             try:
                 hook(exchange, attempt)
             except PLUGIN_ERRORS as error:
-                self.report(name, "hook_failed", f"attempt_finished: {type(error).__name__}")
+                self.report(name, "hook_failed", f"attempt_finished: {fault(error)}")
 
     # --- at the end --------------------------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class Pipeline:
             try:
                 closing: Awaitable[None] | None = hook(exchange, outcome)
             except PLUGIN_ERRORS as raised:
-                self.report(name, "hook_failed", f"exchange_closed: {type(raised).__name__}")
+                self.report(name, "hook_failed", f"exchange_closed: {fault(raised)}")
                 continue
             if closing is not None and closing is not DONE:
                 await _shielded(closing, name, "exchange_closed", self.report)
@@ -173,7 +173,7 @@ class Pipeline:
         error = plugin_error(raised, name, self.report)
         if isinstance(error, ClawError):
             return error
-        self.report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
+        self.report(name, "hook_failed", f"{hook}: {fault(error)}")
         return ClawError("internal", policy=name)
 
 
@@ -192,7 +192,7 @@ class AttemptContexts:
             try:
                 leaving = manager.__aexit__(None, None, None)
             except PLUGIN_ERRORS as raised:
-                self.report(name, "hook_failed", f"open_attempt exit: {type(raised).__name__}: {raised}")
+                self.report(name, "hook_failed", f"open_attempt exit: {fault(raised)}")
                 continue
             if leaving is not DONE:
                 await _shielded(leaving, name, "open_attempt exit", self.report)
@@ -205,7 +205,7 @@ async def _shielded(waiting: Awaitable[object], name: str, hook: str, report: Re
             await waiting
         except PLUGIN_ERRORS as raised:
             error = plugin_error(raised, name, report)
-            report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
+            report(name, "hook_failed", f"{hook}: {fault(error)}")
     if scope.cancelled_caught:
         report(name, "hook_slow", hook)
 
@@ -277,7 +277,7 @@ def _configure(plugins: Plugins, order: Sequence[str], settings: Mapping[str, An
         except ConfigError as error:
             problems += error.problems
         except Exception as error:
-            problems.append(f"plugins.{name}: {type(error).__name__}: {error}")
+            problems.append(f"plugins.{name}: {fault(error)}")
     if problems:
         raise ConfigError(problems)
     return states
