@@ -199,11 +199,12 @@ class Gateway:
             if known is not None and now < known[1] and not _expired(known[0]):
                 return known[0]
         generation = self.current
+        asked: list[str] = []
         try:
             with trio.fail_after(HOOK_BUDGET_AUTH):
-                principal = await generation.pipeline.authenticate(credentials)
+                principal = await generation.pipeline.authenticate(credentials, asked.append)
         except trio.TooSlowError:
-            log_event("auth.slow", "error")
+            self.report_plugin(asked[-1] if asked else "", "hook_slow", "authenticate: its time budget ran out")
             raise ClawError("internal") from None
         except ClawError as error:
             self._refused_auth(error, credentials)

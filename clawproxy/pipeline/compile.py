@@ -35,6 +35,9 @@ Running = Callable[[str], None]
 """Told the name of each plugin whose hook begins, so that a clock can name it."""
 
 
+def _nobody(name: str) -> None: ...
+
+
 class Pipeline:
     """The compiled chain of one generation."""
 
@@ -50,9 +53,11 @@ class Pipeline:
 
     # --- going down ----------------------------------------------------------------------------------------------------
 
-    async def authenticate(self, credentials: Credentials) -> Principal:
-        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed."""
+    async def authenticate(self, credentials: Credentials, running: Running = _nobody) -> Principal:
+        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed. `running(name)` is called
+        before each, so that one that hangs can be named."""
         for name, hook in self._authenticate:
+            running(name)
             try:
                 principal = await hook(credentials)
             except ClawError:
@@ -103,6 +108,8 @@ class Pipeline:
                 self.report(name, "hook_failed", f"choose_route: {fault(error)}")
                 continue
             if plan is not None:
+                if getattr(plan, "next", None) is None:
+                    raise self._failed(name, "choose_route", Misuse("it must return a plan or None"))
                 return plan
         if failed is not None:
             raise ClawError("no_route") from failed
@@ -144,7 +151,10 @@ class Pipeline:
                 raise self._failed(name, "tap_response", error) from error
             if tap is None:
                 continue
-            if isinstance(tap, Transform) and tap.streams == "reject" and exchange.stream:
+            if not isinstance(tap, Transform):
+                if not isinstance(tap, Observe):
+                    raise self._failed(name, "tap_response", Misuse("it must return Observe, Transform or None"))
+            elif tap.streams == "reject" and exchange.stream:
                 raise ClawError("unsupported_parameter", f"Policy {name} takes no streams: send `stream: false`.", param="stream")
             taps.append((name, tap))
         return Relay(taps, self.report)
@@ -211,11 +221,13 @@ async def _shielded(waiting: Awaitable[object], name: str, hook: str, report: Re
 
 
 def plugin_error(raised: BaseException, name: str, report: Report) -> BaseException:
-    """What a hook's error comes to, where the plugin uses a nursery of its own, which wraps what its tasks raise in a group.
+    """What a hook's error comes to. A cancellation is raised on.
 
-    A cancellation in the group is raised on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
+    Where the plugin uses a nursery of its own, that wraps what its tasks raise in a group. A cancellation in the group is raised on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
     group of one is that one, so that a refusal stays a refusal.
     """
+    if isinstance(raised, trio.Cancelled):
+        raise raised
     if not isinstance(raised, BaseExceptionGroup):
         return raised
     cancelled, rest = raised.split(trio.Cancelled)

