@@ -1,5 +1,5 @@
-"""Write `requirements.lock`: what setup.cfg asks for with its run-time extras, each package with its version and the hashes of all its
-files, for every platform. `pip install --require-hashes -r requirements.lock` then installs that and nothing else.
+"""Write `requirements.lock`: what setup.cfg asks for with its run-time extras, each package with its version and the hashes of
+all its files, for every platform. `pip install --require-hashes -r requirements.lock` then installs that and nothing else.
 
 `make lock` runs it. It holds no address of an index: where packages come from is the installer's setting.
 """
@@ -20,9 +20,17 @@ HEADER = """# Made by `make lock` from setup.cfg; the gateway itself is not in i
 
 def main() -> None:
     command = [Path(sys.executable).with_name("uv"), "pip", "compile", ROOT / "setup.cfg", "--universal", "--generate-hashes"]
-    command += ["--python-version", "3.11", "--no-header", "--no-annotate", "--no-emit-index-url", "--no-emit-find-links", "--quiet"]
+    command += [
+        "--python-version",
+        "3.11",
+        "--no-header",
+        "--no-annotate",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--quiet",
+    ]
     command += ["--upgrade", *(word for extra in EXTRAS for word in ("--extra", extra))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr)
     (ROOT / "requirements.lock").write_text(HEADER + done.stdout)

@@ -54,8 +54,8 @@ class Pipeline:
     # --- going down ----------------------------------------------------------------------------------------------------
 
     async def authenticate(self, credentials: Credentials, running: Running = _nobody) -> Principal:
-        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed. `running(name)` is called
-        before each, so that one that hangs can be named."""
+        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed. `running(name)` is
+        called before each, so that one that hangs can be named."""
         for name, hook in self._authenticate:
             running(name)
             try:
@@ -223,7 +223,8 @@ async def _shielded(waiting: Awaitable[object], name: str, hook: str, report: Re
 def plugin_error(raised: BaseException, name: str, report: Report) -> BaseException:
     """What a hook's error comes to. A cancellation is raised on.
 
-    Where the plugin uses a nursery of its own, that wraps what its tasks raise in a group. A cancellation in the group is raised on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
+    Where the plugin uses a nursery of its own, that wraps what its tasks raise in a group. A cancellation in the group is raised
+    on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
     group of one is that one, so that a refusal stays a refusal.
     """
     if isinstance(raised, trio.Cancelled):

@@ -72,7 +72,7 @@ async def world(tmp_path: Path, **changes: Any) -> AsyncIterator[World]:
 
 
 async def test_a_running_stream_outlives_its_provider(tmp_path: Path) -> None:
-    """R-05, R-06. The provider, its pool and its model's route are gone from the configuration; the answer ends as if nothing had been."""
+    """R-05, R-06. Provider, pool and the model's route are gone from the file; the answer ends as if nothing had been."""
     async with world(tmp_path) as it, trio.open_nursery() as nursery:
         replies: list[Reply] = []
 

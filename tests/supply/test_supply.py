@@ -57,7 +57,7 @@ INDIRECT = {
     "anyio": "httpcore2",
     "certifi": "httpcore2",
 }
-IMPORTS = {"re2": "google-re2", "attr": "attrs", "prometheus_client": "prometheus-client", "trio_websocket": "trio-websocket", "bpe_openai": "bpe-openai"}  # fmt: skip
+IMPORTS = {"re2": "google-re2", "attr": "attrs"}
 
 
 def script(name: str) -> ModuleType:

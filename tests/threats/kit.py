@@ -155,8 +155,7 @@ async def _at_rest(running: Running) -> None:
 def shapes(secret: str) -> dict[str, bytes]:
     """A secret and every window of 12 characters of it, by how they are written: what a sweep looks for.
 
-    A window inside of an encoded form is a form of a window: hex and escapes go by the byte. Base64 does not, so that the whole is
-    looked for in the three ways it may lie."""
+    Hex and escapes go by the byte. Base64 does not: there a window is looked for in the three ways it may lie."""
     raw = secret.encode()
     found: dict[str, bytes] = {}
     for at in range(max(1, len(raw) - 11)):

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,7 @@ import trio
 from joserfc import jwk, jws
 
 from clawproxy.scripted import ScriptedProvider
+from tests.e2e.harness import KEY, PROVIDER_KEY
 from tests.e2e.process import CLI, Served, served
 from tests.e2e.test_reload import World
 from tests.e2e.websocket_client import masked
@@ -30,6 +32,7 @@ from tests.matrix import asking
 from tests.matrix.asking import Ask
 from tests.matrix.expected import BASE, PROVIDERS
 from tests.threats.kit import document, get, leaks, post, say
+from tests.threats.left import found_in
 
 PLUGIN = '''
 import os
@@ -179,7 +182,11 @@ def token_of(folder: Path) -> str:
 def command(folder: Path, environ: Mapping[str, str], *words: str) -> bytes:
     """What a command prints, whichever way."""
     done = subprocess.run(
-        [*CLI, *words, "--config", str(folder / "clawproxy.toml")], capture_output=True, env={**os.environ, **environ}, timeout=60, check=False
+        [*CLI, *words, "--config", str(folder / "clawproxy.toml")],
+        capture_output=True,
+        env={**os.environ, **environ},
+        timeout=60,
+        check=False,
     )
     return done.stdout + done.stderr
 
@@ -208,11 +215,15 @@ async def use(run: Run, jwt: str, created: str) -> None:
     for credential in (jwt, created, jwt[:-2] + "AA", created[:-1], run.held["CANARY_CLIENT"][:-1], "x"):
         await run.say(post(document(model="via-openai_chat"), headers=run.auth(credential)))
     for hook in ("prepare", "open", "tap", "closed"):
-        await run.say(post(document(model="via-openai_chat", messages=[{"role": "user", "content": f"fail in {hook}"}]), headers=run.auth()))
+        await run.say(
+            post(document(model="via-openai_chat", messages=[{"role": "user", "content": f"fail in {hook}"}]), headers=run.auth())
+        )
     for model in ("via-tls", "via-nobody", "none"):
         await run.say(post(document(model=model), headers=run.auth()))
     for name in ("x-api-key", "api-key", "x-goog-api-key"):
-        await run.say(post(document(model="via-openai_chat"), headers={"Authorization": "", name: run.held["CANARY_OTHER_CLIENT"]}))
+        await run.say(
+            post(document(model="via-openai_chat"), headers={"Authorization": "", name: run.held["CANARY_OTHER_CLIENT"]})
+        )
         await run.say(post(document(model="via-openai_chat"), headers={**run.auth(), name: run.held["CANARY_OTHER_CLIENT"]}))
     client = run.held["CANARY_CLIENT"]
     await run.say(get(f"/v1/models?key={client}"))
@@ -342,7 +353,19 @@ def test_the_sweep_finds_what_it_looks_for() -> None:
         assert leaks(base64.urlsafe_b64encode(beside), {"a": secret})
     for written in (
         raw, raw[5:17], raw.hex().encode(), raw.hex().upper().encode(), "".join(f"%{byte:02x}" for byte in raw).encode(),
-        urllib.parse.quote(secret).encode(), "".join(f"\\u{byte:04x}" for byte in raw).encode(), json.dumps({"a": secret}).encode(),
+        urllib.parse.quote(secret).encode(), "".join(f"\\u{byte:04x}" for byte in raw).encode(), json.dumps([secret]).encode(),
     ):  # fmt: skip
         assert leaks(b"before " + written + b" after", {"a": secret})
     assert not leaks(raw[:11] + b" " + raw[11:22], {"a": secret})
+
+
+def test_what_the_suite_leaves_is_swept(tmp_path: Path) -> None:
+    """The sweep after the session (`tests/conftest.py`) sees a piece of a key in a store, and not the one in a configuration."""
+    (tmp_path / "state" / "events").mkdir(parents=True)
+    (tmp_path / "clawproxy.toml").write_text(KEY)
+    (tmp_path / "state" / "events" / "a.jsonl").write_text("nothing")
+    assert found_in(tmp_path) == []
+    (tmp_path / "state" / "events" / "b.jsonl").write_bytes(b"\0" + KEY[7:19].encode() + b"\0")
+    (tmp_path / "stderr").write_text(PROVIDER_KEY)
+    assert len(found_in(tmp_path)) == 2
+    shutil.rmtree(tmp_path)  # the sweep after the session is not to find it

@@ -53,7 +53,9 @@ async def test_i01_where_any_model_goes_to_the_provider_its_name_stays_in_its_pl
         assert not running.provider.log.malformed
 
 
-@pytest.mark.parametrize("text", ["a\r\nAuthorization: Bearer x", "a\nb", "a\0b", "é", "\x1b[2J", "\x7f", " a ", "a\u2028b"], ids=ascii)
+@pytest.mark.parametrize(
+    "text", ["a\r\nAuthorization: Bearer x", "a\nb", "a\0b", "é", "\x1b[2J", "\x7f", " a ", "a\u2028b"], ids=ascii
+)
 async def test_i02_metadata_becomes_no_header(running: Running, text: str) -> None:
     """What could break a line is refused; nothing is a 500, and nothing of it is in a head that goes up or comes back."""
     refused = any(character in text for character in "\r\n\0")
@@ -178,7 +180,9 @@ async def test_i06_a_redirect_is_not_followed(running: Running) -> None:
         async with closed(running, calls=4):
             for where in (f"http://127.0.0.1:{port}/", "http://169.254.169.254/latest/meta-data/"):
                 for script in (f"redirect {where}", f"status 302 header Location: {where}"):
-                    answer = await say(running.address, post(document(messages=[{"role": "user", "content": f"script: {script}"}])))
+                    answer = await say(
+                        running.address, post(document(messages=[{"role": "user", "content": f"script: {script}"}]))
+                    )
                     assert (answer.status, answer.code) == (502, "provider_error.redirect")
                     assert where not in answer.data.decode()
         nursery.cancel_scope.cancel()
@@ -205,37 +209,45 @@ class Repeat:
 @pytest.mark.parametrize("anew", [False, True], ids=["as it came", "written anew"])
 async def test_i07_no_text_is_more_than_one_event(tmp_path: Path, anew: bool) -> None:
     order = ("audit", "auth", "router", "meter", *(("repeat",) if anew else ()))
-    async with gateway(tmp_path, plugins={"repeat": Repeat()}, pipeline=PipelineConfig(order=order)) as running:
-        async with closed(running, calls=2 * len(TEXTS)):
-            for text in TEXTS:
-                prompt = {"role": "user", "content": "hi"}
-                running.provider.will(_chunk(text))
-                answer = await say(running.address, post(document(messages=[prompt], stream=True)))
-                events = answer.events()
-                assert events[-1] == "[DONE]"
-                assert events.count("[DONE]") == 1
-                told = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1]]
-                assert "".join(told) == text
-                assert len([piece for piece in told if piece]) == 1
-                running.provider.will(_chunk(text))
-                body = {"model": "test-model", "max_tokens": 9, "messages": [prompt], "stream": True}
-                answer = await say(running.address, post(body, "/v1/messages"))
-                deltas = [json.loads(event).get("delta", {}) for event in answer.events()]
-                assert [delta["text"] for delta in deltas if delta.get("type") == "text_delta"] == [text]
+    async with (
+        gateway(tmp_path, plugins={"repeat": Repeat()}, pipeline=PipelineConfig(order=order)) as running,
+        closed(running, calls=2 * len(TEXTS)),
+    ):
+        for text in TEXTS:
+            prompt = {"role": "user", "content": "hi"}
+            running.provider.will(_chunk(text))
+            answer = await say(running.address, post(document(messages=[prompt], stream=True)))
+            events = answer.events()
+            assert events[-1] == "[DONE]"
+            assert events.count("[DONE]") == 1
+            told = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events[:-1]]
+            assert "".join(told) == text
+            assert len([piece for piece in told if piece]) == 1
+            running.provider.will(_chunk(text))
+            body = {"model": "test-model", "max_tokens": 9, "messages": [prompt], "stream": True}
+            answer = await say(running.address, post(body, "/v1/messages"))
+            deltas = [json.loads(event).get("delta", {}) for event in answer.events()]
+            assert [delta["text"] for delta in deltas if delta.get("type") == "text_delta"] == [text]
 
 
 def _chunk(text: str) -> Script:
     return Script((Say(text, whole=True),))
 
 
+CHUNK = 'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":['
+    '{"index":0,"delta":{"content":"%s"}}]}\n\n'
+WHOLE = (
+    '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":'
+    '[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"%s"}}]}'
+)
+
+
 async def test_i08_what_is_no_text_is_not_passed_on_as_bytes(running: Running) -> None:
     """J-05 on the way back: half a surrogate pair of a provider's is no UTF-8 of ours, and no 500."""
     for text in ("\\ud800", "a\\udc00b", "\\ud800\\ud800"):
         for stream in (True, False):
-            chunk = '{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"%s"}}]}'
-            whole = '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"%s"}}]}'
             running.forget_trouble()
-            said = f"data: {chunk % text}\n\n" if stream else whole % text
+            said = (CHUNK if stream else WHOLE) % text
             running.provider.will(f"raw {json.dumps(said)}; end bare")
             answer = await say(running.address, post(document(messages=[{**SAID, "content": "hi"}], stream=stream)))
             assert answer.status in (200, 502)

@@ -18,9 +18,15 @@ from tests.e2e.http_client import fetch
 from tests.e2e.process import served, settings
 from tests.threats.kit import SAID, closed, document, post, say
 
-PATHS = ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1beta/models/test-model:generateContent", "/api/chat", "/v2/chat")
+PATHS = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1beta/models/test-model:generateContent",
+    "/api/chat",
+    "/v2/chat",
+)
 MESSAGES = json.dumps([SAID])
-
 
 
 @pytest.fixture
@@ -57,7 +63,9 @@ async def test_j03_max_tokens_is_a_count(running: Running, value: str) -> None:
             if value == "0" and path == "/v1/messages":
                 continue  # Anthropic's own word for "read the prompt and say nothing"
             for name in ("max_tokens", "max_completion_tokens") if "chat" in path else ("max_tokens",):
-                answer = await say(running.address, post(f'{{"model":"test-model","messages":{MESSAGES},"{name}":{value}}}'.encode(), path))
+                answer = await say(
+                    running.address, post(f'{{"model":"test-model","messages":{MESSAGES},"{name}":{value}}}'.encode(), path)
+                )
                 assert answer.status == 400, (path, value)
 
 
@@ -90,13 +98,22 @@ def wrapped(value: str) -> bytes:
 async def test_j06_what_some_parsers_take_for_json(running: Running) -> None:
     good = json.dumps(document())
     bodies = [wrapped(value) for value in ("NaN", "Infinity", "-Infinity", "1,", "/* */ 1", "01", "+1", ".5", "0x1", "'a'")]
-    bodies += [b"\xef\xbb\xbf" + good.encode(), good.encode("utf-16"), good.encode("utf-16-be"), good.encode("utf-32-le"), b"", b"{} {}"]
+    bodies += [
+        b"\xef\xbb\xbf" + good.encode(),
+        good.encode("utf-16"),
+        good.encode("utf-16-be"),
+        good.encode("utf-32-le"),
+        b"",
+        b"{} {}",
+    ]
     await refused(running, bodies, (400,), ("invalid_json",))
 
 
 async def test_j07_bytes_that_are_no_utf8_and_nul_in_keys(running: Running) -> None:
     head = b'{"model":"test-model","messages":[{"role":"user","content":"'
-    await refused(running, [head + text + b'"}]}' for text in (b"\xff", b"\xc0\xaf", b"\xf5\x80\x80\x80")], (400,), ("invalid_json",))
+    await refused(
+        running, [head + text + b'"}]}' for text in (b"\xff", b"\xc0\xaf", b"\xf5\x80\x80\x80")], (400,), ("invalid_json",)
+    )
     async with closed(running):
         answer = await say(running.address, post(b'{"model":"test-model","a\\u0000b":1,"messages":' + MESSAGES.encode() + b"}"))
         assert answer.status in (400, 200)
@@ -117,13 +134,16 @@ async def test_j08_too_many_values(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["", "text/plain", "application/json; charset=utf-16", "multipart/form-data; boundary=" + "b" * 10_000, "application/jsonx"]
+    "kind",
+    ["", "text/plain", "application/json; charset=utf-16", "multipart/form-data; boundary=" + "b" * 10_000, "application/jsonx"],
 )
 async def test_j09_other_kinds_of_content(running: Running, kind: str) -> None:
     async with closed(running):
         answer = await say(running.address, post(document(), headers={"Content-Type": kind}))
         assert answer.status == 415
-        answer = await say(running.address, post(document(), headers={"Content-Type": "multipart/form-data; boundary=" + "b" * 100_000}))
+        answer = await say(
+            running.address, post(document(), headers={"Content-Type": "multipart/form-data; boundary=" + "b" * 100_000})
+        )
         assert answer.status == 431
 
 
@@ -157,7 +177,10 @@ async def test_s09_a_picture_above_the_limit_is_refused_before_it_is_read(tmp_pa
 async def test_s09_a_picture_of_20_megabytes_does_not_hold_up_the_others(tmp_path: Path) -> None:
     """The gateway is a process of its own here, and says itself how late its loop was."""
     secrets = {"TEST_CLIENT_KEY": "sk-client-0918273645abcdef", "TEST_PROVIDER_KEY": "sk-provider-5a6b7c8d9e0f"}
-    async with ScriptedProvider.running("say a cat") as provider, served(tmp_path, settings(tmp_path, provider.base_url), **secrets) as it:
+    async with (
+        ScriptedProvider.running("say a cat") as provider,
+        served(tmp_path, settings(tmp_path, provider.base_url), **secrets) as it,
+    ):
         body = json.dumps({**picture(20_000_000), "model": "gpt-4-turbo"}).encode()
         headers = {"Authorization": f"Bearer {secrets['TEST_CLIENT_KEY']}"}
         answer = await say(it.address, post(body, headers=headers), seconds=30)

@@ -1,4 +1,4 @@
-"""M-01, M-02, L-01, L-02: what strangers say becomes no series, no line and no flood. L-03 to L-06: tests/plugins/test_audit_verify.py."""
+"""M-01, M-02, L-01, L-02: what strangers say becomes no series, no line and no flood. L-03 to L-06 are the audit's tests."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ async def test_m02_figures_are_for_the_admin_listener_alone(tmp_path: Path) -> N
 
 
 LINES = [
-    "a\r\nb", "a\nlevel: error", "\x1b[2J\x1b[1;31m", "\u202eevil", "\u2066x\u2069", "\u2028\u2029", "\x85", "\x7f\x00", '","level":"error',
+    "a\r\nb", "a\nlevel: error", "\x1b[2J\x1b[1;31m", "\u202eevil", "\u2066x\u2069", "\u2028\u2029", "\x85", "\x7f\x00",
+    '","level":"error',
     "\ud83d\ude00", "\\u000a", "%0d%0aSet-Cookie: a",
 ]  # fmt: skip
 
@@ -109,12 +110,20 @@ LINES = [
 async def test_l01_every_request_is_one_line_that_can_be_read(world: Served) -> None:
     """CRLF, ANSI and bidi controls in the model, the user, the path, the user agent and the id."""
     for text in LINES:
-        for changes in ({"model": text}, {"model": "gpt-4-turbo", "user": text}, {"model": "gpt-4-turbo", "metadata": {"user": text}}):
+        for changes in (
+            {"model": text},
+            {"model": "gpt-4-turbo", "user": text},
+            {"model": "gpt-4-turbo", "metadata": {"user": text}},
+        ):
             await say(world.address, post(document(**changes), headers={"Authorization": f"Bearer {KEY}"}))
         plain = text.encode("utf-8", "replace")
         await say(world.address, b"GET /" + plain + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        await say(world.address, post(document(), headers={"Authorization": f"Bearer {KEY}"}, extra=b"User-Agent: " + plain + b"\r\n"))
-        await say(world.address, post(document(), headers={"Authorization": f"Bearer {KEY}"}, extra=b"X-Request-Id: " + plain + b"\r\n"))
+        await say(
+            world.address, post(document(), headers={"Authorization": f"Bearer {KEY}"}, extra=b"User-Agent: " + plain + b"\r\n")
+        )
+        await say(
+            world.address, post(document(), headers={"Authorization": f"Bearer {KEY}"}, extra=b"X-Request-Id: " + plain + b"\r\n")
+        )
     assert await world.stop() == 0
     raw = world.stderr.read_bytes()
     assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", raw), "no control character but the line's end"
@@ -150,5 +159,3 @@ async def test_l02_a_flood_of_mistakes_is_rationed(world: Served) -> None:
     records = world.log()
     assert [record for record in records if record.get("outcome") == "complete"], "what went well is there"
     assert sum(record.get("suppressed", 0) for record in records) > MANY / 20
-
-

@@ -39,6 +39,10 @@ def broken(world: World) -> dict[str, tuple[Callable[[], object], str]]:
             out.truncate(100 * 1024 * 1024)
         file.with_suffix(".draft").rename(file)
 
+    def folder() -> None:
+        file.unlink()
+        file.mkdir()
+
     cycle = '\n[models.a]\nroutes = [{ model = "b" }]\n[models.b]\nroutes = [{ model = "a" }]\n'
     return {
         "truncated": (lambda: world.write(text[: len(text) // 2]), r"clawproxy.toml:\d+"),
@@ -51,7 +55,7 @@ def broken(world: World) -> dict[str, tuple[Callable[[], object], str]]:
         ),
         "routes in a circle": (lambda: world.write(text + cycle), r"clawproxy.toml:\d+: models"),
         "a hundred megabytes": (large, r"clawproxy.toml"),
-        "no file but a folder": (lambda: (file.unlink(), file.mkdir()), r"clawproxy.toml: can not be read"),
+        "no file but a folder": (folder, r"clawproxy.toml: can not be read"),
         "deleted": (lambda: file.rmdir() if file.is_dir() else file.unlink(), r"clawproxy.toml: can not be read"),
         "a link to nothing": (lambda: link(file.with_name("nowhere")), r"clawproxy.toml: can not be read"),
         "a link to something else": (lambda: link(Path("/etc/passwd")), r"clawproxy.toml:\d+"),

@@ -58,5 +58,8 @@ def test_the_list_is_whole() -> None:
 
 def test_a_row_without_a_test_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "test_x.py"
-    file.write_text('def test_j01_a():\n    """K-02 and I-03 to I-05."""\n\n\ndef helper_j02_b():\n    """K-04"""\n\n\nasync def test_pl07() -> None: ...\n')
+    file.write_text(
+        'def test_j01_a():\n    """K-02 and I-03 to I-05."""\n\n\ndef helper_j02_b():\n    """K-04"""\n\n\n'
+        "async def test_pl07() -> None: ...\n"
+    )
     assert set(borne(file)) == {"J-01", "K-02", "I-03", "I-04", "I-05", "PL-07"}

@@ -56,7 +56,16 @@ async def only_the_provider(running: Running) -> AsyncIterator[None]:
 
 
 STEERING = ("api_base", "base_url", "custom_llm_provider", "extra_headers", "proxy", "timeout", "api_key", "extra_body")
-HEADERS = ("x-portkey-custom-host", "x-portkey-provider", "api-base", "base-url", "x-api-base", "custom-llm-provider", "proxy", "timeout")
+HEADERS = (
+    "x-portkey-custom-host",
+    "x-portkey-provider",
+    "api-base",
+    "base-url",
+    "x-api-base",
+    "custom-llm-provider",
+    "proxy",
+    "timeout",
+)
 
 
 @pytest.fixture
@@ -137,7 +146,13 @@ async def test_ss04_a_redirect_of_the_control_plane_is_not_followed(evil: tuple[
             answer = await fetch(f"http://127.0.0.1:{listener.socket.getsockname()[1]}/keys")
         nursery.cancel_scope.cancel()
     assert (answer.status, heard) == (302, [])
-    for where in ("http://169.254.169.254/", "http://metadata.google.internal/", "file:///etc/passwd", "https://a@b/", "gopher://b/"):
+    for where in (
+        "http://169.254.169.254/",
+        "http://metadata.google.internal/",
+        "file:///etc/passwd",
+        "https://a@b/",
+        "gopher://b/",
+    ):
         with pytest.raises(FetchError):
             await fetch(where)
 
@@ -161,7 +176,12 @@ async def test_ss05_a_token_names_no_keys_of_its_own(tmp_path: Path, evil: tuple
         async with closed(running, calls=1):
             assert (await say(running.address, ask(token({})))).status == 200
         async with closed(running), only_the_provider(running):
-            for header in ({"jku": f"{url}/keys"}, {"x5u": f"{url}/cert"}, {"jwk": key.as_dict(private=False)}, {"kid": f"{url}/keys"}):
+            for header in (
+                {"jku": f"{url}/keys"},
+                {"x5u": f"{url}/cert"},
+                {"jwk": key.as_dict(private=False)},
+                {"kid": f"{url}/keys"},
+            ):
                 assert (await say(running.address, ask(token(header)))).status == 401, header
             for iss in (url, "https://login.test.evil.test", "https://login.test/", "http://login.test"):
                 assert (await say(running.address, ask(token({}, iss=iss)))).status in (401, 429), iss
