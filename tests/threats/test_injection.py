@@ -234,8 +234,10 @@ def _chunk(text: str) -> Script:
     return Script((Say(text, whole=True),))
 
 
-CHUNK = 'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":['
-    '{"index":0,"delta":{"content":"%s"}}]}\n\n'
+CHUNK = (
+    'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
+    '"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+)
 WHOLE = (
     '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":'
     '[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"%s"}}]}'
