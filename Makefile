@@ -8,7 +8,7 @@ ASYNC_RULES_TESTS := ASYNC100,ASYNC101,ASYNC103,ASYNC104,ASYNC105,ASYNC106,ASYNC
 
 CLIENTS := node codex claude_code openclaw
 
-.PHONY: demo test test-clients check bench bench-peers bench-micro fuzz docs clean
+.PHONY: demo test test-clients check bench bench-peers bench-micro fuzz fuzz-atheris docs lock sbom clean
 
 demo: $(VENV)/.runtime        ## start the gateway with the scripted provider and ask it something (ONCE=1: then exit)
 	@$(BIN)/clawproxy demo $(if $(ONCE),--once)
@@ -36,6 +36,10 @@ build/clients/openclaw/.installed: build/clients/node/.installed
 fuzz: $(VENV)/.dev            ## a hundred thousand generated bad inputs against a running gateway, new ones each time
 	SEED=$${SEED:-$$$$} $(BIN)/python -m pytest -q -s tests/e2e/test_bad_inputs.py --bad-inputs=100000
 
+fuzz-atheris: $(VENV)/.dev    ## guided by coverage, ten minutes (SECONDS=...): heads, frames, JSON, SSE, JWT, configuration; installs atheris
+	@$(BIN)/pip install --quiet --disable-pip-version-check atheris
+	$(BIN)/python -m tests.fuzz
+
 bench: $(VENV)/.dev           ## what the gateway costs beside nginx and no gateway, under three minutes
 	$(BIN)/python -m benchmarks.run quick
 
@@ -48,6 +52,14 @@ bench-micro: $(VENV)/.dev     ## microseconds of each part
 docs: $(VENV)/.dev            ## write the generated parts of docs/ anew
 	$(BIN)/python -m tests.docs.generate
 
+lock:                         ## requirements.lock anew from setup.cfg: every package with its version and hashes (installs uv)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python deploy/lock.py
+
+sbom:                         ## sbom.json (CycloneDX) of what requirements.lock names; made at each release, not committed
+	$(PYTHON) deploy/sbom.py
+
 $(VENV)/.runtime: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
@@ -59,5 +71,5 @@ $(VENV)/.dev: setup.cfg pyproject.toml
 	@touch $(VENV)/.runtime $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
+	rm -rf $(VENV) build dist sbom.json *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -217,11 +217,13 @@ class Gateway:
             if known is not None and now < known[1] and not _expired(known[0]):
                 return known[0]
         generation = self.current
+        asked: list[str] = []
         try:
             with trio.fail_after(HOOK_BUDGET_AUTH):
-                principal = authorized(await generation.pipeline.authenticate(credentials), generation.config.roles)
+                who = await generation.pipeline.authenticate(credentials, asked.append)
+                principal = authorized(who, generation.config.roles)
         except trio.TooSlowError:
-            log_event("auth.slow", "error")
+            self.report_plugin(asked[-1] if asked else "", "hook_slow", "authenticate: its time budget ran out")
             raise ClawError("internal") from None
         except ClawError as error:
             self._refused_auth(error, credentials)

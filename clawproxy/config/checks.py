@@ -153,14 +153,15 @@ def check_base_url(provider: ProviderConfig, path: KeyPath, found: Findings) -> 
         found.wrong(where, 'is no valid URL; write it like "https://api.openai.com/v1"')
         return
     url = provider.base_url
+    told = re.split("[?#]", url)[0]  # a key may stand behind it
     if "@" in parts.netloc:  # not echoed: it may hold a password
         found.wrong(where, "holds credentials; take them out and use api_key")
     elif parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        found.wrong(where, f'"{shown(url)}" is no http or https URL; write it like "https://api.openai.com/v1"')
+        found.wrong(where, f'"{shown(told)}" is no http or https URL; write it like "https://api.openai.com/v1"')
     elif not re.fullmatch(r"[!-~]+", url) or "\\" in url:
-        found.wrong(where, f'"{shown(url)}" has characters that a URL can not have; write it in plain ASCII, percent-encoded')
+        found.wrong(where, f'"{shown(told)}" has characters that a URL can not have; write it in plain ASCII, percent-encoded')
     elif "?" in url or "#" in url:
-        found.wrong(where, f'"{shown(url)}" has a query or a fragment; end it with the path, like "https://api.openai.com/v1"')
+        found.wrong(where, f'"{shown(told)}" goes on with a query or a fragment; end it with the path, and use api_key for a key')
     elif parts.path.rstrip("/").endswith("/chat/completions"):
         found.wrong(
             where, f'"{shown(url)}" names an endpoint; write "{shown(url.rstrip("/").removesuffix("/chat/completions"))}"'

@@ -25,7 +25,7 @@ from clawproxy.events import Outcome
 from clawproxy.hookspecs import AttemptContext, Observe, Plan, Transform
 from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.pipeline.plugins import Plugins
-from clawproxy.pipeline.relay import PLUGIN_ERRORS, SLOW, Relay, Report
+from clawproxy.pipeline.relay import PLUGIN_ERRORS, SLOW, Misuse, Relay, Report, fault
 
 CLOSING = 5.0
 """Seconds that closing hooks have, shielded."""
@@ -33,6 +33,9 @@ CLOSING = 5.0
 Named = tuple[str, Callable[..., Any]]
 Running = Callable[[str], None]
 """Told the name of each plugin whose hook begins, so that a clock can name it."""
+
+
+def _nobody(name: str) -> None: ...
 
 
 class Pipeline:
@@ -51,9 +54,11 @@ class Pipeline:
 
     # --- going down ----------------------------------------------------------------------------------------------------
 
-    async def authenticate(self, credentials: Credentials) -> Principal:
-        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed."""
+    async def authenticate(self, credentials: Credentials, running: Running = _nobody) -> Principal:
+        """The first plugin that knows. Raises ClawError: `auth...`, or `internal` where a plugin failed. `running(name)` is
+        called before each, so that one that hangs can be named."""
         for name, hook in self._authenticate:
+            running(name)
             try:
                 principal = await hook(credentials)
             except ClawError:
@@ -62,7 +67,7 @@ class Pipeline:
                 raise self._failed(name, "authenticate", error) from error
             if principal is not None:
                 if not isinstance(principal, Principal):
-                    raise self._failed(name, "authenticate", TypeError("it must return a Principal or None"))
+                    raise self._failed(name, "authenticate", Misuse("it must return a Principal or None"))
                 return principal
         raise ClawError("auth.missing" if credentials.token is None else "auth.invalid")
 
@@ -79,7 +84,7 @@ class Pipeline:
                 raise self._failed(name, "prepare_request", error) from error
             if changed is not None:
                 if type(changed) is not ChatRequest:
-                    raise self._failed(name, "prepare_request", TypeError("it must return a ChatRequest or None"))
+                    raise self._failed(name, "prepare_request", Misuse("it must return a ChatRequest or None"))
                 request = changed
             ended = time.perf_counter()
             if ended - began > SLOW and not exchange.asked:
@@ -101,9 +106,11 @@ class Pipeline:
                 if isinstance(error, ClawError):
                     raise error from raised
                 failed = error
-                self.report(name, "hook_failed", f"choose_route: {type(error).__name__}")
+                self.report(name, "hook_failed", f"choose_route: {fault(error)}")
                 continue
             if plan is not None:
+                if getattr(plan, "next", None) is None:
+                    raise self._failed(name, "choose_route", Misuse("it must return a plan or None"))
                 return plan
         if failed is not None:
             raise ClawError("no_route") from failed
@@ -145,7 +152,10 @@ class Pipeline:
                 raise self._failed(name, "tap_response", error) from error
             if tap is None:
                 continue
-            if isinstance(tap, Transform) and tap.streams == "reject" and exchange.stream:
+            if not isinstance(tap, Transform):
+                if not isinstance(tap, Observe):
+                    raise self._failed(name, "tap_response", Misuse("it must return Observe, Transform or None"))
+            elif tap.streams == "reject" and exchange.stream:
                 raise ClawError("unsupported_parameter", f"Policy {name} takes no streams: send `stream: false`.", param="stream")
             taps.append((name, tap))
         return Relay(taps, self.report)
@@ -155,7 +165,7 @@ class Pipeline:
             try:
                 hook(exchange, attempt)
             except PLUGIN_ERRORS as error:
-                self.report(name, "hook_failed", f"attempt_finished: {type(error).__name__}")
+                self.report(name, "hook_failed", f"attempt_finished: {fault(error)}")
 
     # --- beside all requests ----------------------------------------------------------------------------------------------
 
@@ -174,7 +184,7 @@ class Pipeline:
             try:
                 closing: Awaitable[None] | None = hook(exchange, outcome)
             except PLUGIN_ERRORS as raised:
-                self.report(name, "hook_failed", f"exchange_closed: {type(raised).__name__}")
+                self.report(name, "hook_failed", f"exchange_closed: {fault(raised)}")
                 continue
             if closing is not None and closing is not DONE:
                 await _shielded(closing, name, "exchange_closed", self.report)
@@ -183,7 +193,7 @@ class Pipeline:
         error = plugin_error(raised, name, self.report)
         if isinstance(error, ClawError):
             return error
-        self.report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
+        self.report(name, "hook_failed", f"{hook}: {fault(error)}")
         return ClawError("internal", policy=name)
 
 
@@ -202,7 +212,7 @@ class AttemptContexts:
             try:
                 leaving = manager.__aexit__(None, None, None)
             except PLUGIN_ERRORS as raised:
-                self.report(name, "hook_failed", f"open_attempt exit: {type(raised).__name__}: {raised}")
+                self.report(name, "hook_failed", f"open_attempt exit: {fault(raised)}")
                 continue
             if leaving is not DONE:
                 await _shielded(leaving, name, "open_attempt exit", self.report)
@@ -215,17 +225,20 @@ async def _shielded(waiting: Awaitable[object], name: str, hook: str, report: Re
             await waiting
         except PLUGIN_ERRORS as raised:
             error = plugin_error(raised, name, report)
-            report(name, "hook_failed", f"{hook}: {type(error).__name__}: {error}")
+            report(name, "hook_failed", f"{hook}: {fault(error)}")
     if scope.cancelled_caught:
         report(name, "hook_slow", hook)
 
 
 def plugin_error(raised: BaseException, name: str, report: Report) -> BaseException:
-    """What a hook's error comes to, where the plugin uses a nursery of its own, which wraps what its tasks raise in a group.
+    """What a hook's error comes to. A cancellation is raised on.
 
-    A cancellation in the group is raised on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
+    Where the plugin uses a nursery of its own, that wraps what its tasks raise in a group. A cancellation in the group is raised
+    on, alone (it is not the plugin's to swallow, and what came beside it is reported); a
     group of one is that one, so that a refusal stays a refusal.
     """
+    if isinstance(raised, trio.Cancelled):
+        raise raised
     if not isinstance(raised, BaseExceptionGroup):
         return raised
     cancelled, rest = raised.split(trio.Cancelled)
@@ -288,7 +301,7 @@ def _configure(plugins: Plugins, order: Sequence[str], settings: Mapping[str, An
         except ConfigError as error:
             problems += error.problems
         except Exception as error:
-            problems.append(f"plugins.{name}: {type(error).__name__}: {error}")
+            problems.append(f"plugins.{name}: {fault(error)}")
     if problems:
         raise ConfigError(problems)
     return states

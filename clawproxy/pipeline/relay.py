@@ -19,11 +19,30 @@ SLOW = 0.05
 STRIKES = 3
 """Slow calls after which an observer is dropped. What decides is never skipped."""
 
-PLUGIN_ERRORS = (Exception, SystemExit, KeyboardInterrupt, BaseExceptionGroup)
-"""What a plugin may raise without ending the gateway. Cancelled is none of them, but may be in a group (see `compile`)."""
+PLUGIN_ERRORS = BaseException
+"""What a plugin may raise without ending the gateway: anything (PL-02). A cancellation goes on: where a hook is awaited,
+`compile.plugin_error` raises it again."""
 
 Report = Callable[[str, str, str], None]
 """`report(plugin, what, detail)`: tells the operator about a plugin."""
+
+
+class Misuse(TypeError):
+    """A hook did what it must not; the words are ours."""
+
+
+def fault(error: BaseException) -> str:
+    """What an operator is told of a plugin's exception: its type and the line it came from. Not its words: they may hold what was
+    asked, or a key (THREATS.md K-02)."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if isinstance(error, Misuse):
+        return f"TypeError: {error}"
+    if trace is None:  # one of a group that was never raised itself
+        return type(error).__name__
+    file = trace.tb_frame.f_code.co_filename.replace("\\", "/").rpartition("/")[2]
+    return f"{type(error).__name__} at {file}:{trace.tb_lineno}"
 
 
 class _Observing:
@@ -43,7 +62,7 @@ class _Observing:
             self.tap.see(batch)
         except PLUGIN_ERRORS as error:
             self.off = True
-            self.report(self.name, "tap_failed", type(error).__name__)
+            self.report(self.name, "tap_failed", fault(error))
         return batch
 
     def slow(self) -> None:
@@ -57,7 +76,7 @@ class _Observing:
             try:
                 self.tap.end()
             except PLUGIN_ERRORS as error:
-                self.report(self.name, "tap_failed", type(error).__name__)
+                self.report(self.name, "tap_failed", fault(error))
         return ()
 
 
@@ -111,7 +130,7 @@ class _Changing:
             raise self._broken(error) from error
 
     def _broken(self, error: BaseException) -> ClawError:
-        self.report(self.name, "tap_failed", type(error).__name__)
+        self.report(self.name, "tap_failed", fault(error))
         return ClawError("internal", policy=self.name)
 
 

@@ -145,8 +145,8 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         ),
         [
             "claw.toml:2: providers.a.base_url: holds credentials; take them out and use api_key",
-            'claw.toml:4: providers.b.base_url: "https://x.example/v1?key=1" has a query or a fragment; end it with the path, '
-            'like "https://api.openai.com/v1"',
+            'claw.toml:4: providers.b.base_url: "https://x.example/v1" goes on with a query or a fragment; end it with the path, '
+            "and use api_key for a key",
             'claw.toml:6: providers.c.base_url: "ftp://x.example" is no http or https URL; write it like "https://api.openai.com/v1"',
             'claw.toml:8: providers.d.base_url: "x.example/v1" is no http or https URL; write it like "https://api.openai.com/v1"',
             'claw.toml:10: providers.e.base_url: "https://x.example/v1/chat/completions" names an endpoint; write "https://x.example/v1"',

@@ -82,7 +82,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def test_two_hundred_reloads_under_load(world: World) -> None:
-    """A hundred good ones, of which half change the provider and so its pool, and a hundred broken in five ways."""
+    """R-02. A hundred good ones, of which half change the provider and so its pool, and a hundred broken in five ways."""
     broken = [
         world.text + "\n[server\n",
         world.text + '\n[limits]\nbody = "huge"\n',

@@ -72,7 +72,7 @@ async def world(tmp_path: Path, **changes: Any) -> AsyncIterator[World]:
 
 
 async def test_a_running_stream_outlives_its_provider(tmp_path: Path) -> None:
-    """The provider, its pool and its model's route are gone from the configuration; the answer ends as if nothing had been."""
+    """R-05, R-06. Provider, pool and the model's route are gone from the file; the answer ends as if nothing had been."""
     async with world(tmp_path) as it, trio.open_nursery() as nursery:
         replies: list[Reply] = []
 
@@ -102,6 +102,7 @@ async def test_a_running_stream_outlives_its_provider(tmp_path: Path) -> None:
 
 
 async def test_an_unchanged_provider_keeps_its_connections_and_a_changed_one_does_not(tmp_path: Path) -> None:
+    """R-04: what is derived from the configuration is made anew where its part changed, and only there."""
     async with world(tmp_path) as it:
         pools = it.running.server.reloader.statistics
         await it.ask()

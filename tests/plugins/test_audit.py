@@ -261,6 +261,7 @@ async def test_files_are_private(tmp_path: Path) -> None:
 
 
 async def test_one_chain_has_one_writer(tmp_path: Path) -> None:
+    """L-06."""
     async with audit.lifespan(make_app(tmp_path)):
         with pytest.raises(ConfigError, match="another process"):
             await audit.lifespan(make_app(tmp_path)).__aenter__()
@@ -322,6 +323,7 @@ async def write_until_killed(state_dir: Path) -> None:
 
 @pytest.mark.slow
 def test_kill_9_leaves_a_chain_that_verifies(tmp_path: Path) -> None:
+    """L-05."""
     script = (
         "import sys, trio, importlib.util as u; from pathlib import Path; "
         "s = u.spec_from_file_location('t', sys.argv[1]); t = u.module_from_spec(s); s.loader.exec_module(t); "

@@ -106,6 +106,7 @@ DAMAGES: dict[str, tuple[Callable[[Lines], Lines], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_what_was_done_is_named(tmp_path: Path, name: str) -> None:
+    """L-03."""
     damage, sentence = DAMAGES[name]
     path = written(tmp_path, 10, anchored=10)
     assert checked(tmp_path).intact
@@ -117,7 +118,7 @@ def test_what_was_done_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_after_the_last_anchor_it_is_a_tail(tmp_path: Path) -> None:
-    """Only what no anchor vouches for can be cut unseen: and how much that is, is said."""
+    """L-04. Only what no anchor vouches for can be cut unseen: and how much that is, is said."""
     path = written(tmp_path, 10, anchored=6)
     assert (checked(tmp_path).intact, checked(tmp_path).tail) == (True, 4)
     change(path, lambda rows: rows[:-2])

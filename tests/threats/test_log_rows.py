@@ -1,0 +1,161 @@
+"""M-01, M-02, L-01, L-02: what strangers say becomes no series, no line and no flood. L-03 to L-06 are the audit's tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from clawproxy.scripted import ScriptedProvider
+from tests.e2e.harness import gateway
+from tests.e2e.process import Served, served, settings
+from tests.threats.kit import SAID, Raw, closed, document, get, post, say
+
+KEY = "sk-client-canary-0918273645abcdef"
+SECRETS = {"TEST_CLIENT_KEY": KEY, "TEST_PROVIDER_KEY": "sk-provider-canary-5a6b7c8d9e0f1122"}
+MANY = int(os.environ.get("CLAW_ROWS", "600"))
+"""Requests of a bomb or a flood: a hundred thousand in the long form."""
+
+
+def admin_of(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    return host, int(port)
+
+
+async def scrape(address: tuple[str, int]) -> Raw:
+    return await say(address, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+
+def series(page: Raw) -> set[str]:
+    return {line.rpartition(" ")[0] for line in page.body.decode().splitlines() if line and not line.startswith("#")}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Served]:
+    async with ScriptedProvider.running() as provider, served(tmp_path, settings(tmp_path, provider.base_url), **SECRETS) as it:
+        yield it
+
+
+async def many(address: tuple[str, int], requests: list[bytes]) -> None:
+    """All of them, few at a time, however they are answered."""
+    limiter = trio.CapacityLimiter(16)
+    async with trio.open_nursery() as nursery:
+
+        async def one(data: bytes) -> None:
+            async with limiter:
+                await say(address, data, seconds=30)
+
+        for data in requests:
+            nursery.start_soon(one, data)
+
+
+async def test_m01_a_label_bomb_makes_no_series(world: Served) -> None:
+    rng = random.Random(7)
+
+    def strange(number: int) -> bytes:
+        word = f"{rng.getrandbits(64):x}"
+        headers = {"Authorization": f"Bearer {KEY}", "User-Agent": word, "X-Request-Id": word, "Origin": f"http://{word}.test"}
+        kinds = [
+            post(document(model=word), headers={**headers, "Origin": ""}),
+            post(document(model="gpt-4-turbo", user=word), headers={**headers, "Origin": ""}),
+            post(document(model="gpt-4-turbo"), headers={"Authorization": f"Bearer {word}"}),
+            post(b"{}", f"/{word}", headers=headers),
+            f"{word.upper()} /{word} HTTP/1.1\r\nHost: {word}\r\nConnection: close\r\n\r\n".encode(),
+            get(f"/v1/models/{word}", f"Authorization: Bearer {word}\r\n"),
+        ]
+        return kinds[number % len(kinds)]
+
+    def resident() -> int:
+        return int(Path(f"/proc/{world.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    admin = admin_of(world.ready["admin"])
+    await many(world.address, [strange(number) for number in range(300)])  # each kind of answer, each size of pool
+    before, held = series(await scrape(admin)), resident()
+    await many(world.address, [strange(number) for number in range(MANY)])
+    after = series(await scrape(admin))
+    assert not [name for name in after - before if not re.search("_bucket|status|plugin_faults", name)]
+    assert len(after) - len(before) < 30
+    assert resident() - held < 4 * 1024 * 1024  # of which an allocator of nothing new takes half
+
+
+async def test_m02_figures_are_for_the_admin_listener_alone(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as running:
+        async with closed(running):
+            for path in ("/metrics", "/healthz", "/readyz", "/admin", "/admin/keys", "/", "/dashboard"):
+                for authorization in ("", f"Authorization: Bearer {running.config.keys['test'].secret.value}\r\n"):
+                    answer = await say(running.address, get(path, authorization))
+                    assert answer.status == 404, path
+        admin = admin_of(running.admin)
+        assert (await scrape(admin)).status == 200
+        for path in ("/healthz", "/readyz"):
+            assert (await say(admin, get(path).replace(b"gw.test", b"localhost"))).status == 200
+        for path in ("/admin/keys", "/admin/config", "/v1/chat/completions"):
+            answer = await say(admin, get(path).replace(b"gw.test", b"localhost"))
+            assert answer.status in (401, 403, 404), path
+
+
+LINES = [
+    "a\r\nb", "a\nlevel: error", "\x1b[2J\x1b[1;31m", "\u202eevil", "\u2066x\u2069", "\u2028\u2029", "\x85", "\x7f\x00",
+    '","level":"error',
+    "\ud83d\ude00", "\\u000a", "%0d%0aSet-Cookie: a",
+]  # fmt: skip
+
+
+async def test_l01_every_request_is_one_line_that_can_be_read(world: Served) -> None:
+    """CRLF, ANSI and bidi controls in the model, the user, the path, the user agent and the id."""
+    for text in LINES:
+        for changes in (
+            {"model": text},
+            {"model": "gpt-4-turbo", "user": text},
+            {"model": "gpt-4-turbo", "metadata": {"user": text}},
+        ):
+            await say(world.address, post(document(**changes), headers={"Authorization": f"Bearer {KEY}"}))
+        plain = text.encode("utf-8", "replace")
+        await say(world.address, b"GET /" + plain + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        await say(
+            world.address, post(document(), headers={"Authorization": f"Bearer {KEY}"}, extra=b"User-Agent: " + plain + b"\r\n")
+        )
+        await say(
+            world.address, post(document(), headers={"Authorization": f"Bearer {KEY}"}, extra=b"X-Request-Id: " + plain + b"\r\n")
+        )
+    assert await world.stop() == 0
+    raw = world.stderr.read_bytes()
+    assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", raw), "no control character but the line's end"
+    assert not re.search("[\x80-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", raw.decode())
+    lines = raw.decode().split("\n")
+    assert lines.pop() == ""
+    records = [json.loads(line) for line in lines]
+    assert not [record for record in records if record["event"] == "exchange.crashed"]
+    ids = [record["request_id"] for record in records if record["event"] == "exchange.closed"]
+    assert len(ids) == len(set(ids)) >= len(LINES)
+    for path in (world.stderr.parent / "state").rglob("*.jsonl"):
+        for row in path.read_bytes().splitlines():
+            json.loads(row)
+        assert not re.search(rb"[\x00-\x09\x0b-\x1f\x7f]", path.read_bytes())
+
+
+async def test_l02_a_flood_of_mistakes_is_rationed(world: Served) -> None:
+    """Ten bad requests or a million: lines of one cause are counted beyond a few a second (10 MB for a million)."""
+    bad = [
+        post(b"{", headers={"Authorization": f"Bearer {KEY}"}),
+        post(document(), headers={"Authorization": "Bearer wrong"}),
+        get("/nowhere"),
+        b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
+        post(document(model="none"), headers={"Authorization": f"Bearer {KEY}"}),
+        b"\x16\x03\x01\x00\xff garbage\r\n\r\n",
+    ]
+    await many(world.address, [bad[number % len(bad)] for number in range(MANY)])
+    await say(world.address, post(document(model="gpt-4-turbo", messages=[SAID]), headers={"Authorization": f"Bearer {KEY}"}))
+    assert await world.stop() == 0
+    size = world.stderr.stat().st_size
+    print(f"{MANY} bad requests: {size} bytes of log")
+    assert size < max(400_000, MANY * 10)
+    records = world.log()
+    assert [record for record in records if record.get("outcome") == "complete"], "what went well is there"
+    assert sum(record.get("suppressed", 0) for record in records) > MANY / 20
