@@ -65,7 +65,8 @@ _LET_GO = "DELETE FROM holds WHERE id = ?"
 _TOTALS = 'SELECT scope, unit, "window", sliding, period, used, overrun FROM totals'
 _SETTLE = (
     f"UPDATE attempts SET closed = max(opened, ?), outcome = '{OUTCOME}', sent = 1, input_tokens = reserved_input, "
-    "output_tokens = coalesce(reserved_output, ?), source = 'estimated', cost_nano = ? WHERE closed IS NULL"
+    "output_tokens = coalesce(reserved_output, ?), source = 'estimated', cost_nano = coalesce(?, reserved_nano) "
+    "WHERE closed IS NULL"
 )
 
 _encode = msgspec.json.Encoder().encode

@@ -25,13 +25,14 @@ from msgspec.structs import astuple
 
 from clawproxy.done import DONE, Ready
 from clawproxy.errors import ClawError, ConfigError
-from clawproxy.stores import books, database, queries
+from clawproxy.stores import books, database, queries, usage
 from clawproxy.stores.accounts import Accounts, held_entries
 from clawproxy.stores.base import (
+    ALL,
     Account,
+    By,
     Charge,
     Claim,
-    GroupBy,
     KeyRecord,
     LedgerClose,
     LedgerOpen,
@@ -40,6 +41,7 @@ from clawproxy.stores.base import (
     Standing,
     Total,
     UsageRow,
+    Where,
 )
 from clawproxy.stores.journal import Segment, segment_name
 from clawproxy.stores.lane import Lane
@@ -299,9 +301,7 @@ class SqliteStore:
         if was_sick:
             log.warning("the ledger can be written again")
         if self._dropped:
-            log.error(
-                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", self._dropped
-            )
+            log.error(_NOT_CLOSED, self._dropped)
             self._dropped = 0
         if segment is not None and segment is self._segment:
             self._folded = folded.get(segment.path.name, self._folded)
@@ -338,10 +338,10 @@ class SqliteStore:
         return await self._reader.run(queries.rows, since, until)
 
     async def usage(
-        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+        self, group_by: By = None, since: float = 0.0, until: float | None = None, key: str | None = None, where: Where = ALL
     ) -> Sequence[UsageRow]:
         await self.flush()
-        return await self._reader.run(queries.usage, group_by, since, until, key)
+        return await self._reader.run(usage.usage, group_by, since, until, key, where)
 
     async def standing(self, accounts: Sequence[Account], now: float) -> Sequence[Standing]:
         if self._lock is not None:
@@ -391,8 +391,6 @@ class SqliteStore:
             for lane in self._lanes:
                 await lane.aclose()
         if self._spool:
-            log.error(
-                "%d attempts could not be closed in the ledger: the next start does it, at what was reserved", len(self._spool)
-            )
+            log.error(_NOT_CLOSED, len(self._spool))
         if self._lock is not None:
             self._lock.release()

@@ -213,7 +213,13 @@ async def test_a_tool_neither_settles_nor_reserves(tmp_path: Path) -> None:
 async def test_the_schema_before_accounts_is_brought_up(tmp_path: Path) -> None:
     await SqliteStore.open(tmp_path, "one").aclose()
     connection = sqlite3.connect(tmp_path / "clawproxy.db")
-    for statement in ("DROP TABLE holds", "DROP TABLE totals", "DROP INDEX attempts_open", "PRAGMA user_version = 2"):
+    for statement in (
+        "DROP TABLE holds",
+        "DROP TABLE totals",
+        "DROP INDEX attempts_open",
+        "ALTER TABLE attempts DROP COLUMN reserved_nano",
+        "PRAGMA user_version = 2",
+    ):
         connection.execute(statement)
     connection.close()
     store = SqliteStore.open(tmp_path, "one")
