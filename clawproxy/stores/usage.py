@@ -13,7 +13,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from clawproxy.stores.base import By, Dimension, GroupBy, LedgerRow, UsageRow, Where
 
@@ -47,7 +47,7 @@ _SUMS = f"""count(DISTINCT request_id), count(*), coalesce(sum(given), 0), coale
     coalesce(sum(CASE WHEN guessed THEN cost END), 0), coalesce(sum(open), 0), coalesce(sum(orphaned), 0),
     coalesce(sum(more > 0), 0), coalesce(sum(more), 0), coalesce(sum(more_nano), 0), min(opened), max(opened)"""
 _EACH = f"""request_id, opened, {", ".join(CLASSES)}, {_GIVEN} AS given, {_TAKEN} AS taken, {_COST} AS cost,
-    coalesce(closed IS NOT NULL AND sent AND cost_nano IS NULL, 0) AS unpriced, {_GUESSED} AS guessed, closed IS NULL AS open,
+    coalesce(sent, 1) AND ({_COST}) IS NULL AS unpriced, {_GUESSED} AS guessed, closed IS NULL AS open,
     coalesce(outcome = 'orphaned', 0) AS orphaned, {_MORE} AS more,
     CASE WHEN source = 'measured' THEN max(0, coalesce(cost_nano - reserved_nano, 0)) ELSE 0 END AS more_nano"""
 
@@ -58,7 +58,7 @@ def dimensions(by: By) -> tuple[GroupBy, ...]:
     for name in names:
         if name not in get_args(GroupBy):
             raise ValueError(f"usage can not be grouped by {name!r}")
-    return cast("tuple[GroupBy, ...]", names)
+    return names
 
 
 def filters(key: str | None, where: Where) -> dict[Dimension, str | None]:
@@ -142,7 +142,7 @@ def _figures(rows: list[LedgerRow]) -> list[Any]:
         sum(given),
         sum(taken),
         sum(known) if known else None,
-        sum(row.closed is not None and row.closed.sent and row.closed.cost_nano is None for row in rows),
+        sum(cost is None and (row.closed is None or row.closed.sent) for row, cost in zip(rows, costs, strict=True)),
         *(_class(rows, name) for name in CLASSES),
         sum(guessed),
         sum(one + other for one, other, guess in zip(given, taken, guessed, strict=True) if guess),

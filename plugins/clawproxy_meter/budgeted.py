@@ -74,7 +74,7 @@ class Budgeted(Metered):
         cover: Cover,
         default_output: int,
     ) -> None:
-        super().__init__(app, exchange, request, route, attempt, bytes_per_token, price, count)
+        super().__init__(app, exchange, request, route, attempt, bytes_per_token, price, count, default_output)
         self._budgets = budgets
         self._cover = cover
         self._applied = cover.applied
@@ -109,7 +109,7 @@ class Budgeted(Metered):
     def _open(self, row: LedgerOpen) -> Awaitable[None]:
         """Raises ClawError("budget.exhausted"), or Detour."""
         if self._output != self._reserved_output and self._output:
-            row = replace(row, reserved_output=self._output)
+            row = self._reserving(row)
         try:
             if self._budgets.lines.waiting:
                 self._queue_up()
@@ -130,13 +130,16 @@ class Budgeted(Metered):
                 if tries > TRIES:
                     raise self._refused(short)
                 self._output = self._less(short)
-                answer = self._app.store.reserve(replace(row, reserved_output=self._output), self._claims())
+                answer = self._app.store.reserve(self._reserving(row), self._claims())
             if self._output < asked:
                 self._tell_capped()
             self._granted(row.opened)
         except BaseException:
             self._books.attempts.remove(self)
             raise
+
+    def _reserving(self, row: LedgerOpen) -> LedgerOpen:
+        return replace(row, reserved_output=self._output, reserved_nano=self._most_nano(self._output))
 
     def _claims(self) -> list[Claim]:
         held: list[int] = []
