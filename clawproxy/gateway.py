@@ -32,6 +32,7 @@ from clawproxy.ops.books import book, declare
 from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.logs import log_event, log_exception
 from clawproxy.ops.metrics import Metrics
+from clawproxy.ops.standings import BudgetStanding, own_budget
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
 from clawproxy.service import Call, Client
 from clawproxy.stores.base import UsageRow
@@ -303,6 +304,14 @@ class Gateway:
             log_exception("usage.failed", error, key=principal.key)
             raise ClawError("store_unavailable") from error
         return row
+
+    async def budget(self, principal: Principal) -> BudgetStanding | None:
+        """How the dollar budget stands that this principal's key, or else its user, comes under. Raises
+        ClawError("store_unavailable")."""
+        config = self.current.config
+        if not config.budgets:
+            return None
+        return await own_budget(self.app.store, config, principal.key, principal.user, time.time())
 
     def count(self, name: str, **labels: str) -> None:
         self.metrics.count(name, **labels)

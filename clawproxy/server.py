@@ -34,6 +34,7 @@ from clawproxy.http1.head import Head
 from clawproxy.keys import load_or_create_pepper
 from clawproxy.listeners import Bound, bind_all, tls_context
 from clawproxy.ops.admin import AdminPages
+from clawproxy.ops.adminapi import AdminApi
 from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
@@ -318,10 +319,12 @@ class Server:
 
 def _admin(gateway: Gateway) -> Surfaces:
     """The admin listener's surfaces: its pages, behind its own Host policy, and nothing else."""
-    pages = AdminPages(gateway)
+    refused = partial(gateway.count, "clawproxy_auth_failures_total", slug="auth.invalid")
+    pages = AdminPages(gateway, api=AdminApi(gateway.app, refused))
 
     async def page(head: Head, body: bytes, peer: str) -> PlainResponse:
-        answer = await pages.handle(head.method, head.path)
+        authorization = head.all("authorization")
+        answer = await pages.handle(head.method, head.path, head.query, authorization[0] if len(authorization) == 1 else None)
         return PlainResponse(answer.status, answer.content_type, answer.body, answer.headers)
 
     def check(head: Head, config: Config, secure: bool) -> ClawError | None:

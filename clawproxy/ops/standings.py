@@ -14,7 +14,7 @@ from attrs import frozen
 from clawproxy.config import BudgetConfig, Config, parse_limit, parse_scope
 from clawproxy.config.budgets import Limit
 from clawproxy.ops.reports import instant, usd
-from clawproxy.stores.base import Account, Store, Window
+from clawproxy.stores.base import Account, Standing, Store, Window
 from clawproxy.stores.windows import oldest, period_of
 
 
@@ -23,7 +23,7 @@ class BudgetStanding:
     name: str
     scope: str
     unit: str
-    window: str
+    window: Window
     sliding: bool
     limit: int
     used: int
@@ -53,29 +53,33 @@ async def budget_standings(store: Store, config: Config, now: float, *, inside: 
 
     Raises ClawError("store_unavailable").
     """
-    wanted: list[tuple[str, BudgetConfig, Limit, Account]] = []
+    wanted: list[tuple[str, BudgetConfig, Account]] = []
     for name, budget in config.budgets.items():
         limit = parse_limit(budget.limit)
         scopes = await _scopes(store, config, budget, limit, now)
-        wanted += [(name, budget, limit, account_of(budget, scope)) for scope in scopes]
+        wanted += [(name, budget, account_of(budget, scope)) for scope in scopes]
     standings = await store.standing([account for *_, account in wanted], now) if wanted else []
     return [
-        BudgetStanding(
-            name=name,
-            scope=account.scope,
-            unit=account.unit,
-            window=account.window,
-            sliding=account.sliding,
-            limit=limit.amount,
-            used=standing.used,
-            held=standing.held if inside or account.unit != "concurrent" else None,
-            overrun=standing.overrun,
-            resets_at=standing.resets_at,
-            words=_words(budget),
-            action=budget.action,
-        )
-        for (name, budget, limit, account), standing in zip(wanted, standings, strict=True)
+        _standing(name, budget, standing, inside=inside) for (name, budget, _), standing in zip(wanted, standings, strict=True)
     ]
+
+
+def _standing(name: str, budget: BudgetConfig, standing: Standing, *, inside: bool) -> BudgetStanding:
+    account = standing.account
+    return BudgetStanding(
+        name=name,
+        scope=account.scope,
+        unit=account.unit,
+        window=account.window,
+        sliding=account.sliding,
+        limit=parse_limit(budget.limit).amount,
+        used=standing.used,
+        held=standing.held if inside or account.unit != "concurrent" else None,
+        overrun=standing.overrun,
+        resets_at=standing.resets_at,
+        words=_words(budget),
+        action=budget.action,
+    )
 
 
 async def _scopes(store: Store, config: Config, budget: BudgetConfig, limit: Limit, now: float) -> list[str]:
@@ -128,6 +132,26 @@ def _document(each: BudgetStanding) -> dict[str, Any]:
         "share": None if each.share is None else round(each.share, 6),
         "resets_at": None if each.resets_at is None else instant(each.resets_at),
     }
+
+
+_OWN_WINDOWS: tuple[Window, ...] = ("month", "day", "total", "hour", "minute")
+
+
+async def own_budget(store: Store, config: Config, key: str, user: str | None, now: float) -> BudgetStanding | None:
+    """The dollar budget that a key comes under as itself or as its user: one by name before one for each, the longer window
+    people think in before the shorter. None where there is none. Raises ClawError("store_unavailable")."""
+    found: list[tuple[tuple[int, int, int], str, BudgetConfig, str]] = []
+    for name, budget in config.budgets.items():
+        kind, who = parse_scope(budget.scope)
+        own = key if kind == "key" else user if kind == "user" else None
+        if own and who in (own, "*") and parse_limit(budget.limit).unit == "nano":
+            rank = (("key", "user").index(kind), _OWN_WINDOWS.index(budget.window or "total"), int(who == "*"))
+            found.append((rank, name, budget, f"{kind}:{own}"))
+    if not found:
+        return None
+    _, name, budget, scope = min(found)
+    [standing] = await store.standing([account_of(budget, scope)], now)
+    return _standing(name, budget, standing, inside=True)
 
 
 def window_key(scope: str, window: Window, now: float) -> str:
