@@ -23,11 +23,12 @@ from clawproxy.asking import ask
 from clawproxy.clocks import CLOCK_SLUGS, Deadlines
 from clawproxy.config import Config
 from clawproxy.config.groups import flat_routes
-from clawproxy.context import App, Exchange
+from clawproxy.context import Alert, App, Exchange
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
 from clawproxy.messages import ChatRequest, Credentials, Principal, Route
+from clawproxy.ops.alerts import Alerts
 from clawproxy.ops.books import book, declare
 from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.logs import log_event, log_exception
@@ -139,6 +140,9 @@ class Generation:
             await self.pipeline.closed(exchange, outcome)
         finally:
             book(exchange, outcome, self.gateway.metrics)
+            watching = self.gateway.alerts.watching
+            if watching is not None:
+                watching.seen(exchange, outcome, self.alarms.now())
 
 
 class Gateway:
@@ -146,7 +150,7 @@ class Gateway:
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self.app = app
-        app.log, app.gauge = log_event, metrics.gauge
+        app.gauge = metrics.gauge
         self.metrics = metrics
         declare(metrics)
         limits = app.config.limits
@@ -164,6 +168,8 @@ class Gateway:
         self.current: Generation
         """The generation new requests get; there is none until the first `install`."""
         self._verdicts: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self.alerts = Alerts(app, self._alert)
+        app.log = self.alerts.log
 
     # --- generations --------------------------------------------------------------------------------------------------------
 
@@ -176,7 +182,11 @@ class Gateway:
         self.metrics.allow("provider", generation.config.providers)
         self.metrics.allow("policy", generation.config.policies)
         self._verdicts.clear()
+        self.alerts.configure(generation.config.alerts)
         return before
+
+    def _alert(self, alert: Alert) -> None:
+        self.current.pipeline.alert(alert)
 
     # --- what transports ask -------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.values import value
 
 if TYPE_CHECKING:
-    from clawproxy.context import App, Attempt, Exchange, Registry
+    from clawproxy.context import Alert, App, Attempt, Exchange, Registry
 
 hookspec = pluggy.HookspecMarker("clawproxy")
 hookimpl = pluggy.HookimplMarker("clawproxy")
@@ -181,3 +181,11 @@ def attempt_finished(exchange: Exchange, attempt: Attempt, state: Any) -> None:
 def exchange_closed(exchange: Exchange, outcome: Outcome, state: Any) -> Awaitable[None] | None:
     """Exactly once for each exchange that began, shielded, at most 5 s. An `async def`, or a plain one that has nothing to wait
     for and returns None or `DONE`."""
+
+
+# --- whenever there is something to tell -------------------------------------------------------------------------------------
+
+
+@hookspec
+def alert(event: Alert, state: Any) -> None:
+    """Something an operator should know at once (docs/alerts.md). Synchronous: hand on what takes time."""

@@ -157,7 +157,13 @@ class Server:
             for _, manager in lifespans(self.plugins, self.config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(reloader)
+            alerts = gateway.alerts
+            budgets = app.shared.get("budgets")  # the meter's, where it runs
+            if budgets is not None:
+                budgets.watchers.append(alerts.budget)
             for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run):
+                service.start_soon(background)
+            for background in (alerts.write, alerts.send, alerts.watch):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)

@@ -20,6 +20,7 @@ from clawproxy.config.policies import (
 from clawproxy.config.schema import (
     KIB,
     MIB,
+    AlertsConfig,
     BudgetConfig,
     Config,
     Duration,
@@ -51,6 +52,7 @@ __all__ = [
     "KIB",
     "MIB",
     "Action",
+    "AlertsConfig",
     "BudgetConfig",
     "Comparison",
     "Config",

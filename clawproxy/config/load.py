@@ -27,6 +27,7 @@ from clawproxy.config.locate import dotted, line_of, lines
 from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.rates import structure_rates
 from clawproxy.config.schema import (
+    AlertsConfig,
     BudgetConfig,
     Config,
     KeyConfig,
@@ -50,6 +51,7 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "deadlines": Deadlines,
     "limits": LimitsConfig,
     "log": LogConfig,
+    "alerts": AlertsConfig,
 }
 _NAMED: Mapping[str, type[Any]] = {
     "providers": ProviderConfig,

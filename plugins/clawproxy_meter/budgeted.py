@@ -201,6 +201,8 @@ class Budgeted(Metered):
         words = f"The budget `{rule.name}` ({rule.words}) is used up.{until}"
         error = ClawError("budget.exhausted", words, policy=rule.name, **details)
         self._app.count("clawproxy_budget_refused_total", budget=rule.name, action=rule.action)
+        if rule.action != "throttle" and rule.unit != "concurrent":
+            self._budgets.tell("exhausted", rule, scope, short.used + short.held)
         if rule.action == "fallback":
             return Detour(error, model=rule.model)
         if rule.action == "throttle":
@@ -353,6 +355,7 @@ class Budgeted(Metered):
         self._app.count("clawproxy_budget_overruns_total", budget=rule.name, provider=self.route.provider)
         words = "budget %s: attempt %s used %d of %s beyond the %d that were held"
         log.warning(words, rule.name, self.attempt.id, amount - held, rule.unit, held)
+        self._budgets.tell("overrun", rule, scope, amount)
 
     # --- telling -------------------------------------------------------------------------------------------------------------
 

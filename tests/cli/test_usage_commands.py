@@ -1,5 +1,5 @@
-"""`clawproxy usage` as an operator runs it, over a ledger that was really written (A17 N10). Most of it in this process: it takes a
-second to begin one."""
+"""`clawproxy usage` as an operator runs it, over a ledger that was really written (A17 N10). Most of it in this process: it takes
+a second to begin one."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,13 @@ TOKEN = "admin-0123456789abcdefghij"
 PRICE = PriceConfig(Price(1_000_000), Price(2_000_000))
 
 
-def changes(tmp_path: Path, token: str | None = TOKEN, **budgets: BudgetConfig) -> dict[str, Any]:
+def changes(tmp_path: Path, budgets: Mapping[str, BudgetConfig] | None = None, *, token: str | None = TOKEN) -> dict[str, Any]:
     server = ServerConfig(("127.0.0.1:0",), "127.0.0.1:0", state_dir=tmp_path / "state")
     return {
         "server": attrs.evolve(server, admin_token=None if token is None else SecretRef("", token)),
         "models": {"test-model": ModelConfig((RouteConfig("scripted", "scripted-1", 100_000, 512),), price=PRICE)},
         "keys": {"test": KeyConfig(SecretRef("", KEY), user="ada")},
-        "budgets": budgets,
+        "budgets": budgets or {},
     }
 
 
@@ -81,7 +82,7 @@ async def test_without_the_token_there_is_nothing(tmp_path: Path, token: str | N
 
 
 async def test_without_a_configured_token_there_are_no_pages(tmp_path: Path) -> None:
-    async with gateway(tmp_path, **changes(tmp_path, None)) as running:
+    async with gateway(tmp_path, **changes(tmp_path, token=None)) as running:
         reply = await admin(running, "/admin/usage")
         assert reply.status == 404
         assert "admin_token" in reply.json()["error"]["message"]
@@ -120,7 +121,7 @@ async def test_how_budgets_stand(tmp_path: Path) -> None:
         "each": BudgetConfig("user:*", "$1.00", "month"),
         "now": BudgetConfig("global", "4 concurrent"),
     }
-    async with gateway(tmp_path, **changes(tmp_path, **budgets)) as running:
+    async with gateway(tmp_path, **changes(tmp_path, budgets)) as running:
         found = {each["budget"]: each for each in (await admin(running, "/admin/budgets")).json()["budgets"]}
         assert found.keys() == {"all", "now"}, "nobody has come under the one for each"
         await ask(running, 2)
@@ -150,7 +151,7 @@ async def test_a_key_is_told_of_its_own_budget(tmp_path: Path) -> None:
         "everybody": BudgetConfig("global", "$9.00", "month"),
         "requests": BudgetConfig("key:test", "100 requests", "month"),
     }
-    async with gateway(tmp_path, **changes(tmp_path, **budgets)) as running:
+    async with gateway(tmp_path, **changes(tmp_path, budgets)) as running:
         await ask(running, 2)
         budget = await own_usage(running)
         rows = await running.server.gateway.app.store.rows()
@@ -163,6 +164,6 @@ async def test_a_key_is_told_of_its_own_budget(tmp_path: Path) -> None:
 
 async def test_the_budgets_of_others_are_not_told(tmp_path: Path) -> None:
     budgets = {"everybody": BudgetConfig("global", "$9.00", "month"), "bob": BudgetConfig("user:bob", "$1.00", "month")}
-    async with gateway(tmp_path, **changes(tmp_path, **budgets)) as running:
+    async with gateway(tmp_path, **changes(tmp_path, budgets)) as running:
         await ask(running)
         assert await own_usage(running) == {"configured": False, "windowKey": f"key:test/{datetime.now(UTC):%Y-%m}"}
