@@ -1,11 +1,11 @@
 """What is watched for alerts: the share of requests that fail, first tokens that are late, keys that use more than is usual.
 
-Rule 1: figures are of a window that moves in ten steps, for the service and for each provider; below `alerts.least` requests in it
-        none is told.
+Rule 1: figures are of a window that moves in ten steps, for the service and for each provider; below `alerts.least` requests in
+        it none is told.
 Rule 2: a failure is one that a provider or the gateway is at fault for. What clients do wrong is none.
 Rule 3: a percentile is that of a histogram whose steps are 9 % apart: told as the upper end of its step.
-Rule 4: what is usual for a key is the moving average of the tokens of the hours in which it used any, in the ledger's last week and
-        since. Whoever was there for fewer than three such hours has no usual.
+Rule 4: what is usual for a key is the moving average of the tokens of the hours in which it used any, in the ledger's last week
+        and since. Whoever was there for fewer than three such hours has no usual.
 Rule 5: synchronous and bounded: a few dict look-ups for each request, and only where a threshold is set.
 """
 
@@ -179,9 +179,8 @@ class Watch:
             limit = None if config.error_rate is None else parse_soft(config.error_rate)
             if self._comes_over("error_rate", name, requests, limit is not None and share > limit):
                 message = f"{failed} of {requests} requests failed ({share:.0%}), of {whom}."
-                self._tell(
-                    "error_rate", name, message, provider=provider, requests=requests, failed=failed, share=round(share, 4)
-                )
+                figures = {"requests": requests, "failed": failed, "share": round(share, 4)}
+                self._tell("error_rate", name, message, provider=provider, **figures)
             counted, late = percentile(slots, 0.95)
             too_late = config.latency is not None and late is not None and late > config.latency
             if self._comes_over("latency", name, counted, too_late) and late is not None:

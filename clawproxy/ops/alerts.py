@@ -64,8 +64,9 @@ class Alerts:
         self._app = app
         self._hook = hook
         self._quiet: dict[tuple[str, str], float] = {}
-        self._to_file, self._filed = trio.open_memory_channel[Alert](MOST_WAITING)
-        self._to_webhook, self._posted = trio.open_memory_channel[Alert](MOST_WAITING)
+        # Bounded, and never waited for: rule 1.
+        self._to_file, self._filed = trio.open_memory_channel[Alert](MOST_WAITING)  # noqa: TID251
+        self._to_webhook, self._posted = trio.open_memory_channel[Alert](MOST_WAITING)  # noqa: TID251
         self.watching: Watch | None = None
         """Told of each exchange that ends; None where nothing is to be watched."""
 
@@ -254,7 +255,7 @@ def _older(path: Path, number: int) -> Path:
 
 
 def signature(secret: str, body: bytes, at: int) -> str:
-    """`t=1760000000,v1=HEX`: HMAC-SHA256 of `t`, a full stop and the body. Who gets it compares in constant time, and refuses what is
-    older than some minutes: it was played again."""
+    """`t=1760000000,v1=HEX`: HMAC-SHA256 of `t`, a full stop and the body. Who gets it compares in constant time and refuses what
+    is older than some minutes: it was played again."""
     made = hmac.new(secret.encode(), f"{at}.".encode() + body, "sha256").hexdigest()
     return f"t={at},v1={made}"

@@ -109,7 +109,7 @@ def filled(requests: int, failed: int, at: float, watch: Watch) -> None:
     slot = watch._slot("", at)
     slot.requests += requests
     slot.failed += failed
-    slot.late[step_of(2.0)] = requests
+    slot.late[step_of(2.0)] = slot.late.get(step_of(2.0), 0) + requests
 
 
 def test_a_share_is_told_when_it_comes_over_and_again_after_it_was_under() -> None:
