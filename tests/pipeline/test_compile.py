@@ -11,7 +11,7 @@ import trio
 
 from clawproxy import hookspecs
 from clawproxy.config import Config
-from clawproxy.context import App, Exchange
+from clawproxy.context import Alert, App, Exchange
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
 from clawproxy.hookspecs import Observe, Transform, hookimpl
@@ -229,6 +229,25 @@ def test_hook_tap_response_is_called_once_and_reject_refuses_streams() -> None:
         pipeline.relay(make_exchange(stream=True), make_attempt())
 
 
+def test_hook_alert_failures_are_logged_and_the_others_told() -> None:
+    seen: list[str] = []
+
+    class Broken:
+        @hookimpl
+        def alert(self) -> None:
+            raise ValueError
+
+    class Pager:
+        @hookimpl
+        def alert(self, event: Alert) -> None:
+            seen.append(event.event)
+
+    pipeline, reports = build({"broken": Broken(), "pager": Pager()})
+    pipeline.alert(Alert("1", "latency", 0.0, "late"))
+    assert seen == ["latency"]
+    assert [report[:2] for report in reports] == [("broken", "hook_failed")]
+
+
 def test_hook_attempt_finished_failures_are_logged() -> None:
     class Fails:
         @hookimpl
@@ -317,5 +336,5 @@ def test_an_unknown_plugin_is_named_with_a_hint() -> None:
 def test_every_hook_has_a_test_here() -> None:
     hooks = [name for name, value in vars(hookspecs).items() if hasattr(value, "clawproxy_spec")]
     source = Path(__file__).read_text()
-    assert len(hooks) == 10
+    assert len(hooks) == 11
     assert not [hook for hook in hooks if f"test_hook_{hook}" not in source and f"test_hook_register_and_{hook}" not in source]
