@@ -150,9 +150,8 @@ class _Story:
                     continue
             attempt = self._begun(leg, route)
             exchange.route = route
-            is_told = any(each.reason == "failover" for each in leg[:tried])
-            if tried and attempt.reason == "failover" and route.recorded is None and not is_told:
-                exchange.notice("fallback", "The first route failed; another one answers.")
+            if tried and attempt.reason == "failover" and route.recorded is None:
+                self._tell_failover(leg[:tried])
             if not tried and route.goes_on and is_one_text(request):
                 self.heard = Hearing(self.client, exchange, self.generation.config.providers)
             elif attempt.reason == "continue" and self.heard is not None:
@@ -234,7 +233,7 @@ class _Story:
 
     def _begun(self, leg: Sequence[Attempt], route: Route) -> Attempt:
         history = self.exchange.attempts
-        if route.reason in ("hedge", "continue"):
+        if route.reason in ("hedge", "continue", "retry"):
             reason = route.reason
         elif leg:
             reason = "retry" if leg[-1].route.provider == route.provider else "failover"
@@ -250,6 +249,10 @@ class _Story:
         )
         history.append(attempt)
         return attempt
+
+    def _tell_failover(self, before: Sequence[Attempt]) -> None:
+        if not any(each.reason == "failover" for each in before):
+            self.exchange.notice("fallback", "The first route failed; another one answers.")
 
     def _goes_on(self, plan: Plan, leg: Sequence[Attempt]) -> Route | None:
         """Something was released: only the rest of that answer may still be asked for."""

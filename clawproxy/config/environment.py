@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from attrs import field, frozen
 
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.structure import EnvText
+from clawproxy.config.scalars import EnvText
 from clawproxy.errors import ConfigError
 
 DEFAULT_FILE = "clawproxy.toml"

@@ -7,15 +7,11 @@ Rule 3: plugins' own settings classes go through the same converter, so `Duratio
 
 from __future__ import annotations
 
-import datetime
 import difflib
-import math
-import re
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NewType, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -33,6 +29,28 @@ from cattrs.gen import make_dict_structure_fn, override
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.policies import Moment, Words
+from clawproxy.config.scalars import (
+    Clock,
+    EnvText,
+    Wrong,
+    array_of,
+    boolean_of,
+    clock_of,
+    duration_of,
+    expires_of,
+    factor_of,
+    hedge_of,
+    integer_of,
+    noted,
+    number_of,
+    per_request_of,
+    price_of,
+    rate_of,
+    size_of,
+    table_of,
+    text_of,
+    words_of,
+)
 from clawproxy.config.schema import (
     Duration,
     Factor,
@@ -47,191 +65,7 @@ from clawproxy.config.schema import (
     ServerConfig,
     Size,
 )
-from clawproxy.config.units import (
-    kind_of,
-    parse_dollars,
-    parse_duration,
-    parse_factor,
-    parse_price,
-    parse_rate,
-    parse_size,
-    shown,
-)
-
-_Clock = NewType("_Clock", float)
-"""Stands for `Duration` in the tables of a provider's and a model's own clocks."""
-_QUANTILE = re.compile(r"p([5-9][0-9])")
-
-
-class Wrong(ValueError):
-    """One wrong value: a sentence that says what is wrong and, after a semicolon, what would be right."""
-
-
-class EnvText(str):
-    """A value that came from an environment variable: text, whatever its key's type."""
-
-    __slots__ = ()
-
-
-def _text(value: Any, _: Any = None) -> str:
-    if not isinstance(value, str):
-        raise Wrong(f"is {kind_of(value)}; write a string in quotes")
-    return str(value)
-
-
-def _integer(value: Any, _: Any = None) -> int:
-    if isinstance(value, EnvText):
-        try:
-            return int(value)
-        except ValueError:
-            raise Wrong(f'"{shown(value)}" is no integer; write a whole number, like 2') from None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise Wrong(f"is {kind_of(value)}; write a whole number without quotes, like 2")
-    return value
-
-
-def _number(value: Any, _: Any = None) -> float:
-    if isinstance(value, EnvText):
-        try:
-            value = float(value)
-        except ValueError:
-            raise Wrong(f'"{shown(value)}" is no number; write one like 0.5') from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-        raise Wrong(f"is {kind_of(value)}; write a number without quotes, like 0.5")
-    return float(value)
-
-
-def _boolean(value: Any, _: Any = None) -> bool:
-    if isinstance(value, EnvText) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if not isinstance(value, bool):
-        raise Wrong(f"is {kind_of(value)}; write true or false, without quotes")
-    return value
-
-
-def _duration(value: Any, _: Any = None) -> Duration:
-    try:
-        return Duration(parse_duration(value))
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-
-
-def _rate(value: Any, _: Any = None) -> float:
-    try:
-        return parse_rate(value)
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-
-
-def _clock(value: Any, _: Any = None) -> float:
-    """A provider's or a model's own limit, of whichever clock."""
-    return _rate(value) if isinstance(value, str) and "token" in value else _duration(value)
-
-
-def _size(value: Any, _: Any = None) -> Size:
-    if isinstance(value, EnvText) and value.isdecimal():
-        value = int(value)
-    try:
-        return Size(parse_size(value))
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-
-
-def _price(value: Any, _: Any = None) -> Price:
-    try:
-        return Price(parse_price(value))
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-
-
-def _per_request(value: Any, _: Any = None) -> PerRequest:
-    try:
-        return PerRequest(parse_dollars(value))
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-
-
-def _factor(value: Any, _: Any = None) -> Factor:
-    try:
-        return Factor(parse_factor(value))
-    except ValueError as error:
-        raise Wrong(str(error)) from None
-
-
-def _hedge(value: Any, _: Any = None) -> Hedge:
-    if isinstance(value, str) and (match := _QUANTILE.fullmatch(value)) is not None:
-        return Hedge(quantile=int(match[1]) / 100)
-    try:
-        after = parse_duration(value)
-    except ValueError:
-        seen = f'"{shown(value)}"' if isinstance(value, str) else kind_of(value)
-        raise Wrong(f'{seen} says no moment to hedge at; write "p95" (p50 to p99), or a duration like "800ms"') from None
-    if not 0 < after < math.inf:
-        raise Wrong(f'"{shown(str(value))}" is no time to wait before a hedge; write one like "800ms", or leave the key out')
-    return Hedge(Duration(after))
-
-
-def _expires(value: Any, _: Any = None) -> float | None:
-    if isinstance(value, str):
-        try:
-            value = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            raise Wrong("is no date and time; write one with its offset, like 2027-01-31T00:00:00Z") from None
-    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
-        what = "has no offset from UTC" if isinstance(value, datetime.datetime) else f"is {_date_or(value)}"
-        raise Wrong(f"{what}; write a date and time with its offset, like 2027-01-31T00:00:00Z")
-    return value.timestamp()
-
-
-def _date_or(value: Any) -> str:
-    return "a date without a time" if isinstance(value, datetime.date) else kind_of(value)
-
-
-def _words(value: Any, _: Any = None) -> Words:
-    if isinstance(value, str) and not isinstance(value, EnvText):
-        return Words((value,))
-    if not isinstance(value, (str, list)):
-        raise Wrong(f"is {kind_of(value)}; write a string, or an array of them")
-    made, errors = [], []
-    for index, item in enumerate(_array(value)):
-        try:
-            made.append(_text(item))
-        except Wrong as error:
-            errors.append(_noted(error, IterableValidationNote("", index, str)))
-    if errors:
-        raise IterableValidationError("array", errors, tuple)
-    if not made:
-        raise Wrong("is empty; write a string, or leave the key out")
-    return Words(tuple(made))
-
-
-def _array(value: Any) -> list[Any]:
-    if isinstance(value, EnvText):
-        if not value.startswith("["):
-            return [EnvText(part.strip()) for part in value.split(",") if part.strip()]
-        try:
-            value = tomllib.loads(f"v = {value}")["v"]
-        except ValueError:
-            raise Wrong("is no TOML array; write [...], or values with commas between them") from None
-    if not isinstance(value, list):
-        raise Wrong(f"is {kind_of(value)}; write an array, like [...]")
-    return value
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if isinstance(value, EnvText):
-        try:
-            value = tomllib.loads(f"v = {value}")["v"]
-        except ValueError:
-            raise Wrong("is no TOML table; write it like {key = 1}") from None
-    if not isinstance(value, dict):
-        raise Wrong(f"is {kind_of(value)}; write a table")
-    return value
-
-
-def _noted(error: Exception, note: str) -> Exception:
-    error.__notes__ = [*getattr(error, "__notes__", []), note]
-    return error
+from clawproxy.config.units import kind_of, shown
 
 
 def _sequence_hook(cl: Any, converter: Converter) -> Callable[[Any, Any], Any]:
@@ -242,11 +76,11 @@ def _sequence_hook(cl: Any, converter: Converter) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         made, errors = [], []
-        for index, item in enumerate(_array(value)):
+        for index, item in enumerate(array_of(value)):
             try:
                 made.append(item if hook is None else hook(item, element))
             except Exception as error:
-                errors.append(_noted(error, IterableValidationNote("", index, element)))
+                errors.append(noted(error, IterableValidationNote("", index, element)))
         if errors:
             raise IterableValidationError("array", errors, cl)
         return make(made)
@@ -261,11 +95,11 @@ def _mapping_hook(cl: Any, converter: Converter) -> Callable[[Any, Any], Any]:
 
     def structure(value: Any, _: Any) -> Any:
         made, errors = {}, []
-        for name, item in _table(value).items():
+        for name, item in table_of(value).items():
             try:
                 made[name] = item if hook is None else hook(item, element)
             except Exception as error:
-                errors.append(_noted(error, IterableValidationNote("", name, element)))
+                errors.append(noted(error, IterableValidationNote("", name, element)))
         if errors:
             raise IterableValidationError("table", errors, cl)
         return made
@@ -293,7 +127,7 @@ def make_converter(base: Path) -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
 
     def path(value: Any, _: Any = None) -> Path:
-        text = _text(value)
+        text = text_of(value)
         if not text or "\0" in text:
             raise Wrong("is empty; write a path")
         try:
@@ -314,21 +148,21 @@ def make_converter(base: Path) -> Converter:
     converter.register_structure_hook_factory(is_mapping, _mapping_hook)
     converter.register_structure_hook_factory(lambda cl: str(get_origin(cl)) == "typing.Literal", _literal_hook)
     hooks: tuple[tuple[Any, Any], ...] = (
-        (str, _text),
-        (int, _integer),
-        (float, _number),
-        (bool, _boolean),
+        (str, text_of),
+        (int, integer_of),
+        (float, number_of),
+        (bool, boolean_of),
         (Path, path),
         (SecretRef, secret),
-        (Duration, _duration),
-        (_Clock, _clock),
-        (Size, _size),
-        (Price, _price),
-        (PerRequest, _per_request),
-        (Factor, _factor),
-        (Hedge, _hedge),
-        (Words, _words),
-        (Moment, _expires),
+        (Duration, duration_of),
+        (Clock, clock_of),
+        (Size, size_of),
+        (Price, price_of),
+        (PerRequest, per_request_of),
+        (Factor, factor_of),
+        (Hedge, hedge_of),
+        (Words, words_of),
+        (Moment, expires_of),
     )
     for kind, hook in hooks:
         converter.register_structure_hook(kind, hook)
@@ -336,33 +170,33 @@ def make_converter(base: Path) -> Converter:
     def listen(value: Any, _: Any) -> tuple[str, ...]:
         if isinstance(value, str) and not value.startswith("["):
             return tuple(part.strip() for part in value.split(",")) if isinstance(value, EnvText) else (value,)
-        return tuple(_text(item) for item in _array(value))
+        return tuple(text_of(item) for item in array_of(value))
 
     def admin(value: Any, _: Any) -> str | None:
-        return None if value in ("", "off") else _text(value)
+        return None if value in ("", "off") else text_of(value)
 
     def of_table(cl: type[Any], **overrides: Any) -> None:
         inner = make_dict_structure_fn(
             cl, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True, **overrides
         )
-        converter.register_structure_hook(cl, lambda value, kind: inner(_table(value), kind))
+        converter.register_structure_hook(cl, lambda value, kind: inner(table_of(value), kind))
 
     def is_class(cl: Any) -> bool:
         return isinstance(cl, type) and attrs.has(cl)
 
     def class_hook(cl: Any, converter: Converter) -> Callable[[Any, Any], Any]:
         inner = make_dict_structure_fn(cl, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
-        return lambda value, kind: inner(_table(value), kind)
+        return lambda value, kind: inner(table_of(value), kind)
 
     converter.register_structure_hook_factory(lambda cl: is_class(cl) and cl not in (SecretRef, Hedge), class_hook)
-    clocks = {attribute.name: override(struct_hook=_duration) for attribute in attrs.fields(Deadlines)}
-    clocks["rate"] = override(struct_hook=_rate)
+    clocks = {attribute.name: override(struct_hook=duration_of) for attribute in attrs.fields(Deadlines)}
+    clocks["rate"] = override(struct_hook=rate_of)
     of_table(Deadlines, **clocks)
     of_table(PriceConfig, origin=override(omit=True))
-    own_clocks = _mapping_hook(Mapping[str, _Clock], converter)
+    own_clocks = _mapping_hook(Mapping[str, Clock], converter)
     of_table(ProviderConfig, deadlines=override(struct_hook=own_clocks))
     of_table(ModelConfig, deadlines=override(struct_hook=own_clocks))
-    of_table(KeyConfig, expires=override(struct_hook=_expires))
+    of_table(KeyConfig, expires=override(struct_hook=expires_of))
     of_table(ServerConfig, listen=override(struct_hook=listen), admin=override(struct_hook=admin))
     return converter
 

@@ -61,15 +61,13 @@ def is_sane(usage: Usage) -> bool:
         (cached is None or _is_part(cached, given))
         and (written is None or _is_part(written, given))
         and (thought is None or _is_part(thought, taken))
-        and _parts_are_sane(usage, given, taken)
+        and ((long := usage.cache_write_1h_tokens) is None or _is_part(long, given))
+        and ((heard := usage.cached_audio_tokens) is None or _is_part(heard, given))
+        and ((audio := usage.audio_input_tokens) is None or _is_part(audio, given))
+        and ((image := usage.image_input_tokens) is None or _is_part(image, given))
+        and ((spoken := usage.audio_output_tokens) is None or _is_part(spoken, taken))
+        and ((drawn := usage.image_output_tokens) is None or _is_part(drawn, taken))
     )
-
-
-def _parts_are_sane(usage: Usage, given: int, taken: int) -> bool:
-    for part in (usage.cache_write_1h_tokens, usage.cached_audio_tokens, usage.audio_input_tokens, usage.image_input_tokens):
-        if part is not None and not _is_part(part, given):
-            return False
-    return all(part is None or _is_part(part, taken) for part in (usage.audio_output_tokens, usage.image_output_tokens))
 
 
 def _is_part(value: object, whole: int) -> bool:

@@ -30,6 +30,8 @@ _positive = validators.gt(Duration(0.0))
 class CredentialSettings:
     """`[plugins.router.credentials]`."""
 
+    enabled: bool = True
+    """Whether a credential rests at all, whatever its provider answers."""
     rest: Duration = field(default=Duration(1.0), validator=_positive)
     """After a rate limit that does not say how long; twice as long each time in a row..."""
     longest: Duration = field(default=Duration(60.0), validator=_positive)

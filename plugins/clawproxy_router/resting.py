@@ -216,7 +216,8 @@ class Guard:
             return
         now, slug = self.now(), error.slug if error is not None else ""
         if error is not None and slug in FAULTS:
-            self._faulted(exchange, attempt, error, now)
+            if self.resting.enabled:
+                self._faulted(exchange, attempt, error, now)
         elif error is None or attempt.content:
             record = self.health.credentials.get((route.provider, route.credential))
             if record is not None and not record.wait(now):  # else it was asked before that one rested

@@ -122,6 +122,7 @@ async def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 async def test_a_run_explained_and_replayed(folder: Path) -> None:
     text = (folder / "clawproxy.toml").read_text()
+    text += "\n[plugins.router.retries]\nmost = 0\n"
     shadow = text + '\n[policies.no-large]\nwhen = { key = "staff" }\nrestrict = { provider = "frankfurt" }\nshadow = true\n'
     async with served(folder, shadow, **KEYS, **FREE) as gateway:
         await ask(gateway, "staff")

@@ -19,7 +19,7 @@ import trio
 
 from clawproxy.dialects import PATHS
 from clawproxy.scripted.openai_embeddings import vector
-from tests.e2e.harness import KEY, Running, gateway
+from tests.e2e.harness import KEY, NOTHING_RESTS, Running, gateway
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent.parent / "build" / "clients_js"
@@ -81,7 +81,7 @@ async def run(script: str, running: Running, base: str) -> dict[str, Any]:
 
 
 async def test_openai(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as running:
+    async with gateway(tmp_path, sections=NOTHING_RESTS) as running:
         got = await run("openai.mjs", running, "/v1")
         with trio.fail_after(5):
             await running.provider.log.wait_for(lambda log: log.counts["closed_by_peer"] >= 1)
@@ -112,7 +112,7 @@ async def test_openai(tmp_path: Path) -> None:
 
 @pytest.mark.skipif("/v1/messages" not in PATHS, reason="this gateway does not serve /v1/messages")
 async def test_anthropic(tmp_path: Path) -> None:
-    async with gateway(tmp_path) as running:
+    async with gateway(tmp_path, sections=NOTHING_RESTS) as running:
         got = await run("anthropic.mjs", running, "")
     assert (got["whole"]["text"], got["whole"]["stop"]) == ("Hello world", "end_turn")
     assert got["whole"]["usage"]["output"] == 2

@@ -17,7 +17,7 @@ from clawproxy.config import ModelConfig, ProviderConfig, RouteConfig, SecretRef
 from clawproxy.dialects.base import ProviderDecoder
 from clawproxy.events import Event
 from clawproxy.scripted import ScriptedProvider
-from tests.e2e.harness import PROVIDER_KEY, Running, gateway
+from tests.e2e.harness import NOTHING_RESTS, PROVIDER_KEY, Running, gateway
 
 MODELS = ("ollama", "cohere", "openai")
 
@@ -51,7 +51,7 @@ async def native(tmp_path: Path, **changes: Any) -> AsyncIterator[Native]:
             "openai": ProviderConfig(base_url=provider.base_url, api_key=key),
         }
         models = {name: ModelConfig((RouteConfig(name, "scripted-1", context_tokens=8192),)) for name in MODELS}
-        async with gateway(tmp_path, **{"providers": providers, "models": models, **changes}) as running:
+        async with gateway(tmp_path, sections=NOTHING_RESTS, **{"providers": providers, "models": models, **changes}) as running:
             yield Native(running, provider)
 
 

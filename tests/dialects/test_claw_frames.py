@@ -96,7 +96,7 @@ def test_every_frame_is_utf8_json_whatever_the_id_and_the_words(text: str) -> No
 
 def test_start_names_the_route() -> None:
     exchange = make_exchange(route=make_route(model="up", reason="failover"), requested_model="asked")
-    exchange.attempts += [make_attempt(), make_attempt(number=2)]
+    exchange.attempts += [make_attempt(), make_attempt(number=2, route=exchange.route)]
     start = json.loads(claw.Answer("a", "r").start(exchange, []))
     assert start["model"] == "up"
     assert start["route"] == {"strategy": "priority", "reason": "failover", "attempt": 2}

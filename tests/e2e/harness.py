@@ -24,6 +24,8 @@ KEY = "sk-test-0123456789abcdefghijklmnop"
 PROVIDER_KEY = "sk-canary-4f1d0c8a9b7e6f5d4c3b2a1908172635"
 ONCE: Mapping[str, Any] = {"retries": {"most": 0}}
 """`[plugins.router]` unless a test has its own: a provider fails as often as it was told to, and is not asked again."""
+NOTHING_RESTS: Mapping[str, Any] = {"router": {**ONCE, "breaker": {"enabled": False}, "credentials": {"enabled": False}}}
+"""`sections` for tests that make a provider fail again and again, and want it asked each time."""
 
 
 @attrs.define

@@ -17,7 +17,7 @@ from clawproxy.testing import Answer, Claw
 from clawproxy.testing.factories import make_principal, make_request
 from clawproxy.testing.harness import RecordingClient
 
-NOTHING_RESTS = {"router": {"breaker": {"enabled": False}, "ejection": {"enabled": False}}}
+NOTHING_RESTS = {"router": {"breaker": {"enabled": False}, "ejection": {"enabled": False}, "credentials": {"enabled": False}}}
 """Settings for tests that fail on purpose again and again, and want the same route asked each time."""
 
 

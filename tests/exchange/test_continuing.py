@@ -20,7 +20,7 @@ from clawproxy.messages import ResponseFormat, Route
 from clawproxy.testing import Answer, Claw, Fail, Pause, claw, sweep
 from clawproxy.testing.factories import make_request
 from clawproxy.testing.upstream import Step
-from tests.exchange.talker import Talker, turns
+from tests.exchange.talker import NOTHING_RESTS, Talker, turns
 from tests.exchange.test_hedging import HoldsBack, hedged, story
 from tests.exchange.test_outcomes import Closings
 
@@ -268,7 +268,7 @@ async def test_the_invariants_hold_wherever_it_is_ended(
     scenario: Callable[[Claw], None], cause: str, reads_for: float, autojump_clock: Clock
 ) -> None:
     closings = Closings()
-    async with claw({"closings": closings}, config=continued("a", "b", "c")) as gateway:
+    async with claw({"closings": closings}, config=continued("a", "b", "c", plugins=NOTHING_RESTS)) as gateway:
         lifetimes: list[Lifetime] = []
         answers: list[Answer] = []
         labels: set[str] = set()

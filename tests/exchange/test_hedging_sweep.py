@@ -12,6 +12,7 @@ from clawproxy.config import Config
 from clawproxy.errors import ClawError
 from clawproxy.lifetime import Lifetime
 from clawproxy.testing import Answer, Claw, Fail, Pause, claw, sweep
+from tests.exchange.talker import NOTHING_RESTS
 from tests.exchange.test_hedging import Contexts, HoldsBack, hedged
 from tests.exchange.test_outcomes import Closings
 
@@ -61,7 +62,7 @@ async def test_the_invariants_hold_wherever_it_is_ended(
 ) -> None:
     closings, contexts = Closings(), Contexts()
     plugins: dict[str, object] = {"closings": closings, "contexts": contexts, **({"holds": HoldsBack()} if held_back else {})}
-    config: Config = hedged(names=("first", "second", "third"))
+    config: Config = hedged(names=("first", "second", "third"), plugins=NOTHING_RESTS)
     async with claw(plugins, config=config) as gateway:
         lifetimes: list[Lifetime] = []
         answers: list[Answer] = []

@@ -21,6 +21,7 @@ PUBLIC = {
     "clawproxy.costs",
     "clawproxy.counting",
     "clawproxy.errors",
+    "clawproxy.fetch",
     "clawproxy.events",
     "clawproxy.hookspecs",
     "clawproxy.keys",
@@ -29,8 +30,8 @@ PUBLIC = {
     "clawproxy.secrets",
     "clawproxy.stores.base",
 }
-FOREIGN = {"attrs", "trio", "re2", "msgspec"}
-"""What they may lean on beside the standard library: dependencies of ClawProxy itself."""
+FOREIGN = {"attrs", "trio", "re2", "msgspec", "joserfc", "cryptography"}
+"""What they may lean on beside the standard library: dependencies of ClawProxy itself, the last two of its extras."""
 
 
 @pytest.mark.parametrize("name", PLUGINS)

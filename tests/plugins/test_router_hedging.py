@@ -162,7 +162,7 @@ def test_the_share_holds_over_any_run(slow: list[bool], share: float) -> None:
 
 async def test_off_it_costs_nothing_and_plans_are_kept() -> None:
     state = clawproxy_router.configure(RouterSettings(), make_app(config(None)))
-    assert {"open_attempt", "attempt_finished"} <= state.unused_hooks
+    assert {"open_attempt", "prepare_request"} <= state.unused_hooks
     plan = await clawproxy_router.choose_route(make_exchange(), make_request(model="m"), state)
     assert type(plan) is PriorityPlan
     assert await clawproxy_router.choose_route(make_exchange(), make_request(model="m"), state) is plan
@@ -208,8 +208,9 @@ def test_what_an_attempt_tells(content: bool, slug: str | None, waited: float, c
     for _ in range(ENOUGH):
         place.tell(1.0)
     error = None if slug is None else ClawError(slug)
-    attempt = make_attempt(route=make_route(provider="a", model="m"), content=content, error=error, sent=True)
-    hedges.learn(make_exchange(timing=Timing(first_token=waited)), attempt, 0.95)
+    route = make_route(provider="a", model="m")
+    attempt = make_attempt(route=route, content=content, error=error, sent=True, started=100.0, closed_at=100.0 + waited)
+    hedges.learn(make_exchange(timing=Timing(first_token=waited if content else None)), attempt, 0.95)
     assert len(place.latest) == ENOUGH + counts
 
 
