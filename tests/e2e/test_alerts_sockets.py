@@ -119,8 +119,8 @@ async def test_a_webhook_that_fails_is_asked_again(tmp_path: Path, monkeypatch: 
     async with hooked(tmp_path, 500, 429, 200, budgets=budget()) as (running, hook):
         for _ in range(3):
             await ask(running)
-        posted = lambda result: running.server.gateway.metrics.value("clawproxy_alert_posts_total", result=result)  # noqa: E731
-        await until(lambda: posted("ok") == 1)
+        metrics = running.server.gateway.metrics
+        await until(lambda: metrics.value("clawproxy_alert_posts_total", result="ok") == 1)
         assert len({json.loads(body)["id"] for _, body in hook.posts}) == 1
         assert len(hook.posts) == 3
 
@@ -133,8 +133,8 @@ async def test_a_webhook_that_says_no_is_left_alone(
     async with hooked(tmp_path, *statuses, budgets=budget()) as (running, hook):
         for _ in range(3):
             await ask(running)
-        posted = lambda: running.server.gateway.metrics.value("clawproxy_alert_posts_total", result="failed")  # noqa: E731
-        await until(lambda: posted() == 1)
+        metrics = running.server.gateway.metrics
+        await until(lambda: metrics.value("clawproxy_alert_posts_total", result="failed") == 1)
         assert len(hook.posts) == tries
     assert "T0P-S3CRET" not in capfd.readouterr().err, "the address is a secret"
 
