@@ -290,6 +290,22 @@ async def _no_answers(exchange: Exchange, request: ChatRequest) -> str:
     raise LookupError("this service asks no models")
 
 
+@value
+class Alert:
+    """Something an operator should know at once."""
+
+    id: str
+    event: str
+    """One of those in docs/alerts.md: `budget.soft`."""
+    at: float
+    """Unix time."""
+    message: str
+    """A sentence, of names and figures."""
+    details: Mapping[str, Any] = EMPTY
+    """The same for programs: JSON values."""
+    instance: str = ""
+
+
 @define(eq=False)
 class App:
     """The service a plugin's `lifespan` lives in."""

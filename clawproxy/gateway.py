@@ -23,15 +23,17 @@ from clawproxy.asking import ask
 from clawproxy.clocks import CLOCK_SLUGS, Deadlines
 from clawproxy.config import Config, action_of, authorized
 from clawproxy.config.groups import flat_routes
-from clawproxy.context import App, Checked, Exchange
+from clawproxy.context import Alert, App, Checked, Exchange
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
 from clawproxy.messages import ChatRequest, Credentials, Grant, Principal, Route
+from clawproxy.ops.alerts import Alerts
 from clawproxy.ops.books import book, declare
 from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.logs import log_event, log_exception
 from clawproxy.ops.metrics import Metrics
+from clawproxy.ops.standings import BudgetStanding, own_budget
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
 from clawproxy.service import Call, Client
 from clawproxy.stores.base import UsageRow
@@ -151,6 +153,9 @@ class Generation:
             await self.pipeline.closed(exchange, outcome)
         finally:
             book(exchange, outcome, self.gateway.metrics)
+            watching = self.gateway.alerts.watching
+            if watching is not None:
+                watching.seen(exchange, outcome, self.alarms.now())
 
 
 class Gateway:
@@ -158,7 +163,7 @@ class Gateway:
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self.app = app
-        app.log, app.gauge = log_event, metrics.gauge
+        app.gauge = metrics.gauge
         self.metrics = metrics
         declare(metrics)
         limits = app.config.limits
@@ -178,6 +183,8 @@ class Gateway:
         self.current: Generation
         """The generation new requests get; there is none until the first `install`."""
         self._verdicts: OrderedDict[bytes, tuple[Principal, float]] = OrderedDict()
+        self.alerts = Alerts(app, self._alert)
+        app.log = self.alerts.log
 
     # --- generations --------------------------------------------------------------------------------------------------------
 
@@ -192,7 +199,11 @@ class Gateway:
         self._verdicts.clear()
         checked = {name for name, provider in generation.config.providers.items() if provider.health is not None}
         self.checks = {name: check for name, check in self.checks.items() if name in checked}
+        self.alerts.configure(generation.config.alerts)
         return before
+
+    def _alert(self, alert: Alert) -> None:
+        self.current.pipeline.alert(alert)
 
     # --- what transports ask -------------------------------------------------------------------------------------------------
 
@@ -359,6 +370,14 @@ class Gateway:
             }
             for name, check in self.checks.items()
         }
+
+    async def budget(self, principal: Principal) -> BudgetStanding | None:
+        """How the dollar budget stands that this principal's key, or else its user, comes under. Raises
+        ClawError("store_unavailable")."""
+        config = self.current.config
+        if not config.budgets:
+            return None
+        return await own_budget(self.app.store, config, principal.key, principal.user, time.time())
 
     def count(self, name: str, **labels: str) -> None:
         self.metrics.count(name, **labels)

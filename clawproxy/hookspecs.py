@@ -20,7 +20,7 @@ from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.values import value
 
 if TYPE_CHECKING:
-    from clawproxy.context import App, Attempt, Checked, Exchange, Registry
+    from clawproxy.context import Alert, App, Attempt, Checked, Exchange, Registry
 
 hookspec = pluggy.HookspecMarker("clawproxy")
 hookimpl = pluggy.HookimplMarker("clawproxy")
@@ -189,3 +189,11 @@ def provider_checked(check: Checked, state: Any) -> None:
 def exchange_closed(exchange: Exchange, outcome: Outcome, state: Any) -> Awaitable[None] | None:
     """Exactly once for each exchange that began, shielded, at most 5 s. An `async def`, or a plain one that has nothing to wait
     for and returns None or `DONE`."""
+
+
+# --- whenever there is something to tell -------------------------------------------------------------------------------------
+
+
+@hookspec
+def alert(event: Alert, state: Any) -> None:
+    """Something an operator should know at once (docs/alerts.md). Synchronous: hand on what takes time."""

@@ -36,6 +36,7 @@ from clawproxy.listeners import Bound, bind_all
 from clawproxy.ops import admin_keys
 from clawproxy.ops.admin import AdminPages
 from clawproxy.ops.admin_keys import AdminKeys
+from clawproxy.ops.adminapi import AdminApi
 from clawproxy.ops.logs import LOG, log_event, log_exception
 from clawproxy.ops.metrics import Metrics, add_process
 from clawproxy.pipeline import Plugins
@@ -162,8 +163,13 @@ class Server:
             for _, manager in lifespans(self.plugins, self.config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(reloader)
-            rechecks = Rechecks(gateway, self.websockets)
+            alerts, rechecks = gateway.alerts, Rechecks(gateway, self.websockets)
+            budgets = app.shared.get("budgets")  # the meter's, where it runs
+            if budgets is not None:
+                budgets.watchers.append(alerts.budget)
             for background in (self.front.run, reloader.run, gateway.lag.watch, gateway.alarms.run, LOG.run, rechecks.run):
+                service.start_soon(background)
+            for background in (alerts.write, alerts.send, alerts.watch):
                 service.start_soon(background)
             if isinstance(store, SqliteStore):
                 service.start_soon(store.run)
@@ -329,7 +335,8 @@ class Server:
 
 def _admin(gateway: Gateway) -> Surfaces:
     """The admin listener's surfaces: its pages, behind its own Host policy, and nothing else."""
-    pages, keys = AdminPages(gateway), AdminKeys(gateway)
+    refused = partial(gateway.count, "clawproxy_auth_failures_total", slug="auth.invalid")
+    pages, keys = AdminPages(gateway, api=AdminApi(gateway.app, refused)), AdminKeys(gateway)
 
     async def page(head: Head, body: bytes, peer: str) -> PlainResponse:
         if admin_keys.serves(head.path):
@@ -337,7 +344,9 @@ def _admin(gateway: Gateway) -> Surfaces:
                 check_content(head)
             answer = await keys.handle(head.method, head.path, read_credentials(head, peer, "admin"), body)
         else:
-            answer = await pages.handle(head.method, head.path)
+            authorization = head.all("authorization")
+            shown = authorization[0] if len(authorization) == 1 else None
+            answer = await pages.handle(head.method, head.path, head.query, shown)
         return PlainResponse(answer.status, answer.content_type, answer.body, answer.headers)
 
     def check(head: Head, config: Config, secure: bool) -> ClawError | None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "doctor": "Say which clock cuts what, and what to change.",
     "keys": "Make, list and revoke client keys.",
     "policy": "Test policies, and ask why a request went where it went.",
+    "usage": "What was used and what it cost, from the ledger.",
     "scripted": "Run the scripted provider on its own.",
 }
 

@@ -21,6 +21,7 @@ from clawproxy.config.roles import RoleConfig, action_of, authorized
 from clawproxy.config.schema import (
     KIB,
     MIB,
+    AlertsConfig,
     BudgetConfig,
     Config,
     Duration,
@@ -56,6 +57,7 @@ __all__ = [
     "KIB",
     "MIB",
     "Action",
+    "AlertsConfig",
     "BudgetConfig",
     "Comparison",
     "Config",

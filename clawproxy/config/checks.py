@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from clawproxy.clocks import CLOCKS, Deadlines, Rate
+from clawproxy.config.checks_alerts import check_alerts
 from clawproxy.config.checks_budgets import check_budgets
 from clawproxy.config.checks_credentials import check_credentials
 from clawproxy.config.checks_dialect import check_dialect_options
@@ -88,6 +89,8 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
         check_deadlines(config, found)
     if "limits" not in broken:
         check_limits(config, found)
+    if "alerts" not in broken:
+        check_alerts(config.alerts, found)
     if config.log.level not in ("debug", "info", "warning", "error"):
         found.wrong(("log", "level"), f'"{shown(config.log.level)}" is not known; write debug, info, warning or error')
     return found

@@ -55,6 +55,8 @@ def check_server(server: ServerConfig, found: Findings) -> None:
             found.wrong(("server", "hosts", index), f'"{shown(host)}" is no host; write a name as it stands in a Host header')
     if server.trusted_proxies:
         found.wrong(("server", "trusted_proxies"), "forwarded addresses are not read by this version; leave it out")
+    if server.admin_token is not None and server.admin is None:
+        found.warn(("server", "admin_token"), "has no use without an admin listener; set server.admin, or remove it")
 
 
 def _clash(one: Address, two: Address) -> bool:

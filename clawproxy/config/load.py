@@ -28,6 +28,7 @@ from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.rates import structure_rates
 from clawproxy.config.roles import RoleConfig
 from clawproxy.config.schema import (
+    AlertsConfig,
     BudgetConfig,
     Config,
     KeyConfig,
@@ -51,6 +52,7 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "deadlines": Deadlines,
     "limits": LimitsConfig,
     "log": LogConfig,
+    "alerts": AlertsConfig,
 }
 _NAMED: Mapping[str, type[Any]] = {
     "providers": ProviderConfig,

@@ -378,6 +378,34 @@ class BudgetConfig:
 
 
 @frozen
+class AlertsConfig:
+    """What operators are told of, and where. `checks_alerts.EVENTS` are the events."""
+
+    url: SecretRef | None = None
+    """Of a webhook; as a reference where it holds a secret."""
+    secret: SecretRef | None = None
+    """Its posts are signed with it."""
+    events: tuple[str, ...] = ()
+    """Those that are told; empty: all."""
+    file: bool = True
+    """Whether they are written to `state_dir/events/alerts.jsonl`, too."""
+    repeat: Duration = Duration(300.0)
+    """How long the same alert about the same thing is not told again."""
+    window: Duration = Duration(300.0)
+    """What `error_rate` and `latency` are figures of."""
+    least: int = 20
+    """Requests in the window below which neither is told."""
+    error_rate: str | None = None
+    """The share of requests that fail from which on it is told: `"5%"`; None: never."""
+    latency: Duration | None = None
+    """The 95th percentile of the time to first token; None: never."""
+    unusual_use: float | None = None
+    """How many times a key's usual tokens of an hour are unusual; None: nothing is."""
+    unusual_least: int = 100_000
+    """Tokens in an hour below which nothing is."""
+
+
+@frozen
 class LogConfig:
     level: str = "info"
     """debug, info, warning or error."""
@@ -403,3 +431,4 @@ class Config:
     """In the order they are written."""
     roles: Mapping[str, RoleConfig] = field(factory=dict)
     """None: what keys call their roles are words for policies, and allow nothing."""
+    alerts: AlertsConfig = AlertsConfig()

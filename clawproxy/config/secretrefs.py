@@ -101,6 +101,10 @@ def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
     for name, key in config.keys.items():
         if key.secret is not None:
             yield ("keys", name, "secret"), key.secret
+    for name in ("url", "secret"):
+        alerted: SecretRef | None = getattr(config.alerts, name)
+        if alerted is not None:
+            yield ("alerts", name), alerted
     for name in ("admin_token", "pepper"):
         ref: SecretRef | None = getattr(config.server, name)
         if ref is not None:

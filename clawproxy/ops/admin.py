@@ -1,4 +1,4 @@
-"""What the admin listener answers: is it alive, would it admit a request, what has it counted.
+"""What the admin listener answers: is it alive, would it admit a request, what has it counted; and to operators, reports.
 
 Rule 1: `/readyz` says ready exactly when a request would be admitted; else every reason, from the closed set `REASONS`.
 Rule 2: only `localhost`, addresses and configured names are served (THREATS.md W-25): a page in a browser on this machine can
@@ -14,7 +14,9 @@ from typing import Protocol
 
 from attrs import field, frozen
 
+from clawproxy.ops.adminapi import AdminApi
 from clawproxy.ops.metrics import Metrics
+from clawproxy.ops.reports import encode
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -62,6 +64,8 @@ class AdminPages:
     view: ServiceView
     hosts: frozenset[str] = field(default=frozenset(), converter=_lowered)
     """Names served beside this machine's own: `[server] hosts`."""
+    api: AdminApi | None = None
+    """What answers below `/admin/`."""
 
     def admits(self, host: str | None) -> bool:
         """Whether a Host header may be served: `localhost`, addresses (a rebinding needs a name), and configured names.
@@ -87,9 +91,14 @@ class AdminPages:
             return False
         return True
 
-    async def handle(self, method: str, path: str) -> AdminResponse:
+    async def handle(self, method: str, path: str, query: str = "", authorization: str | None = None) -> AdminResponse:
         """One page. `path` without its query. The caller asked `admits` before (`misdirected` says no) and leaves the body
         out for HEAD."""
+        if path.startswith("/admin/") and self.api is not None:
+            if method != "GET":
+                return AdminResponse(405, TEXT, b"Only GET.\n", {"allow": "GET"})
+            status, document, headers = await self.api.handle(path, query, authorization)
+            return AdminResponse(status, JSON, encode(document) + b"\n", headers)
         if path not in ("/healthz", "/readyz", "/metrics"):
             return AdminResponse(404, TEXT, b"Not here. There are /healthz, /readyz and /metrics.\n")
         if method not in ("GET", "HEAD"):

@@ -18,7 +18,7 @@ from typing import Any
 import pluggy
 import trio
 
-from clawproxy.context import App, Attempt, Checked, Exchange
+from clawproxy.context import Alert, App, Attempt, Checked, Exchange
 from clawproxy.done import DONE
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
@@ -50,6 +50,7 @@ class Pipeline:
         self._attempt_finished = tuple(hooks["attempt_finished"])
         self._closed = tuple(hooks["exchange_closed"])
         self._checked = tuple(hooks["provider_checked"])
+        self._alert = tuple(hooks.get("alert", ()))
         self.report = report
 
     # --- going down ----------------------------------------------------------------------------------------------------
@@ -189,6 +190,13 @@ class Pipeline:
             if closing is not None and closing is not DONE:
                 await _shielded(closing, name, "exchange_closed", self.report)
 
+    def alert(self, event: Alert) -> None:
+        for name, hook in self._alert:
+            try:
+                hook(event)
+            except PLUGIN_ERRORS as error:
+                self.report(name, "hook_failed", f"alert: {type(error).__name__}")
+
     def _failed(self, name: str, hook: str, raised: BaseException) -> ClawError:
         error = plugin_error(raised, name, self.report)
         if isinstance(error, ClawError):
@@ -261,6 +269,7 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "attempt_finished": ("exchange", "attempt"),
     "exchange_closed": ("exchange", "outcome"),
     "provider_checked": ("check",),
+    "alert": ("event",),
 }
 
 

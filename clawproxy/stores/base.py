@@ -11,7 +11,8 @@ Rule 6: windows are UTC. What is reserved counts in the window of the time it is
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
 from attrs import frozen
@@ -65,6 +66,8 @@ class LedgerOpen(Struct, frozen=True, array_like=True, gc=False):
     reserved_input: int
     """Upper bound of the prompt, in tokens."""
     reserved_output: int | None = None
+    reserved_nano: int | None = None
+    """What that comes to at most, in nano-dollars; None where there is no price."""
 
 
 class LedgerClose(Struct, frozen=True, array_like=True, gc=False):
@@ -184,17 +187,63 @@ class Total:
     overrun: int
 
 
-GroupBy = Literal["key", "user", "team", "app", "model", "provider", "outcome"]
+Dimension = Literal["key", "user", "team", "app", "model", "provider", "provider_model", "outcome"]
+"""What attempts are told apart by. The outcome of one that is not closed is None."""
+GroupBy = Literal[
+    "key", "user", "team", "app", "model", "provider", "provider_model", "outcome", "hour", "day", "month"
+]  # fmt: skip
+"""Hours, days and months are UTC, of the time an attempt was opened: `2026-11-22T05:00Z`, `2026-11-22`, `2026-11`."""
+By = GroupBy | Sequence[GroupBy] | None
+Where = Mapping[Dimension, str | None]
+ALL: Where = MappingProxyType({})
 
 
 @frozen(slots=True)
 class UsageRow:
+    """Sums of a group of attempts."""
+
     group: str | None
+    """The first of `groups`; None where nothing is grouped."""
     requests: int
+    """Told apart within the group: one whose attempts are in two groups counts in both."""
     attempts: int
     input_tokens: int
     output_tokens: int
     cost_nano: int | None
+    """None where that of one attempt is not known, or nothing cost anything."""
+    groups: tuple[str | None, ...] = ()
+    """In the order they were asked for."""
+    known_nano: int | None = None
+    """The sum of the costs that are known."""
+    unpriced: int = 0
+    """Attempts of which the cost is not."""
+    cached_tokens: int | None = None
+    """Parts of the input, or the output; None where nobody said."""
+    cache_write_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cached_audio_tokens: int | None = None
+    audio_input_tokens: int | None = None
+    audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
+    estimated: int = 0
+    """Attempts whose figures were not measured: those not closed included."""
+    estimated_tokens: int = 0
+    """Their input and output."""
+    estimated_nano: int = 0
+    """Their costs, as far as they are known."""
+    open: int = 0
+    """Attempts under way, or left by a crash and not settled yet: counted at what they reserved."""
+    orphaned: int = 0
+    """Attempts that a crash left, settled at what they reserved."""
+    overruns: int = 0
+    """Attempts of which a provider measured more than was reserved."""
+    overrun_tokens: int = 0
+    overrun_nano: int = 0
+    first: float | None = None
+    """When the first was opened, Unix time."""
+    last: float | None = None
 
 
 class Store(Protocol):
@@ -257,10 +306,18 @@ class Store(Protocol):
 
     async def rows(self, since: float = 0.0, until: float | None = None) -> Sequence[LedgerRow]: ...
     async def usage(
-        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+        self,
+        group_by: By = None,
+        since: float = 0.0,
+        until: float | None = None,
+        key: str | None = None,
+        where: Where = ALL,
     ) -> Sequence[UsageRow]:
-        """Sums by group; a single row with group None where `group_by` is None. Opened and orphaned attempts count.
-        `key`: only that key's."""
+        """Sums by group, in the groups' order; one row where `group_by` is None or empty. Opened and orphaned attempts count.
+
+        Args:
+            key: only that key's; `where` says the same of any dimension (None: those without one).
+        """
         ...
 
     async def flush(self) -> None:

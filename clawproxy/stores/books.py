@@ -66,7 +66,7 @@ _TOTALS = 'SELECT scope, unit, "window", sliding, period, used, overrun FROM tot
 _SETTLE = (
     f"UPDATE attempts SET closed = max(opened, ?), outcome = '{OUTCOME}', sent = 1, input_tokens = reserved_input, "
     "output_tokens = nullif(max(coalesce(reserved_output, -1), coalesce(?, -1), coalesce(? - reserved_input, -1)), -1), "
-    "source = 'estimated', cost_nano = ? WHERE closed IS NULL"
+    "source = 'estimated', cost_nano = coalesce(?, reserved_nano) WHERE closed IS NULL"
 )
 """What was held at last: an answer may have been given more than it began with."""
 

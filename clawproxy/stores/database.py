@@ -31,7 +31,7 @@ from clawproxy.stores.statedir import open_private
 
 log = logging.getLogger("clawproxy.store")
 
-SCHEMA = 4
+SCHEMA = 5
 CHUNK = 256 * 1024
 """Bytes of journal folded in one transaction: short enough that nobody waits long for the lock."""
 KEPT_SEGMENT_ROWS = 1000
@@ -75,6 +75,7 @@ _SINCE: dict[int, tuple[str, ...]] = {
     ),
     3: books.TABLES,
     4: ("ALTER TABLE keys ADD COLUMN maker TEXT",),
+    5: ("ALTER TABLE attempts ADD COLUMN reserved_nano INTEGER",),
 }
 """What came with a later schema. Rows of before have NULL in its columns: not known."""
 

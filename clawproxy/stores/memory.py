@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Iterator, Sequence
 
 import attrs
@@ -10,10 +9,11 @@ import attrs
 from clawproxy.done import DONE, Ready
 from clawproxy.stores.accounts import Accounts
 from clawproxy.stores.base import (
+    ALL,
     Account,
+    By,
     Charge,
     Claim,
-    GroupBy,
     KeyRecord,
     LedgerClose,
     LedgerOpen,
@@ -22,8 +22,10 @@ from clawproxy.stores.base import (
     Standing,
     Total,
     UsageRow,
+    Where,
 )
 from clawproxy.stores.records import close_line, open_line, read_line
+from clawproxy.stores.usage import summed
 
 
 class MemoryStore:
@@ -123,17 +125,14 @@ class MemoryStore:
                 yield LedgerRow(opened, self._closed.get(id_))
 
     async def usage(
-        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+        self,
+        group_by: By = None,
+        since: float = 0.0,
+        until: float | None = None,
+        key: str | None = None,
+        where: Where = ALL,
     ) -> Sequence[UsageRow]:
-        groups: dict[str | None, list[LedgerRow]] = defaultdict(list)
-        if group_by is None:
-            groups[None] = []
-        for row in self._between(since, until):
-            if key is not None and row.opened.key != key:
-                continue
-            groups[_group(row, group_by)].append(row)
-        found = sorted(groups.items(), key=lambda item: (item[0] is not None, item[0] or ""))
-        return [_sum(group, rows) for group, rows in found]
+        return summed(self._between(since, until), group_by, key, where)
 
     async def flush(self) -> None:
         pass
@@ -144,35 +143,3 @@ class MemoryStore:
 
 def _is_good(key: KeyRecord, now: float) -> bool:
     return key.revoked is None and (key.expires is None or key.expires > now)
-
-
-def _group(row: LedgerRow, group_by: GroupBy | None) -> str | None:
-    if group_by is None:
-        return None
-    value: str | None = (row.closed.outcome if row.closed else None) if group_by == "outcome" else getattr(row.opened, group_by)
-    return value
-
-
-def _sum(group: str | None, rows: Sequence[LedgerRow]) -> UsageRow:
-    """The meaning of `Store.usage`; `sqlite.py` says the same in SQL."""
-    given, taken = 0, 0
-    cost, unknown = None, False
-    for row in rows:
-        closed = row.closed
-        if closed is None:
-            given += row.opened.reserved_input
-            continue
-        given += closed.input_tokens if closed.input_tokens is not None else row.opened.reserved_input if closed.sent else 0
-        taken += closed.output_tokens or 0
-        if closed.cost_nano is not None:
-            cost = (cost or 0) + closed.cost_nano
-        elif closed.sent:
-            unknown = True
-    return UsageRow(
-        group=group,
-        requests=len({row.opened.request_id for row in rows}),
-        attempts=len(rows),
-        input_tokens=given,
-        output_tokens=taken,
-        cost_nano=None if unknown else cost,
-    )

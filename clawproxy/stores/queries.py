@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 import msgspec
 
-from clawproxy.stores.base import GroupBy, KeyRecord, LedgerClose, LedgerOpen, LedgerRow, UsageRow
+from clawproxy.stores.base import KeyRecord, LedgerClose, LedgerOpen, LedgerRow
 from clawproxy.stores.database import COLUMNS, immediate
 from clawproxy.stores.records import OPEN_FIELDS
 
@@ -30,16 +30,6 @@ def _columns(names: Sequence[str]) -> str:
 
 _ROWS = f"SELECT {_columns(COLUMNS)} FROM attempts WHERE opened >= ? AND opened < ? ORDER BY opened, id"
 
-_USAGE = """
-SELECT {group}, count(DISTINCT request_id), count(*),
-    coalesce(sum(CASE WHEN closed IS NULL THEN reserved_input
-                      WHEN input_tokens IS NOT NULL THEN input_tokens
-                      WHEN sent THEN reserved_input ELSE 0 END), 0),
-    coalesce(sum(output_tokens), 0),
-    CASE WHEN max(sent AND cost_nano IS NULL) THEN NULL ELSE sum(cost_nano) END
-FROM attempts WHERE opened >= ? AND opened < ?
-"""
-
 
 def rows(connection: sqlite3.Connection, since: float, until: float | None) -> list[LedgerRow]:
     found = connection.execute(_ROWS, (since, math.inf if until is None else until))
@@ -53,23 +43,6 @@ def _ledger_row(values: tuple[Any, ...]) -> LedgerRow:
         return LedgerRow(opened, None)
     closed = (values[0], *values[at:_SENT], bool(values[_SENT]), *values[_SENT + 1 :])
     return LedgerRow(opened, LedgerClose(*closed))
-
-
-def usage(
-    connection: sqlite3.Connection, group_by: GroupBy | None, since: float, until: float | None, key: str | None = None
-) -> list[UsageRow]:
-    """An attempt that is not closed counts with its reserved input. A sum of costs with an unknown one in it is unknown."""
-    if group_by is not None and group_by not in get_args(GroupBy):
-        raise ValueError(f"usage can not be grouped by {group_by!r}")
-    sql = _USAGE.format(group=f'"{group_by}"' if group_by else "NULL")
-    values: list[Any] = [since, math.inf if until is None else until]
-    if key is not None:
-        sql += ' AND "key" = ?'
-        values.append(key)
-    if group_by:
-        sql += f' GROUP BY "{group_by}" ORDER BY "{group_by}"'
-    found = connection.execute(sql, values)
-    return [UsageRow(*values) for values in found]
 
 
 # --- keys --------------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,8 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, ...]).decode
 _decode_entries = msgspec.json.Decoder(list[Entry]).decode
 
-_OPEN_INTS = frozenset(map(OPEN_FIELDS.index, ("number", "generation", "reserved_input", "reserved_output")))
+_OPEN_INTS = frozenset(map(OPEN_FIELDS.index, ("number", "generation", "reserved_input", "reserved_output", "reserved_nano")))
+_RESERVED = OPEN_FIELDS.index("reserved_nano")
 _CLASSES = tuple(name for name in CLOSE_FIELDS if name.endswith("_tokens"))
 _CLOSE_INTS = frozenset(map(CLOSE_FIELDS.index, (*_CLASSES, "cost_nano")))
 _figures = attrgetter(*_CLASSES, "cost_nano")
@@ -80,10 +81,11 @@ def open_record(row: LedgerOpen, entries: Sequence[Entry] | None = None) -> tupl
         and 0 <= row.generation <= MAX_TOKENS
         and 0 <= row.reserved_input <= MAX_TOKENS
         and (asked is None or 0 <= asked <= MAX_TOKENS)
+        and ((cost := row.reserved_nano) is None or 0 <= cost <= MAX_NANO)
         and -_INFINITE < row.opened < _INFINITE
     ):
         return _record(b"o", row, entries)
-    return _read_back(_record(b"o", _clamped(row, _OPEN_INTS), entries))
+    return _read_back(_record(b"o", _clamped(row, _OPEN_INTS, _RESERVED), entries))
 
 
 def close_record(row: LedgerClose, entries: Sequence[Entry] | None = None) -> tuple[LedgerClose, bytes]:

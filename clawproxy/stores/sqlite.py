@@ -25,13 +25,14 @@ from msgspec.structs import astuple
 
 from clawproxy.done import DONE, Ready
 from clawproxy.errors import ClawError, ConfigError
-from clawproxy.stores import books, database, queries
+from clawproxy.stores import books, database, queries, usage
 from clawproxy.stores.accounts import Accounts, held_entries
 from clawproxy.stores.base import (
+    ALL,
     Account,
+    By,
     Charge,
     Claim,
-    GroupBy,
     KeyRecord,
     LedgerClose,
     LedgerOpen,
@@ -40,6 +41,7 @@ from clawproxy.stores.base import (
     Standing,
     Total,
     UsageRow,
+    Where,
 )
 from clawproxy.stores.journal import Segment, segment_name
 from clawproxy.stores.lane import Lane
@@ -336,10 +338,10 @@ class SqliteStore:
         return await self._reader.run(queries.rows, since, until)
 
     async def usage(
-        self, group_by: GroupBy | None = None, since: float = 0.0, until: float | None = None, key: str | None = None
+        self, group_by: By = None, since: float = 0.0, until: float | None = None, key: str | None = None, where: Where = ALL
     ) -> Sequence[UsageRow]:
         await self.flush()
-        return await self._reader.run(queries.usage, group_by, since, until, key)
+        return await self._reader.run(usage.usage, group_by, since, until, key, where)
 
     async def standing(self, accounts: Sequence[Account], now: float) -> Sequence[Standing]:
         if self._lock is not None:

@@ -24,6 +24,7 @@ from clawproxy.config.groups import flat_routes
 from clawproxy.dialects import jsonio
 from clawproxy.http1.head import Head
 from clawproxy.messages import Principal
+from clawproxy.ops.standings import BudgetStanding, window_key
 from clawproxy.rates import price_of, prices_of
 from clawproxy.service import Service
 from clawproxy.stores.base import UsageRow
@@ -40,6 +41,10 @@ class Bookkeeper(Service, Protocol):
 
     async def usage(self, principal: Principal, since: float) -> UsageRow:
         """Raises ClawError("store_unavailable")."""
+        ...
+
+    async def budget(self, principal: Principal) -> BudgetStanding | None:
+        """The dollar budget it comes under, if any. Raises ClawError("store_unavailable")."""
         ...
 
 
@@ -171,8 +176,9 @@ def _pricing(routes: Sequence[RouteConfig], price: PriceConfig | None) -> dict[s
 
 
 async def _usage(service: Bookkeeper, principal: Principal) -> dict[str, Any]:
-    """This month's, in UTC. Without a budget there is nothing to be used up."""
-    month = datetime.fromtimestamp(time.time(), UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    """This month's, in UTC. Without a budget in dollars there is nothing to be used up."""
+    now = time.time()
+    month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     row = await service.usage(principal, month.timestamp())
     summary: dict[str, Any] = {
         "requestCount": row.requests,
@@ -183,7 +189,19 @@ async def _usage(service: Bookkeeper, principal: Principal) -> dict[str, Any]:
     if row.cost_nano is not None:
         summary["actualCostMicros"] = (row.cost_nano + 500) // 1000
     window = f"key:{principal.key}/{month:%Y-%m}"
-    return {"budget": {"configured": False, "windowKey": window}, "usage": {"windowKey": window, "summary": summary}}
+    budget: dict[str, Any] = {"configured": False, "windowKey": window}
+    standing = await service.budget(principal)
+    if standing is not None:
+        budget = {
+            "configured": True,
+            "limitMicros": standing.limit // 1000,
+            "spentMicros": (standing.used + 500) // 1000,
+            "heldMicros": ((standing.held or 0) + 500) // 1000,
+            "windowKey": window_key(standing.scope, standing.window, now),
+        }
+        if standing.resets_at is not None:
+            budget["resetsAt"] = standing.resets_at
+    return {"budget": budget, "usage": {"windowKey": window, "summary": summary}}
 
 
 async def _me(principal: Principal) -> dict[str, Any]:

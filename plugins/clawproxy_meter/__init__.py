@@ -110,6 +110,7 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
     if price is None and state.config is not None:
         price = state.look_up(state.config, route)
     settings, service = state.settings, service_of(exchange)
+    most = settings.default_output_tokens
     size, count = settings.estimate_bytes_per_token, counter_for(route.model) if settings.count == "tokens" else None
     if state.rules.rules:
         cover = state.rules.cover(exchange, request.model, route.provider)
@@ -117,9 +118,8 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
             if price is None and cover.dollars and route.recorded is None:
                 log.error("model %s has no price, and comes under a budget in dollars", request.model)
                 raise ClawError("internal", policy="meter")
-            budgets, most = budgets_of(service), settings.default_output_tokens
-            return Budgeted(service, exchange, request, route, attempt, size, price, count, budgets, cover, most)
-    return Metered(service, exchange, request, route, attempt, size, price, count)
+            return Budgeted(service, exchange, request, route, attempt, size, price, count, budgets_of(service), cover, most)
+    return Metered(service, exchange, request, route, attempt, size, price, count, most)
 
 
 @hookimpl

@@ -22,6 +22,7 @@ from clawproxy.events import Batch, End, Finish, Reasoning, Refused, Text, ToolC
 from clawproxy.messages import ChatRequest, Route, Usage
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy_meter import figures
+from clawproxy_meter.rules import most_cost
 
 log = logging.getLogger("clawproxy.meter")
 
@@ -115,6 +116,7 @@ class Metered:
         "_believed_whole",
         "_books",
         "_bytes_per_token",
+        "_default_output",
         "_exchange",
         "_final",
         "_flagged",
@@ -142,12 +144,15 @@ class Metered:
         bytes_per_token: float,
         price: PriceConfig | None = None,
         count: Count | None = None,
+        default_output: int = 4096,
     ) -> None:
+        """`default_output`: how long an answer is taken for, in tokens, where nobody says; it only counts for the reservation."""
         self._app = app
         self._exchange = exchange
         self._request = request
         self.attempt = attempt
         self._bytes_per_token = bytes_per_token
+        self._default_output = default_output
         self._price = price
         self._reserved_output: int | None
         self._running: Running | None = None
@@ -228,6 +233,7 @@ class Metered:
                 route.model,
                 self._reserved,
                 self._reserved_output,
+                None if self._price is None else self._most_nano(self._reserved_output),
             )
         )
 
@@ -265,6 +271,17 @@ class Metered:
                 None if self._price is None or spent is _FREE else self._price.origin,
             )
         )
+
+    def _most_nano(self, output: int | None) -> int | None:
+        """What the attempt may cost at most, with an answer of so many tokens; None where there is no price."""
+        if self._price is None:
+            return None
+        if self.route.recorded is not None or self._request.operation == "count_tokens":
+            return 0
+        extra = self._request.extra
+        tier = extra.get("service_tier") if extra else None
+        longest = self._default_output if output is None else output
+        return most_cost(self._reserved, longest, self._price, tier if isinstance(tier, str) else None)
 
     def _open(self, row: LedgerOpen) -> Awaitable[None]:
         return self._app.store.open_row(row)

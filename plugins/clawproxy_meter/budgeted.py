@@ -76,7 +76,7 @@ class Budgeted(Metered):
         cover: Cover,
         default_output: int,
     ) -> None:
-        super().__init__(app, exchange, request, route, attempt, bytes_per_token, price, count)
+        super().__init__(app, exchange, request, route, attempt, bytes_per_token, price, count, default_output)
         self._budgets = budgets
         self._cover = cover
         self._applied = cover.applied
@@ -112,7 +112,7 @@ class Budgeted(Metered):
     def _open(self, row: LedgerOpen) -> Awaitable[None]:
         """Raises ClawError("budget.exhausted"), or Detour."""
         if self._output != self._reserved_output and self._output:
-            row = replace(row, reserved_output=self._output)
+            row = self._reserving(row)
         try:
             if self._budgets.lines.waiting:
                 self._queue_up()
@@ -133,13 +133,16 @@ class Budgeted(Metered):
                 if tries > TRIES:
                     raise self._refused(short)
                 self._output = self._less(short)
-                answer = self._app.store.reserve(replace(row, reserved_output=self._output), self._claims())
+                answer = self._app.store.reserve(self._reserving(row), self._claims())
             if self._output < asked:
                 self._tell_capped()
             self._granted(row.opened)
         except BaseException:
             self._books.attempts.remove(self)
             raise
+
+    def _reserving(self, row: LedgerOpen) -> LedgerOpen:
+        return replace(row, reserved_output=self._output, reserved_nano=self._most_nano(self._output))
 
     def _claims(self) -> list[Claim]:
         held: list[int] = []
@@ -203,6 +206,8 @@ class Budgeted(Metered):
         if self.attempt.reason == "hedge":
             return error
         self._app.count("clawproxy_budget_refused_total", budget=rule.name, action=rule.action)
+        if rule.action != "throttle" and rule.unit != "concurrent":
+            self._budgets.tell("exhausted", rule, scope, short.used + short.held)
         if rule.action == "fallback":
             return Detour(error, model=rule.model)
         if rule.action == "throttle":
@@ -357,6 +362,7 @@ class Budgeted(Metered):
         self._app.count("clawproxy_budget_overruns_total", budget=rule.name, provider=self.route.provider)
         words = "budget %s: attempt %s used %d of %s beyond the %d that were held"
         log.warning(words, rule.name, self.attempt.id, amount - held, rule.unit, held)
+        self._budgets.tell("overrun", rule, scope, amount)
 
     # --- telling -------------------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,10 @@ class Budgets:
         """Tell the operator: a log line, a counter, and whoever watches."""
         log.warning("budget %s: %s of %s for %s: used %d of %d", rule.name, what, rule.words, scope, used, rule.limit)
         self._app.count("clawproxy_budget_alerts_total", budget=rule.name, what=what)
+        self.tell(what, rule, scope, used)
+
+    def tell(self, what: str, rule: Rule, scope: str, used: int) -> None:
+        """Tell whoever watches: `soft`, `hard`, `exhausted` (a request was turned away), `overrun`."""
         for watcher in self.watchers:
             watcher({"budget": rule.name, "what": what, "scope": scope, "unit": rule.unit, "used": used, "limit": rule.limit})
 

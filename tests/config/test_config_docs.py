@@ -46,6 +46,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[deadlines]`": Deadlines,
     "## `[limits]`": schema.LimitsConfig,
     "## `[budgets.NAME]`": schema.BudgetConfig,
+    "## `[alerts]`": schema.AlertsConfig,
     "## `[log]`": schema.LogConfig,
     "## `[rates]`": schema.RatesConfig,
     "### `[plugins.truncate.models.NAME]`": TruncateModel,

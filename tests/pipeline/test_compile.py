@@ -11,7 +11,7 @@ import trio
 
 from clawproxy import hookspecs
 from clawproxy.config import Config
-from clawproxy.context import App, Checked, Exchange
+from clawproxy.context import Alert, App, Checked, Exchange
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.events import Outcome
 from clawproxy.hookspecs import Observe, Transform, hookimpl
@@ -227,6 +227,25 @@ def test_hook_tap_response_is_called_once_and_reject_refuses_streams() -> None:
     assert pipeline.relay(make_exchange(stream=False), make_attempt()) is not None
     with pytest.raises(ClawError, match="unsupported_parameter"):
         pipeline.relay(make_exchange(stream=True), make_attempt())
+
+
+def test_hook_alert_failures_are_logged_and_the_others_told() -> None:
+    seen: list[str] = []
+
+    class Broken:
+        @hookimpl
+        def alert(self) -> None:
+            raise ValueError
+
+    class Pager:
+        @hookimpl
+        def alert(self, event: Alert) -> None:
+            seen.append(event.event)
+
+    pipeline, reports = build({"broken": Broken(), "pager": Pager()})
+    pipeline.alert(Alert("1", "latency", 0.0, "late"))
+    assert seen == ["latency"]
+    assert [report[:2] for report in reports] == [("broken", "hook_failed")]
 
 
 def test_hook_attempt_finished_failures_are_logged() -> None:

@@ -22,10 +22,13 @@ openings = st.builds(
     lambda id_, **changes: ("open", make_open(id=id_, **changes)),
     ids,
     request_id=st.sampled_from(["r1", "r2"]),
-    opened=st.floats(0, 9),
+    opened=st.floats(0, 9) | st.floats(0, 1e8),
     key=st.text(max_size=3),
     user=st.none() | st.text(max_size=2),
     reserved_input=st.integers(0, 50),
+    reserved_output=st.none() | st.integers(0, 50),
+    reserved_nano=st.none() | st.integers(0, 50),
+    provider_model=st.sampled_from(["x", "y"]),
 )
 closings = st.builds(
     lambda id_, **changes: ("close", make_close(id_, **changes)),
@@ -34,6 +37,8 @@ closings = st.builds(
     input_tokens=tokens,
     output_tokens=tokens,
     cost_nano=tokens,
+    cached_tokens=tokens,
+    source=st.sampled_from(["measured", "estimated", "none", "cache"]),
     outcome=st.sampled_from(["complete", "client_gone"]),
 )
 steps = st.lists(openings | closings | st.sampled_from([("flush", None), ("restart", None)]), max_size=25)
@@ -66,6 +71,9 @@ async def agree(done: list[tuple[str, Any]], state_dir: Path) -> None:
         assert await kept.usage(group_by, 2.0, 7.0) == await memory.usage(group_by, 2.0, 7.0)
         for key in ("k1", "k2", "nobody"):
             assert await kept.usage(group_by, 2.0, None, key) == await memory.usage(group_by, 2.0, None, key)
+    for by in ([], ["key", "user", "hour"], ["month", "outcome"]):
+        for where in ({"user": None}, {"outcome": "complete", "provider_model": "x"}, {"outcome": None}):
+            assert await kept.usage(by, where=where) == await memory.usage(by, where=where)  # type: ignore[arg-type]
     await kept.aclose()
 
 

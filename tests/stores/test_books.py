@@ -241,6 +241,7 @@ async def test_the_schema_before_accounts_is_brought_up(tmp_path: Path) -> None:
         "DROP TABLE totals",
         "DROP INDEX attempts_open",
         BEFORE_MAKERS,
+        "ALTER TABLE attempts DROP COLUMN reserved_nano",
         "PRAGMA user_version = 2",
     ):
         connection.execute(statement)

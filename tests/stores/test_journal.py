@@ -38,7 +38,7 @@ odd_numbers = st.integers(-3, 5) | st.integers() | st.just(2**40 + 1)
 odd_times = st.floats()
 odd_openings = st.builds(
     make_open, id=odd_texts, model=odd_texts, team=st.none() | odd_texts, opened=odd_times, number=odd_numbers,
-    reserved_input=odd_numbers, reserved_output=st.none() | odd_numbers,
+    reserved_input=odd_numbers, reserved_output=st.none() | odd_numbers, reserved_nano=st.none() | odd_numbers,
 )  # fmt: skip
 odd_closings = st.builds(
     make_close, odd_texts, closed=odd_times, outcome=odd_texts, input_tokens=st.none() | odd_numbers,

@@ -72,3 +72,32 @@ async def test_a_database_of_the_first_schema_is_brought_up_once(tmp_path: Path)
     connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone()[0] == database.SCHEMA
     connection.close()
+
+
+async def test_a_database_from_before_costs_were_reserved(tmp_path: Path) -> None:
+    """What an attempt reserved then is not known, and stays so; since, a crash settles it at what it may have cost."""
+    await SqliteStore.open(tmp_path / "state", "one").aclose()
+    path = tmp_path / "state" / "clawproxy.db"
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE attempts DROP COLUMN reserved_nano")
+    names = "id, request_id, number, reason, opened, instance, generation, key, model, provider, provider_model, reserved_input"
+    connection.execute(f"INSERT INTO attempts ({names}) VALUES ('a', 'r', 1, 'first', 1000, 'one', 1, 'k', 'm', 'p', 'pm', 9)")
+    connection.execute("PRAGMA user_version = 3")
+    connection.commit()
+    connection.close()
+    store = SqliteStore.open(tmp_path / "state", "one")
+    row = make_open(reserved_input=7, reserved_output=5, reserved_nano=120)
+    await store.open_row(row)
+    await store.aclose()
+    for _ in range(2):
+        store = SqliteStore.open(tmp_path / "state", "one")
+        rows = {each.opened.id: each for each in await store.rows()}
+        before, left = rows["a"].closed, rows[row.id].closed
+        assert before is not None
+        assert left is not None
+        assert (rows["a"].opened.reserved_nano, before.outcome, before.cost_nano) == (None, "orphaned", None)
+        assert (left.outcome, left.source, left.output_tokens, left.cost_nano) == ("orphaned", "estimated", 5, 120)
+        [total] = await store.usage(where={"model": "m", "provider_model": row.provider_model})
+        assert total.orphaned == 2
+        assert (total.cost_nano, total.known_nano, total.unpriced) == (None, 120, 1)
+        await store.aclose()
