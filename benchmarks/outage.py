@@ -34,6 +34,7 @@ KEY = "sk-outage-0123456789abcdefghijklmnop"
 LIMITS = {"errors": 0, "p99_ratio": 2.0, "back_s": 15.0, "refused_ms": 50.0}
 SETTLED = 0.5
 """Seconds after the death within which the breaker is open at any rate worth measuring."""
+SCRIPT = "pause 5ms; say hello"
 BACK = 20
 """Answers in a row that make a return."""
 CONFIG = """
@@ -79,7 +80,7 @@ class Providers:
             "--port",
             str(self.ports[name]),
             "--script",
-            "pause 5ms; say hello",
+            SCRIPT,
         ]
         self.running[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -146,7 +147,7 @@ class Load:
 
 
 async def asked(stream: trio.SocketStream) -> tuple[int, str, bool]:
-    """One request and its whole answer: status, provider, whether there is a Retry-After. Raises ValueError for half an answer."""
+    """One request and its whole answer: status, provider, whether there is a Retry-After. Raises ValueError for half of one."""
     body = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n"
     await stream.send_all(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)

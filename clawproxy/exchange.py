@@ -144,7 +144,7 @@ class _Story:
             assert plan is not None
             tried = len(leg)
             if leg and self.call.lifetime.scope.cancel_called:
-                # Interrupted in the moment it failed: the next one needs a renewed scope. What the plan gives, it takes: so before.
+                # Interrupted in the moment it failed: the next one needs a renewed scope, and what a plan gives is taken by then.
                 await trio.lowlevel.checkpoint()
             route = self._next(plan, leg)
             if route.after > 0.0:

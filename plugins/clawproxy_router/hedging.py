@@ -154,8 +154,8 @@ def place_of(route: Route) -> Key:
 
 
 def raced_last(history: Sequence[Attempt]) -> Sequence[Attempt]:
-    """The attempts, of those that raced the one last that says what to do next: what another route may not have, or another fault of
-    a provider's, rather than having been beaten or refused."""
+    """The attempts, of those that raced the one last that says what to do next: what another route may not have, or else a fault
+    of a provider's, rather than having been beaten or refused."""
     raced = [attempt for attempt in history if attempt.timing is not None]
     if len(raced) < 2:
         return history

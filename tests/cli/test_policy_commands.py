@@ -120,13 +120,16 @@ def test_every_word_of_the_routers_is_put_into_plain_language() -> None:
             "a/m: the first in order (priority); then a/m again, after provider_error.server",
         ),
         (
-            [("a", "first", "timeout.connect"), ("cache", "failover", "complete")],
-            "a/m: the first in order (priority); then an older answer, as nothing else could serve, after timeout.connect (degraded)",
+            [("a", "first", "timeout.rate"), ("cache", "failover", "complete")],
+            "a/m: the first in order (priority); "
+            "then an older answer, as nothing else could serve, after timeout.rate (degraded)",
         ),
-        ([("a", "first", "x")] + [("b", "failover", "x")] * 9, "a/m: the first in order (priority); then b/m instead, after x; 6 more"
-         + "; then b/m instead, after x" * 2),
+        (
+            [("a", "first", "x")] + [("b", "failover", "x")] * 9,
+            "a/m: the first in order (priority); then b/m instead, after x; 6 more" + "; then b/m instead, after x" * 3,
+        ),
     ],
-)  # fmt: skip
+)
 def test_why_in_a_sentence(attempts: list[tuple[str, str, str]], why: str) -> None:
     rows = [
         {"number": at, "provider": provider, "model": "m", "reason": reason, "outcome": outcome}

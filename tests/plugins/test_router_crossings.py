@@ -15,7 +15,7 @@ from attrs import define, evolve
 from trio.testing import MockClock
 
 from clawproxy.config import BudgetConfig, Config, Duration, Hedge, ModelConfig, ProviderConfig, RouteConfig
-from clawproxy.config.policies import PolicyConfig, RestrictConfig
+from clawproxy.config.policies import PolicyConfig, RestrictConfig, Words
 from clawproxy.context import Attempt
 from clawproxy.errors import ClawError, Refusal
 from clawproxy.hookspecs import hookimpl
@@ -206,7 +206,7 @@ async def test_the_rest_of_an_answer_may_be_the_probe(autojump_clock: MockClock)
 
 
 async def test_a_policy_that_left_only_what_rests_is_not_gone_round(autojump_clock: MockClock) -> None:
-    only_b = PolicyConfig(restrict=RestrictConfig(provider=("b",)))
+    only_b = PolicyConfig(restrict=RestrictConfig(provider=Words(("b",))))
     async with crossing(config={"policies": {"only-b": only_b}}) as it:
         it.bring_down("b")
         answer = await it.ask()
@@ -281,7 +281,7 @@ async def test_a_sweep_over_one_exchange_with_all_of_them(autojump_clock: MockCl
     watching = Watching()
     config = {
         "budgets": {"all": BudgetConfig("global", "100000000 tokens", "total"), "few": BudgetConfig("global", "4 concurrent")},
-        "policies": {"not-z": PolicyConfig(restrict=RestrictConfig(provider=("a", "b", "c")))},
+        "policies": {"not-z": PolicyConfig(restrict=RestrictConfig(provider=Words(("a", "b", "c"))))},
         "plugins": {"router": {"breaker": BREAKER, "retries": {"most": 1}, "hedge_share": 1.0}},
     }
     async with crossing(
