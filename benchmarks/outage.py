@@ -189,6 +189,7 @@ async def measured(providers: Providers, load: Load, normal: float, dead: float)
     returned = trio.current_time()
     back = await load.until(lambda: [each.route for each in load.seen[-BACK:]] == ["a"] * BACK, LIMITS["back_s"] * 2)
     end = trio.current_time()
+    await trio.sleep(SETTLED)  # what began before `end` is answered before nobody is left to answer it
     for name in ("a", "b"):
         providers.kill(name)
     gone = trio.current_time()
