@@ -27,14 +27,16 @@ from clawproxy.context import Alert, App, Checked, Exchange
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
 from clawproxy.exchange import run_exchange
-from clawproxy.messages import ChatRequest, Credentials, Grant, Principal, Route
+from clawproxy.messages import ChatRequest, Credentials, Principal, Route
 from clawproxy.ops.alerts import Alerts
 from clawproxy.ops.books import book, declare
+from clawproxy.ops.checks import Checks
 from clawproxy.ops.lag import LoopLag
 from clawproxy.ops.logs import log_event, log_exception
 from clawproxy.ops.metrics import Metrics
 from clawproxy.ops.standings import BudgetStanding, own_budget
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
+from clawproxy.reach import candidates_for, reached, shown_provider
 from clawproxy.service import Call, Client
 from clawproxy.stores.base import UsageRow
 from clawproxy.upstream.base import Upstream
@@ -176,8 +178,7 @@ class Gateway:
         self.calls: set[Call] = set()
         self.reload_problems: Sequence[str] = ()
         """Why the last reload was refused; empty where it was taken over."""
-        self.checks: dict[str, Checked] = {}
-        """What each provider came to that is checked."""
+        self.checks = Checks()
         self._cut: ClawError | None = None
         self._changed = trio.Event()
         self.current: Generation
@@ -198,7 +199,7 @@ class Gateway:
         self.metrics.allow("policy", generation.config.policies)
         self._verdicts.clear()
         checked = {name for name, provider in generation.config.providers.items() if provider.health is not None}
-        self.checks = {name: check for name, check in self.checks.items() if name in checked}
+        self.checks.keep(checked)
         self.alerts.configure(generation.config.alerts)
         return before
 
@@ -342,34 +343,13 @@ class Gateway:
         return row
 
     def checked(self, check: Checked) -> None:
-        """A provider was checked: it is noted, told to the plugins, and logged where it is news."""
-        before = self.checks.get(check.provider)
-        self.checks[check.provider] = check
-        self.metrics.count("clawproxy_provider_checks_total", provider=check.provider, result=check.result)
-        if (before.result if before is not None else "ok", before is not None and before.down) != (check.result, check.down):
-            log_event(
-                "provider.checked",
-                "warning" if check.failures else "info",
-                provider=check.provider,
-                state="down" if check.down else check.result,
-                provider_status=check.status,
-                duration_ms=round(check.seconds * 1000, 1),
-            )
+        """A provider was checked: it is noted, and told to the plugins."""
+        self.checks.note(check, self.metrics)
         self.current.pipeline.checked(check)
 
     def provider_states(self) -> Mapping[str, Mapping[str, object]]:
         """Of the providers that are checked, for `/readyz`."""
-        return {
-            name: {
-                "down": check.down,
-                "result": check.result,
-                "status": check.status,
-                "failures": check.failures,
-                "ms": round(check.seconds * 1000, 1),
-                "at": round(check.at, 3),
-            }
-            for name, check in self.checks.items()
-        }
+        return self.checks.states()
 
     async def budget(self, principal: Principal) -> BudgetStanding | None:
         """How the dollar budget stands that this principal's key, or else its user, comes under. Raises
@@ -411,30 +391,3 @@ class Gateway:
 
 def _expired(principal: Principal) -> bool:
     return principal.expires is not None and principal.expires <= time.time()
-
-
-def candidates_for(config: Config, model: str) -> Sequence[Route]:
-    """Every route the request might take, so that prompts can be fitted before one is chosen."""
-    return [
-        Route(route.provider or "", route.model, context_tokens=route.context_tokens, max_output_tokens=route.max_output_tokens)
-        for route in flat_routes(config.models, model)
-    ]
-
-
-def reached(config: Config, model: str, grants: Sequence[Grant]) -> set[tuple[str, str]]:
-    """The places (provider, the model's name there) of a configured model that some grant reaches."""
-    return {
-        (route.provider, route.model)
-        for route in flat_routes(config.models, model)
-        if route.provider is not None and any(grant.reaches(route.provider, route.region) for grant in grants)
-    }
-
-
-def shown_provider(config: Config, principal: Principal, model: str, provider: str) -> str | None:
-    """The first provider its roles let a request for the model go to; None where they show no such model."""
-    if not principal.may_use(model):
-        return None
-    grants = [grant for grant in principal.grants or () if grant.covers(model)]
-    routes = flat_routes(config.models, model)
-    places = [(route.provider or "", route.region) for route in routes] or [(provider, None)]
-    return next((name for name, region in places if any(grant.reaches(name, region) for grant in grants)), None)

@@ -279,10 +279,9 @@ class Server:
                 for reused in (False, True)
             }
 
-        def up() -> dict[tuple[str, ...], float]:
-            return {(name,): float(not check.down) for name, check in self.gateway.checks.items()}
-
-        metrics.gauge("clawproxy_provider_up", "0 while a provider that is checked is down.", up, ("provider",))
+        metrics.gauge(
+            "clawproxy_provider_up", "0: a provider that is checked is down.", self.gateway.checks.up, ("provider",)
+        )
         metrics.gauge("clawproxy_provider_connections", "Connections to providers.", pools, ("provider", "state"))
         metrics.gauge("clawproxy_provider_uses_total", "Connections taken.", opened, ("provider", "how"), kind="counter")
 

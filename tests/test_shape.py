@@ -16,7 +16,9 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 ALL = [*CORE, *PLUGINS, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 
 LONGEST = 400
-LONGER_WITH_A_REASON: dict[str, int] = {}
+LONGER_WITH_A_REASON: dict[str, int] = {
+    "clawproxy/config/schema.py": 434,  # every key there is, in one place: the contract
+}
 
 # Layers, lowest first. A module may import its own layer and those below.
 LAYERS: list[tuple[int, str]] = [
@@ -32,8 +34,11 @@ LAYERS: list[tuple[int, str]] = [
     (1, r"clawproxy\.(http1|dialects|pipeline|stores|scripted)(\..*)?$"),
     (2, r"clawproxy\.(transport|upstream|ops)(\..*)?$"),
     (2, r"clawproxy\.fetch$"),
-    (3, r"clawproxy\.(admission|asking|attempts|continuing|exchange|exchange_clock|gateway|hedging|lastresort|listeners|rate)$"),
-    (3, r"clawproxy\.servertls$"),
+    (
+        3,
+        r"clawproxy\.(admission|asking|attempts|continuing|exchange|exchange_clock|gateway|hedging|lastresort|listeners|rate)$",
+    ),
+    (3, r"clawproxy\.(servertls|reach)$"),
     (4, r"clawproxy\.(server|recheck|reload|testing|doctor)(\..*)?$"),
     (5, r"clawproxy\.(cli|__main__)(\..*)?$"),
     (0, r"clawproxy$"),

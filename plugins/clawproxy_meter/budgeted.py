@@ -82,14 +82,12 @@ class Budgeted(Metered):
         self._applied = cover.applied
         self._held: list[int] = []
         """Of each budget that applies, in their order."""
-        counted = self._running is not None  # then what is reserved for the row are the model's own tokens
+        counted = self._running is not None  # what is reserved for the row are the model's own tokens then
         given = figures.prompt_bound(request, route.context_tokens) if counted else self._reserved
         self._need = Need(given, self._reserved if counted else -(-given // TIGHT_BYTES), price, request)
         self._free = route.recorded is not None or request.operation == "count_tokens"
-        self._output = 0
-        """Tokens of the answer that are held."""
-        self._edge = 0
-        """Bytes of it up to which they last."""
+        self._output = self._edge = 0
+        """Tokens of the answer that are held, and the bytes of it up to which they last."""
         if cover.counts_answer and not self._free:
             self._output = self._longest(default_output)
         self.is_counted = self._output > 0

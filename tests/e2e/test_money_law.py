@@ -105,7 +105,8 @@ def scripts(chance: random.Random, count: int) -> Iterable[Any]:
 
 async def http(running: Running, chance: random.Random, key: KeyConfig, told: Counter[str]) -> None:
     body = chat_body("p" * chance.randrange(1, 60), stream=chance.random() < 0.7, max_tokens=chance.choice((5, 40, 200)))
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nConnection: close\r\nAuthorization: Bearer {key.secret.value}\r\n"
+    secret = key.secret.value if key.secret else ""
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: g\r\nConnection: close\r\nAuthorization: Bearer {secret}\r\n"
     left = chance.randrange(0, 6000) if chance.random() < 0.25 else 10**9
     async with await running.connect() as stream:
         await stream.send_all(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -122,7 +123,7 @@ async def http(running: Running, chance: random.Random, key: KeyConfig, told: Co
 async def websocket(running: Running, chance: random.Random, key: KeyConfig, told: Counter[str]) -> None:
     """Steered, cancelled, left, or heard to its end."""
     async with await running.connect() as stream:
-        ws = Socket(stream, await open_raw(stream, key.secret.value or ""))
+        ws = Socket(stream, await open_raw(stream, key.secret.value if key.secret else ""))
         await ws.hear("auth_ok")
         await ws.ask("p" * chance.randrange(1, 60), parameters={"max_tokens": chance.choice((5, 40, 200))})
         what = chance.choice(("append", "cancel", "leave", "hear"))

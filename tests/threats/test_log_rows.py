@@ -86,9 +86,11 @@ async def test_m01_a_label_bomb_makes_no_series(world: Served) -> None:
 
 async def test_m02_figures_are_for_the_admin_listener_alone(tmp_path: Path) -> None:
     async with gateway(tmp_path) as running:
+        secret = running.config.keys["test"].secret
+        assert secret is not None
         async with closed(running):
             for path in ("/metrics", "/healthz", "/readyz", "/admin", "/admin/keys", "/", "/dashboard"):
-                for authorization in ("", f"Authorization: Bearer {running.config.keys['test'].secret.value}\r\n"):
+                for authorization in ("", f"Authorization: Bearer {secret.value}\r\n"):
                     answer = await say(running.address, get(path, authorization))
                     assert answer.status == 404, path
         admin = admin_of(running.admin)

@@ -73,8 +73,7 @@ class Session:
         """Set when the credential under check has its verdict; None where none is under check."""
         self._checking: trio.CancelScope | None = None
         self._held = 0  # bytes received and not parsed because they wait for that verdict
-        self._controls = Bucket(20, 20.0)
-        self._offences = Bucket(50, 1.0)
+        self._controls, self._offences = Bucket(20, 20.0), Bucket(50, 1.0)
         self._opened = self.used_at = self._heard = self._pinged = now
         self._replies = self._misses = 0
         self._next_ping = now + service.deadlines.keepalive_ws
