@@ -279,9 +279,7 @@ class Server:
                 for reused in (False, True)
             }
 
-        metrics.gauge(
-            "clawproxy_provider_up", "0: a provider that is checked is down.", self.gateway.checks.up, ("provider",)
-        )
+        metrics.gauge("clawproxy_provider_up", "0: a provider that is checked is down.", self.gateway.checks.up, ("provider",))
         metrics.gauge("clawproxy_provider_connections", "Connections to providers.", pools, ("provider", "state"))
         metrics.gauge("clawproxy_provider_uses_total", "Connections taken.", opened, ("provider", "how"), kind="counter")
 
