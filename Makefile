@@ -20,8 +20,8 @@ check: $(VENV)/.dev           ## style, types, async rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/flake8-async --enable=$(ASYNC_RULES) $$(git ls-files 'clawproxy/*.py' 'plugins/*.py')
-	$(BIN)/flake8-async --enable=$(ASYNC_RULES_TESTS) $$(git ls-files 'tests/*.py')
+	git ls-files 'clawproxy/*.py' 'plugins/*.py' | xargs -P 4 -n 60 $(BIN)/flake8-async --enable=$(ASYNC_RULES)
+	git ls-files 'tests/*.py' | xargs -P 4 -n 60 $(BIN)/flake8-async --enable=$(ASYNC_RULES_TESTS)
 
 test-clients: $(VENV)/.dev $(CLIENTS:%=build/clients/%/.installed)   ## OpenClaw, Claude Code and Codex, which it installs, run a turn each
 	$(BIN)/python -m pytest -q tests/clients $(ARGS)

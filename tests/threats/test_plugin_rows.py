@@ -219,7 +219,7 @@ async def test_pl04_a_hook_that_hangs_is_cut_by_its_budget(
         yield
 
     async with world(tmp_path, budget=0.05) as it:
-        it.odd.tell(hook, hanging if hook == "open_attempt" else lambda *_: trio.sleep_forever())
+        it.odd.tell(hook, hanging if hook == "open_attempt" else lambda *_: trio.sleep_forever())  # noqa: ASYNC105
         with trio.fail_after(5):
             answer = await it.ask()
         assert answer.status in (500, 503, 504), hook
@@ -235,11 +235,11 @@ async def test_pl05_what_is_not_called_is_not_made(tmp_path: Path) -> None:
         for hook in ("authenticate", "prepare_request", "choose_route", "exchange_closed"):
             it.odd.tell(hook, fail(ValueError()))
             await it.ask()
-        it.odd.tell("tap_response", lambda *_: trio.sleep(0))  # a coroutine where a tap belongs
+        it.odd.tell("tap_response", lambda *_: trio.sleep(0))  # noqa: ASYNC105, ASYNC115  # a coroutine where a tap belongs
         made = []
 
         def coroutine(*_: Any) -> Any:
-            made.append(trio.sleep(0))
+            made.append(trio.sleep(0))  # noqa: ASYNC105, ASYNC115
             return made[-1]
 
         it.odd.tell("tap_response", coroutine)
