@@ -33,7 +33,7 @@ def test_the_examples_load(number: int, tmp_path: Path) -> None:
 def test_every_word_is_explained() -> None:
     assert all(f"`{word}`" in PAGE for word in RESTING)
     assert all(f"`{slug.partition('.')[2]}`" in PAGE for slug in BREAKING)
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 def test_the_figures_are_the_defaults() -> None:

@@ -97,12 +97,12 @@ async def test_again_and_again(autojump_clock: Clock) -> None:
 
 async def test_two_at_once_are_one_attempt(autojump_clock: Clock) -> None:
     async with claw() as gateway:
-        gateway.upstream.will_say("a", Pause(50), "no")
-        client = Talker({"a": "1"})
+        gateway.upstream.will_say("é", Pause(50), "no")
+        client = Talker({"é": "1"})
         client.on_append = lambda: client.append("2")
         answer = await client.ask(gateway, "0")
-        assert turns(gateway.upstream.requests[1]) == [("user", "0"), ("assistant", "a"), ("user", "1"), ("user", "2")]
-        assert answer.text == "aok"
+        assert turns(gateway.upstream.requests[1]) == [("user", "0"), ("assistant", "é"), ("user", "1"), ("user", "2")]
+        assert answer.text == "éok"
         assert len(gateway.upstream.requests) == 2
 
 
@@ -282,12 +282,12 @@ async def test_it_stays_with_the_route_that_was_answering(autojump_clock: Clock)
 
 async def test_a_failing_provider_ends_it_after_content_however_much_was_said(autojump_clock: Clock) -> None:
     async with claw(routes=("first", "second")) as gateway:
-        gateway.upstream.will_say("a", Pause(50))
+        gateway.upstream.will_say("é", Pause(50))
         gateway.upstream.will_say("b", Fail("provider_error.cut"))
-        answer = await Talker({"a": "more"}).ask(gateway)
+        answer = await Talker({"é": "more"}).ask(gateway)
         assert answer.error is not None
         assert answer.error.slug == "provider_error.cut"
-        assert answer.text == "ab"
+        assert answer.text == "éb"
         assert gateway.at_rest()
 
 
@@ -312,7 +312,7 @@ async def test_the_whole_request_has_one_deadline(autojump_clock: Clock) -> None
 async def test_a_stall_and_an_append_at_once(autojump_clock: Clock) -> None:
     """Whichever comes first, what was accepted is answered."""
     async with claw() as gateway, trio.open_nursery() as nursery:
-        gateway.upstream.will_say("a", Pause(10_000))
+        gateway.upstream.will_say("é", Pause(10_000))
         client = Talker()
         nursery.start_soon(client.ask, gateway)
         await trio.lowlevel.checkpoint()
@@ -321,7 +321,7 @@ async def test_a_stall_and_an_append_at_once(autojump_clock: Clock) -> None:
         client.lifetime.interrupt()
         client.append("more")
         await wait_for(lambda: client.answer.outcome)
-        assert client.answer.text == "aok"
+        assert client.answer.text == "éok"
 
 
 async def test_a_cancel_beats_an_append(autojump_clock: Clock) -> None:

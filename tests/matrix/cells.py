@@ -22,7 +22,7 @@ from tests.matrix.asking import ABOUT, TOOL, Ask
 from tests.matrix.reading import Seen
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-LONG = 'Ünïcödé — 漢字かな 🙂 العربية עברית \u200d👩‍👩‍👧 "quoted" \\back\\ <tag> & \t tab \n line ' * 300
+LONG = 'Ünïcödé — 漢字かな 🙂 العربية עברית 👩‍👩‍👧 "quoted" \\back\\ <tag> & \t tab \n line ' * 300
 LENGTH = {"anthropic": "max_tokens", "gemini": "MAX_TOKENS", "cohere": "MAX_TOKENS"}
 """A provider's own word for an answer that met its limit."""
 PARIS, OSLO = {"city": "Paris"}, {"city": 'Ōslo "N"'}

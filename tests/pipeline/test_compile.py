@@ -355,5 +355,5 @@ def test_an_unknown_plugin_is_named_with_a_hint() -> None:
 def test_every_hook_has_a_test_here() -> None:
     hooks = [name for name, value in vars(hookspecs).items() if hasattr(value, "clawproxy_spec")]
     source = Path(__file__).read_text()
-    assert len(hooks) == 11
+    assert len(hooks) == 12
     assert not [hook for hook in hooks if f"test_hook_{hook}" not in source and f"test_hook_register_and_{hook}" not in source]

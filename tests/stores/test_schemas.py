@@ -82,7 +82,7 @@ async def test_a_database_from_before_costs_were_reserved(tmp_path: Path) -> Non
     connection.execute("ALTER TABLE attempts DROP COLUMN reserved_nano")
     names = "id, request_id, number, reason, opened, instance, generation, key, model, provider, provider_model, reserved_input"
     connection.execute(f"INSERT INTO attempts ({names}) VALUES ('a', 'r', 1, 'first', 1000, 'one', 1, 'k', 'm', 'p', 'pm', 9)")
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.commit()
     connection.close()
     store = SqliteStore.open(tmp_path / "state", "one")

@@ -135,6 +135,8 @@ def test_the_code_imports_nothing_else() -> None:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             for name in (each.partition(".")[0] for each in names):
+                if path.name == "generate.py" and name == "genai_prices":
+                    continue  # a developer's script: what the rate card is made of
                 if name not in sys.stdlib_module_names and not name.startswith("clawproxy"):
                     assert IMPORTS.get(name, name.replace("_", "-")) in allowed, f"{path}: {name}"
 
