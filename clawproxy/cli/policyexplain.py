@@ -22,6 +22,7 @@ LEFT_OUT = {
     "low_quality": "below the quality asked for",
     "other_region": "not in the region asked for",
     "policy": "a policy left it out",
+    "role": "none of the key's roles reaches it",
     "breaker_open": "resting: it failed too often",
     "cooling": "resting: over its rate limit",
     "spent": "resting: its money is spent",

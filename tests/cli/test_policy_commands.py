@@ -200,7 +200,7 @@ async def test_a_run_explained_and_replayed(folder: Path) -> None:
     assert said(3, "notices") == "model_rewritten"
     assert said(4, "chosen") == "nothing: policy no-code-names refused it"
     assert said(5, "candidates") == "frankfurt/large; not asked: virginia/large (a policy left it out)"
-    assert said(6, "chosen") == "nothing: model_not_found"
+    assert said(6, "chosen") == "nothing: there is no such model for this key"
 
     as_json = json.loads(inside(folder, "explain", found[5]["request_id"], "--json"))
     assert [(each["provider"], each["why"]) for each in as_json["candidates"]] == [
