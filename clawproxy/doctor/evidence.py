@@ -17,6 +17,8 @@ MOST_VALUES = 4096
 """Values kept of each distribution, chosen evenly from all there were."""
 LONGEST = 120
 """Characters of a name."""
+MOST_LIMIT = 7 * 86_400_000.0
+"""Milliseconds: no clock is longer, whatever a line says."""
 
 
 def text(line: Mapping[str, Any], name: str) -> str | None:
@@ -155,7 +157,7 @@ class Evidence:
             group.saved += alike
         else:
             group.lost += alike
-        group.limit_ms = number(line, "limit_ms") or group.limit_ms
+        group.limit_ms = min(number(line, "limit_ms") or group.limit_ms, MOST_LIMIT)
         group.fault = text(line, "fault") or group.fault
         for counter, name in ((group.keys, "key"), (group.models, "model"), (group.surfaces, "surface")):
             value = text(line, name)
