@@ -13,8 +13,20 @@ CLIENTS := node codex claude_code openclaw
 demo: $(VENV)/.runtime        ## start the gateway with the scripted provider and ask it something (ONCE=1: then exit)
 	@$(BIN)/clawproxy demo $(if $(ONCE),--once)
 
-test: $(VENV)/.dev            ## all tests, under ten minutes
+# Tests over whole processes wait more than they compute: they run beside the others.
+WHOLE := tests/e2e tests/benchmarks tests/cli
+REST  := tests $(addprefix --ignore=,$(WHOLE))
+
+test: $(VENV)/.dev            ## all tests, under ten minutes (ARGS=...: only these)
+ifeq ($(strip $(ARGS)),)
+	@mkdir -p build; \
+	$(BIN)/python -m pytest -q $(WHOLE) >build/whole.log 2>&1 & whole=$$!; \
+	$(BIN)/python -m pytest -q $(REST); rest=$$?; \
+	wait $$whole; whole=$$?; cat build/whole.log; \
+	[ $$rest -eq 0 ] && [ $$whole -eq 0 ]
+else
 	$(BIN)/python -m pytest -q $(ARGS)
+endif
 
 check: $(VENV)/.dev           ## style, types, async rules
 	$(BIN)/ruff check .
