@@ -13,8 +13,8 @@ CLIENTS := node codex claude_code openclaw
 demo: $(VENV)/.runtime        ## start the gateway with the scripted provider and ask it something (ONCE=1: then exit)
 	@$(BIN)/clawproxy demo $(if $(ONCE),--once)
 
-# Tests over whole processes wait more than they compute: they run beside the others.
-WHOLE := tests/e2e tests/benchmarks tests/cli
+# Tests over sockets wait more than they compute: they run beside the others (not those of Ctrl-C: a shell's background job ignores it).
+WHOLE := tests/e2e tests/benchmarks
 REST  := tests $(addprefix --ignore=,$(WHOLE))
 
 test: $(VENV)/.dev            ## all tests, under ten minutes (ARGS=...: only these)
