@@ -24,7 +24,7 @@ ifeq ($(strip $(ARGS)),)
 	$(BIN)/python -m pytest -q -m "not timed" $(WHOLE) >build/whole.log 2>&1 & whole=$$!; \
 	$(BIN)/python -m pytest -q -m "not timed" $(REST); rest=$$?; \
 	wait $$whole; whole=$$?; cat build/whole.log; \
-	$(BIN)/python -m pytest -q -m timed tests; timed=$$?; \
+	$(BIN)/python -m pytest -q -m timed $$(grep -rl 'mark[.]timed' tests --include='test_*.py'); timed=$$?; \
 	[ $$rest -eq 0 ] && [ $$whole -eq 0 ] && [ $$timed -eq 0 ]
 else
 	$(BIN)/python -m pytest -q $(ARGS)
