@@ -30,7 +30,7 @@ from clawproxy.stores.base import UNLIMITED, Charge, Claim, LedgerClose, LedgerO
 from clawproxy_meter import figures
 from clawproxy_meter.attempts import Metered
 from clawproxy_meter.budgets import Budgets, Watch, log
-from clawproxy_meter.queues import Ticket
+from clawproxy_meter.queues import TICKET, Ticket, leave_line
 from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, TIGHT_BYTES, Applied, Cover, Need, Rule, claim_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Budgeted(Metered):
         self.is_counted = self._output > 0
         self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
-        ticket: Ticket | None = exchange.state.get("budgets.ticket")
+        ticket: Ticket | None = exchange.state.get(TICKET)
         self._ticket = None if ticket is None or ticket.has_left else ticket
 
     def _longest(self, default: int) -> int:
@@ -181,8 +181,7 @@ class Budgeted(Metered):
 
     def _granted(self, now: float) -> None:
         if self._ticket is not None:
-            del self._exchange.state["budgets.ticket"]
-            self._ticket.leave()
+            leave_line(self._exchange)
             self._ticket = None
         if self._output:
             self._reserved_output = self._output
@@ -221,7 +220,7 @@ class Budgeted(Metered):
             return ticket
         if ticket is not None:
             ticket.leave()
-        self._ticket = self._exchange.state["budgets.ticket"] = Ticket(line, self._exchange.principal.key, frees_at)
+        self._ticket = self._exchange.state[TICKET] = Ticket(line, self._exchange.principal.key, frees_at)
         return self._ticket
 
     def _queue_up(self) -> None:

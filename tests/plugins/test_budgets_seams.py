@@ -119,6 +119,27 @@ async def test_a_client_that_leaves_a_race_leaves_its_place(autojump_clock: trio
             assert (await gateway.ask()).text == "ok"
 
 
+async def test_who_is_answered_elsewhere_leaves_the_line(autojump_clock: trio.testing.MockClock) -> None:
+    """Its turn came, and found another budget used up that falls back to a model under none: while it is answered there, those
+    behind it have theirs."""
+    budgets = {
+        "one": BudgetConfig("model:test-model", "1 concurrent", action="throttle"),
+        "two": BudgetConfig("model:test-model", "1 requests", "day", action="fallback:small"),
+    }
+    async with claw(config=configured(budgets, 10.0)) as gateway:
+        for seconds in (1, 30, 30):
+            gateway.upstream.will_say(Pause(seconds), "ok")
+        answers: list[Answer] = []
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            at_once(gateway, answers, nursery, 3)
+            await trio.sleep(2)
+            assert not gateway.gateway.app.shared["budgets"].lines.waiting
+        assert [answer.text for answer in answers] == ["ok"] * 3
+        assert trio.current_time() - began < 40, "one behind the other"
+        await at_rest(gateway)
+
+
 async def test_the_rest_of_an_answer_never_comes_from_a_fallback(autojump_clock: trio.testing.MockClock) -> None:
     """It would begin anew behind what was said. The client is told what is in the way."""
     config = going_on(configured({"dear": BudgetConfig("model:test-model", "70 tokens", "day", action="fallback:small")}))
