@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -182,7 +183,6 @@ class Budgeted(Metered):
     def _granted(self, now: float) -> None:
         if self._ticket is not None:
             leave_line(self._exchange)
-            self._ticket = None
         if self._output:
             self._reserved_output = self._output
             self.attempt.output_limit = max(1, self._output // figures.answers(self._request))
@@ -352,8 +352,9 @@ class Budgeted(Metered):
         """The provider reports more than was held. What `tight` held too little is charged all the same."""
         if rule.tight:
             claim = replace(claim_of((rule, scope), amount - held), limit=UNLIMITED)
-            if self._app.store.top_up(self.attempt.id, [claim]) is DONE:
-                return
+            with suppress(ClawError):  # what can not be written down is an overrun, and no reason to leave the row open
+                if self._app.store.top_up(self.attempt.id, [claim]) is DONE:
+                    return
         if rule.action == "notify":
             return
         self._app.count("clawproxy_budget_overruns_total", budget=rule.name, provider=self.route.provider)
