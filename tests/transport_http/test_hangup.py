@@ -148,6 +148,17 @@ async def test_no_comments_while_there_is_content_nor_without_stream() -> None:
         assert b"claw" not in (await raw.answer()).body
 
 
+async def test_no_comment_comes_before_a_head_that_waits_for_the_end_of_its_answer() -> None:
+    """The whole answer came at once, and its last bytes wait for the end of the body; closing the books takes a while."""
+    async with opened(quiet(0.03)) as door:
+        raw = await door.connect()
+        await raw.send(post({"stream": True, "say": [], "close": 0.15}))
+        answer = await raw.answer()
+        assert (answer.status, answer.body) == (200, b"data: [DONE]\n\n")
+        await raw.send(get())
+        assert (await raw.answer()).status == 200
+
+
 async def test_comments_never_break_a_frame() -> None:
     """A reader that stops now and then leaves writes half done; the comments must fall between the chunks."""
     async with opened(quiet(0.01), front=Front(pulse_step=0.003), sndbuf=16384) as door:
