@@ -100,7 +100,10 @@ class Hearing:
             if self._waiting is not None and batch.has_content():
                 self._mark(self._waiting)
                 self._waiting = None
-        self._note(batch)
+        if self.possible:
+            self._note(batch)
+            if not self.possible:
+                self._said.clear()
         await self._client.send(batch)
 
     def _note(self, batch: Batch) -> None:

@@ -160,6 +160,8 @@ class Server:
             app.nursery = service
             self.reloader = reloader = Reloader(gateway, self.plugins, self._resolve, self.limits, service, tls)
             await reloader.begin(self.config, self.settings)
+            # whichever way the service ends: what is idle then belongs to nobody
+            stack.push_async_callback(_close_bounded, lambda: gateway.current.upstream.aclose())
             for _, manager in lifespans(self.plugins, self.config.pipeline.order, app):
                 await stack.enter_async_context(manager)
             self._watch(reloader)
@@ -196,8 +198,6 @@ class Server:
                 listening = Listening([each.url for each in bound], admin.url if admin else None, os.getpid())
                 log_event("server.listening", "info", listen=listening.listen, admin=listening.admin)
                 ready(listening)
-            with trio.move_on_after(LAST_WORDS, shield=True):
-                await gateway.current.upstream.aclose()
             service.cancel_scope.cancel()
         log_event("server.stopped", "info")
 

@@ -55,6 +55,7 @@ _KEPT: dict[tuple[Window, bool], int] = {
 }
 """Seconds for which totals are kept. Months and `total` stay."""
 _WINDOWS: tuple[Window, ...] = ("minute", "hour", "day", "month", "total")
+_KINDS = [(window, sliding) for window in _WINDOWS for sliding in (False, True)]
 
 _CHARGE = (
     'INSERT INTO totals (scope, unit, "window", sliding, period, used, overrun) VALUES (?, ?, ?, ?, ?, ?, ?) '
@@ -133,33 +134,42 @@ def _most(entries: Iterable[Entry], unit: str) -> int | None:
 
 
 def prune(connection: sqlite3.Connection, now: float) -> None:
-    """Forget totals that nobody asks for any more. `now` is the accounts' time, not the clock's: what may count yet stays."""
+    """Forget totals that nobody asks for any more. Never by a time that the next start would not know: a request that was turned
+    away may have moved the accounts on, for a clock that was wrong, and is in no book."""
+    now = min(now, last_time(connection))
     for (window, sliding), seconds in _KEPT.items():
         connection.execute(
             'DELETE FROM totals WHERE "window" = ? AND sliding = ? AND period < ?', (window, sliding, int(now) - seconds)
         )
 
 
-def load(connection: sqlite3.Connection, now: float) -> Accounts:
-    """All accounts, as they stand after the last attempt in the ledger. Reads the periods that count still.
+def last_time(connection: sqlite3.Connection) -> float:
+    """The latest time that the books know of; 0.0 where there is nothing in them."""
+    newest = 'SELECT max(period) FROM totals WHERE "window" = ? AND sliding = ?'  # a top-up may be later than all openings
+    times = [connection.execute("SELECT max(opened) FROM attempts").fetchone()[0]]
+    times += [connection.execute(newest, kind).fetchone()[0] for kind in _KINDS]
+    return max(at or 0.0 for at in times)
+
+
+def load(connection: sqlite3.Connection, now: float, held: Iterable[Entry] = ()) -> Accounts:
+    """All accounts, as they stand after the last attempt in the ledger, and after what is `held`. Reads the periods that count
+    still.
 
     The ledger's last time is the time, where it is ahead of the clock: else a clock set back would give a window twice. Far ahead
     it is not believed, for the windows to come would never end.
     """
-    kinds = [(window, sliding) for window in _WINDOWS for sliding in (False, True)]
-    newest = 'SELECT max(period) FROM totals WHERE "window" = ? AND sliding = ?'  # a top-up may be later than all openings
-    times = [connection.execute("SELECT max(opened) FROM attempts").fetchone()[0]]
-    times += [connection.execute(newest, kind).fetchone()[0] for kind in kinds]
-    last = max(at or 0.0 for at in times)
+    held = list(held)
+    last = max([last_time(connection), *(entry.period for entry in held)])
     if last > now + CLOCK_OFF:
         log.warning("the ledger's last attempt is %d s ahead of the clock: budgets go by the clock", last - now)
         last = now
     accounts = Accounts(last)
-    for window, sliding in kinds:
+    for window, sliding in _KINDS:
         first = oldest(window, sliding, last)
         live = f'{_TOTALS} WHERE "window" = ? AND sliding = ? AND period >= ?'
         for *account, period, used, overrun in connection.execute(live, (window, sliding, first)):
             accounts.restore(_account(*account), period, used, overrun)
+    accounts.restore_held(held)
     return accounts
 
 
@@ -172,10 +182,8 @@ def _account(scope: str, unit: str, window: str, sliding: int) -> Account:
 
 def standing(connection: sqlite3.Connection, accounts: Sequence[Account], now: float) -> list[Standing]:
     """From the database alone: as a command beside the gateway sees it."""
-    loaded = load(connection, time.time())
-    for (entries,) in connection.execute("SELECT entries FROM holds"):
-        loaded.restore_held(_decode(entries))
-    return loaded.standing(accounts, now)
+    held = [entry for (entries,) in connection.execute("SELECT entries FROM holds") for entry in _decode(entries)]
+    return load(connection, time.time(), held).standing(accounts, now)
 
 
 def totals(connection: sqlite3.Connection, since: float) -> list[Total]:

@@ -315,7 +315,7 @@ class SqliteStore:
             now = time.time()
             if now > self._pruned + PRUNE_EVERY:
                 self._pruned = now
-                books.prune(connection, self._accounts.now)
+                books.prune(connection, min(now, self._accounts.now))
         return folded
 
     def _next_segment(self, segment: Segment) -> Segment:

@@ -315,8 +315,8 @@ class HttpClient:
             self._wire.touched = False
             self._quiet_since = now
             return None
-        if self.ended or now - self._quiet_since < self._exchange.deadlines.keepalive_sse:
-            return None
+        if self.ended or self._last or now - self._quiet_since < self._exchange.deadlines.keepalive_sse:
+            return None  # what waits in `_last` may begin with the head
         self._quiet_since = now
         if self._wire.needs_task:
             return self._pulse_later
@@ -333,7 +333,7 @@ class HttpClient:
             self.committed, self.status = False, 0
 
     async def _pulse_later(self) -> None:
-        if self._wire.busy or self.ended:
+        if self._wire.busy or self.ended or self._last:
             return
         try:
             await self._wire.write(self._framed(self._keepalive), self._limit)

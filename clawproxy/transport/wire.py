@@ -154,16 +154,20 @@ class Wire:
         async with self._tls_busy:
             if self.broken:
                 raise ClawError("client_gone")
-            self.broken = True
-            with trio.CancelScope(deadline=trio.current_time() + limit) as scope:
-                for at in range(0, len(data), PIECE):
-                    try:
-                        await self.stream.send_all(data[at : at + PIECE])
-                    except _GONE:
-                        raise ClawError("client_gone") from None
-                    scope.deadline = trio.current_time() + limit
-                self.broken = False
-            if self.broken:
+            whole = False
+            try:
+                with trio.CancelScope(deadline=trio.current_time() + limit) as scope:
+                    for at in range(0, len(data), PIECE):
+                        try:
+                            await self.stream.send_all(data[at : at + PIECE])
+                        except _GONE:
+                            raise ClawError("client_gone") from None
+                        scope.deadline = trio.current_time() + limit
+                    whole = True
+            finally:
+                # Not before: whoever writes next meanwhile is to wait for its turn, and not to take the client for gone.
+                self.broken |= not whole
+            if not whole:
                 raise expired("write", limit)
 
     def write_now(self, data: bytes) -> bool:
@@ -171,8 +175,7 @@ class Wire:
         way, nothing was taken, or this connection can not do that (TLS)."""
         if self.broken or self._writing or self._tls:
             return False
-        if self._owed:
-            data, self._owed = self._owed, b""  # the ticker's own last bytes come first
+        data = self._owed or data  # the ticker's own last bytes come first
         try:
             sent = os.write(self.sock.fileno(), data)
         except BlockingIOError:

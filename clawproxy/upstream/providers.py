@@ -168,7 +168,7 @@ class Providers:
         read again where they are kept."""
         for name, provider in self._providers.items():
             if successor._providers.get(name) is not provider:
-                provider.pool.close()
+                provider.close()
             provider.reread_credentials()
 
     async def aclose(self) -> None:

@@ -158,7 +158,10 @@ class TLSWire(Wire):
             await self._push(ciphertext)
 
     def send_nowait(self, data: bytes) -> bool:
-        self._tls.write(data)
+        try:
+            self._tls.write(data)
+        except OSError:  # a damaged record came before: TLS has ended, whoever notices first
+            return False
         self._push_nowait()
         return not self._unsent
 

@@ -30,6 +30,7 @@ from clawproxy.rates import may_price, price_of
 from clawproxy_meter.attempts import Metered, metered_of
 from clawproxy_meter.budgeted import Budgeted
 from clawproxy_meter.budgets import budgets_of
+from clawproxy_meter.queues import leave_line
 from clawproxy_meter.rules import Rules, compiled
 from clawproxy_meter.service import Service, service_of
 
@@ -119,6 +120,7 @@ def open_attempt(exchange: Exchange, request: ChatRequest, route: Route, attempt
                 log.error("model %s has no price, and comes under a budget in dollars", request.model)
                 raise ClawError("internal", policy="meter")
             return Budgeted(service, exchange, request, route, attempt, size, price, count, budgets_of(service), cover, most)
+        leave_line(exchange)  # it waited for room, and is served elsewhere now
     return Metered(service, exchange, request, route, attempt, size, price, count, most)
 
 

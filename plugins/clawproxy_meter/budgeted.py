@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ from clawproxy.stores.base import UNLIMITED, Charge, Claim, LedgerClose, LedgerO
 from clawproxy_meter import figures
 from clawproxy_meter.attempts import Metered
 from clawproxy_meter.budgets import Budgets, Watch, log
-from clawproxy_meter.queues import Ticket
+from clawproxy_meter.queues import TICKET, Ticket, leave_line
 from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, TIGHT_BYTES, Applied, Cover, Need, Rule, claim_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Budgeted(Metered):
         self.is_counted = self._output > 0
         self._watched: list[Watch] = []
         """Those that may have something to tell when this attempt is charged."""
-        ticket: Ticket | None = exchange.state.get("budgets.ticket")
+        ticket: Ticket | None = exchange.state.get(TICKET)
         self._ticket = None if ticket is None or ticket.has_left else ticket
 
     def _longest(self, default: int) -> int:
@@ -181,9 +182,7 @@ class Budgeted(Metered):
 
     def _granted(self, now: float) -> None:
         if self._ticket is not None:
-            del self._exchange.state["budgets.ticket"]
-            self._ticket.leave()
-            self._ticket = None
+            leave_line(self._exchange)
         if self._output:
             self._reserved_output = self._output
             self.attempt.output_limit = max(1, self._output // figures.answers(self._request))
@@ -221,7 +220,7 @@ class Budgeted(Metered):
             return ticket
         if ticket is not None:
             ticket.leave()
-        self._ticket = self._exchange.state["budgets.ticket"] = Ticket(line, self._exchange.principal.key, frees_at)
+        self._ticket = self._exchange.state[TICKET] = Ticket(line, self._exchange.principal.key, frees_at)
         return self._ticket
 
     def _queue_up(self) -> None:
@@ -353,8 +352,9 @@ class Budgeted(Metered):
         """The provider reports more than was held. What `tight` held too little is charged all the same."""
         if rule.tight:
             claim = replace(claim_of((rule, scope), amount - held), limit=UNLIMITED)
-            if self._app.store.top_up(self.attempt.id, [claim]) is DONE:
-                return
+            with suppress(ClawError):  # what can not be written down is an overrun, and no reason to leave the row open
+                if self._app.store.top_up(self.attempt.id, [claim]) is DONE:
+                    return
         if rule.action == "notify":
             return
         self._app.count("clawproxy_budget_overruns_total", budget=rule.name, provider=self.route.provider)

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
 
 import trio
 
 from clawproxy.stores.base import Account
 
+if TYPE_CHECKING:
+    from clawproxy.context import Exchange
+
 SOON = 0.01
 """Seconds between two tries at least."""
+TICKET = "budgets.ticket"
+"""Where in `exchange.state` its ticket is."""
 
 
 class Line:
@@ -92,7 +98,15 @@ class Ticket:
     def leave(self) -> None:
         if not self.has_left:
             self.has_left = True
+            self.event.set()  # whoever waits by it tries anew
             self.line.drop(self)
+
+
+def leave_line(exchange: Exchange) -> None:
+    """Of the one it may be in."""
+    ticket: Ticket | None = exchange.state.pop(TICKET, None)
+    if ticket is not None:
+        ticket.leave()
 
 
 class Lines:

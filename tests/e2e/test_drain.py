@@ -12,7 +12,8 @@ import trio
 
 from clawproxy.clocks import Deadlines
 from clawproxy.testing import sweep
-from tests.e2e.harness import KEY, gateway
+from clawproxy.upstream.pool import PoolStatistics
+from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import chat
 from tests.e2e.test_sweep_sockets import LEFT, Counting, ordinary
 
@@ -72,3 +73,25 @@ async def test_a_drain_ends_no_request_that_has_begun(tmp_path: Path) -> None:
 
         assert await sweep(run, check, act=lambda _: front.drain(), all_tasks=True) > 30
         assert replies.count(200) > asked / 2
+
+
+async def test_a_service_that_is_cancelled_leaves_no_socket(tmp_path: Path) -> None:
+    """Neither drained nor told to hurry: what is idle is closed all the same, and the garbage collector finds nothing open."""
+    running: Running | None = None
+
+    async def fail() -> None:
+        nonlocal running
+        async with gateway(tmp_path) as running:
+            async with await running.connect() as connection:
+                assert (await chat(connection, "script: say yes", key=KEY)).status == 200
+            assert idle(running) == 1
+            raise LookupError
+
+    def idle(of: Running) -> int:
+        figures: PoolStatistics = of.server.gateway.current.upstream.statistics()["scripted"]  # type: ignore[attr-defined]
+        return figures.idle
+
+    with pytest.raises(ExceptionGroup):
+        await fail()
+    assert running is not None
+    assert idle(running) == 0

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, connect_websocket
+from trio_websocket import ConnectionClosed, wrap_client_stream
 
+from clawproxy.config import Duration
+from clawproxy.config.schema import LimitsConfig
 from tests.e2e.harness import KEY, Running, descriptors, gateway
 
 pytestmark = pytest.mark.timed
@@ -57,20 +59,20 @@ class Crowd:
 
     async def http(self, number: int, *, rude: bool) -> None:
         marker = f"client-{number}"
-        stream = await self.running.connect()
-        await stream.send_all(http_request(marker, self.random.choice(SCRIPTS), stream=self.random.random() < 0.7))
-        await trio.sleep(self.random.random() * 0.3)
-        self.left[marker] = time.time()
-        if rude:
-            reset(stream)
-        else:
-            stream.socket.close()
+        async with await self.running.connect() as stream:
+            await stream.send_all(http_request(marker, self.random.choice(SCRIPTS), stream=self.random.random() < 0.7))
+            await trio.sleep(self.random.random() * 0.3)
+            self.left[marker] = time.time()
+            if rude:
+                reset(stream)
+            else:
+                stream.socket.close()
 
     async def websocket(self, number: int, *, rude: bool) -> None:
         marker = f"client-{number}"
         headers = [(b"authorization", f"Bearer {KEY}".encode())]
-        async with trio.open_nursery() as nursery:
-            ws = await connect_websocket(nursery, *self.running.address, "/websocket", use_ssl=False, extra_headers=headers)
+        async with await self.running.connect() as tcp, trio.open_nursery() as nursery:
+            ws = await wrap_client_stream(nursery, tcp, "gateway", "/websocket", extra_headers=headers)
             message = {
                 "type": "llm_request",
                 "model": "test-model",
@@ -85,8 +87,6 @@ class Crowd:
                 except ConnectionClosed:
                     pass
             self.left[marker] = time.time()
-            tcp = ws._stream
-            assert isinstance(tcp, trio.SocketStream)
             if rude:
                 reset(tcp)
             else:
@@ -109,7 +109,7 @@ async def test_two_hundred_clients_hang_up(tmp_path: Path) -> None:
 
 async def hang_up_round(tmp_path: Path, seed: int) -> float:
     """Two hundred clients; returns the p99 of the time from the client's leaving to the provider's closed connection."""
-    async with gateway(tmp_path) as running:
+    async with gateway(tmp_path, limits=LimitsConfig(shed_lag=Duration(60.0))) as running:
         crowd = Crowd(running, seed)
         before = descriptors()
         gate = trio.CapacityLimiter(AT_ONCE)

@@ -12,13 +12,14 @@ from attrs import evolve
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config, ModelConfig, ProviderConfig, RouteConfig
-from clawproxy.continuing import GO_ON, go_on, takes_a_beginning
+from clawproxy.continuing import GO_ON, MOST_KEPT, Hearing, go_on, takes_a_beginning
 from clawproxy.errors import ClawError
-from clawproxy.events import Finish, Opaque, Outcome, Reasoning, Refused, Text, ToolCallDelta
+from clawproxy.events import Batch, Finish, Opaque, Outcome, Reasoning, Refused, Text, ToolCallDelta
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ResponseFormat, Route
 from clawproxy.testing import Answer, Claw, Fail, Pause, claw, sweep
-from clawproxy.testing.factories import make_request
+from clawproxy.testing.factories import make_exchange, make_request
+from clawproxy.testing.harness import RecordingClient
 from clawproxy.testing.upstream import Step
 from tests.exchange.talker import NOTHING_RESTS, Talker, turns
 from tests.exchange.test_hedging import HoldsBack, hedged, story
@@ -32,6 +33,18 @@ def continued(*names: str, **changes: Any) -> Config:
     names = names or ("first", "second")
     model = ModelConfig(tuple(RouteConfig(name, "test-model") for name in names), continuation=True)
     return Config(providers={name: ProviderConfig(dialect="scripted") for name in names}, models={"test-model": model}, **changes)
+
+
+async def test_of_an_answer_that_can_not_go_on_nothing_is_kept() -> None:
+    for last in (Text("x" * 1024), Finish("stop")):
+        hearing = Hearing(RecordingClient(), make_exchange(), {})
+        for _ in range(MOST_KEPT // 1024):
+            await hearing.send(Batch([Text("y" * 1024)]))
+        assert len(hearing._said) == 1024
+        await hearing.send(Batch([last]))
+        await hearing.send(Batch([Text("z")]))
+        assert not hearing.possible
+        assert not hearing._said
 
 
 async def test_it_goes_on_elsewhere(autojump_clock: Clock) -> None:

@@ -17,7 +17,7 @@ from clawproxy.events import UsageReport
 from clawproxy.hookspecs import Detour, hookimpl
 from clawproxy.messages import Usage
 from clawproxy.testing import Answer, Claw, Fail, Pause, claw
-from tests.plugins.budgets import SURE, at_once, codes, configured, spent
+from tests.plugins.budgets import SURE, at_once, budgeted, codes, configured, spent
 
 MILLISECOND = 0.001
 
@@ -117,6 +117,44 @@ async def test_a_client_that_leaves_a_race_leaves_its_place(autojump_clock: trio
         await at_rest(gateway)
         with trio.fail_after(0.5):
             assert (await gateway.ask()).text == "ok"
+
+
+async def test_who_is_answered_elsewhere_leaves_the_line(autojump_clock: trio.testing.MockClock) -> None:
+    """Its turn came, and found another budget used up that falls back to a model under none: while it is answered there, those
+    behind it have theirs."""
+    budgets = {
+        "one": BudgetConfig("model:test-model", "1 concurrent", action="throttle"),
+        "two": BudgetConfig("model:test-model", "1 requests", "day", action="fallback:small"),
+    }
+    async with claw(config=configured(budgets, 10.0)) as gateway:
+        for seconds in (1, 30, 30):
+            gateway.upstream.will_say(Pause(seconds), "ok")
+        answers: list[Answer] = []
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            at_once(gateway, answers, nursery, 3)
+            await trio.sleep(2)
+            assert not gateway.gateway.app.shared["budgets"].lines.waiting
+        assert [answer.text for answer in answers] == ["ok"] * 3
+        assert trio.current_time() - began < 40, "one behind the other"
+        await at_rest(gateway)
+
+
+async def test_what_can_not_be_held_any_more_is_let_go_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when an attempt ends of which `tight` held too little."""
+
+    def full(*_: object) -> None:
+        raise ClawError("store_unavailable")
+
+    async with budgeted(few=BudgetConfig("global", "100 output_tokens", "day", mode="tight")) as gateway:
+        monkeypatch.setattr(gateway.store, "top_up", full)
+        gateway.upstream.will_say("hidden", UsageReport(Usage(1, 77)))
+        assert (await gateway.ask(**SURE)).text == "hidden"
+        (row,) = await gateway.store.rows()
+        assert row.closed
+        assert await spent(gateway) == {"global output_tokens": 20}
+        assert gateway.gateway.metrics.total("clawproxy_budget_overruns_total") == 1
+        await at_rest(gateway)
 
 
 async def test_the_rest_of_an_answer_never_comes_from_a_fallback(autojump_clock: trio.testing.MockClock) -> None:

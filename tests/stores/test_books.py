@@ -6,12 +6,13 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 from clawproxy.errors import ClawError
-from clawproxy.stores import books, database
+from clawproxy.stores import books, database, sqlite
 from clawproxy.stores.base import Account, Charge, Claim, Store
 from clawproxy.stores.journal import segments
 from clawproxy.stores.sqlite import SqliteStore
@@ -215,6 +216,47 @@ async def test_a_clock_far_ahead_is_not_believed_for_ever(tmp_path: Path, caplog
     store = SqliteStore.open(tmp_path, "one")
     assert "ahead of the clock" in caplog.text
     assert await used(store) == [(0, 0), (400, 0)]
+    await store.aclose()
+
+
+async def test_nothing_is_forgotten_by_a_time_that_no_book_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock jumps ahead, a request is turned away, old totals are forgotten, the gateway starts again and the clock is put right:
+    what was used in the minute before is still known."""
+    minute = Account("global", "requests", "minute", True)
+    clock = SimpleNamespace(time=lambda: now)
+    monkeypatch.setattr(sqlite, "time", clock)
+    now = began = 1_800_000_000.0
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=now)
+    assert await store.reserve(row, [Claim(*minute, 4, 4, "b")]) is None
+    await store.close_row(make_close(row.id), [Charge(*minute, 4)])
+    now = began + 30 * 86_400
+    assert await store.reserve(make_open(opened=now), [Claim(*minute, 5, 4, "b")]) is not None
+    await store.flush()
+    crash(store)
+    now = began + 10
+    store = SqliteStore.open(tmp_path, "two")
+    [standing] = await store.standing([minute], now)
+    assert (standing.used, standing.held) == (4, 0)
+    assert await store.reserve(make_open(opened=now), [Claim(*minute, 1, 4, "b")]) is not None, "the minute was given twice"
+    await store.aclose()
+
+
+async def test_a_tool_sees_what_is_held_later_than_all_that_began(tmp_path: Path) -> None:
+    """By a top-up, whose time is that of the last request, be it one that was turned away."""
+    minute = Account("global", "requests", "minute", True)
+    began = time.time()
+    store = SqliteStore.open(tmp_path, "one")
+    row = make_open(opened=began)
+    await store.reserve(row, [Claim(*minute, 1, 100, "b")])
+    assert await store.reserve(make_open(opened=began + 7), [Claim(*minute, 1, 0, "b")]) is not None
+    await store.top_up(row.id, [Claim(*minute, 4, 100, "b")])
+    await store.flush()
+    tool = SqliteStore.open_tool(tmp_path)
+    for each in (store, tool):
+        [standing] = await each.standing([minute], began + 7)
+        assert (standing.used, standing.held) == (0, 5)
+    await tool.aclose()
     await store.aclose()
 
 

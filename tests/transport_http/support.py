@@ -18,7 +18,7 @@ from clawproxy.config import Config
 from clawproxy.context import Exchange
 from clawproxy.dialects import jsonio
 from clawproxy.errors import ClawError
-from clawproxy.events import Batch, Event, Finish, Notice, Outcome, Text
+from clawproxy.events import Batch, End, Event, Finish, Notice, Outcome, Text
 from clawproxy.http1.engine import select
 from clawproxy.http1.head import Head
 from clawproxy.messages import ChatRequest, Credentials, Message, Principal, Route, Usage
@@ -149,7 +149,8 @@ class Dialect:
 @define(eq=False)
 class Small:
     """`service.Service`. A request may hold `say` (a list of texts), `pause` (seconds before each), `size` (bytes of each text),
-    `fail` (a slug, after the texts), `hold` (wait for ever after them), `after` (seconds of work once it was answered)."""
+    `fail` (a slug, after the texts), `hold` (wait for ever after them), `close` (seconds between the provider's end and the
+    answer's), `after` (seconds of work once it was answered)."""
 
     config: Config = field(factory=Config)
     refuse: ClawError | None = None
@@ -215,7 +216,8 @@ class Small:
                 await trio.sleep_forever()
             if "fail" in say:
                 raise ClawError(say["fail"], retry_after_ms=1500)
-            await client.send(Batch((Finish("stop"),)))
+            await client.send(Batch((Finish("stop"), End()) if "close" in say else (Finish("stop"),)))
+            await trio.sleep(say.get("close", 0))
             await client.finish(Outcome("complete"), None)
             await trio.sleep(say.get("after", 0))
         except ClawError as error:

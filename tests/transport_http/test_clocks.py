@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import ssl
+from functools import partial
 
 import pytest
 import trio
@@ -196,6 +197,38 @@ async def test_tls_answers_keepalives_and_the_write_clock(authority: trustme.CA,
         assert door.service.outcomes[-1].label == "timeout.write"
         plain.close()
         await door.rest()
+
+
+async def test_over_tls_content_waits_for_a_keep_alive_that_is_being_written(
+    authority: trustme.CA, server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A comment under way is no broken connection: what comes behind it is written, and so is the end."""
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    send_all = trio.SSLStream.send_all
+    writing, goes_on = trio.Event(), trio.Event()
+
+    async def held_up(stream: trio.SSLStream[trio.SocketStream], data: bytes) -> None:
+        if b": claw" in data and not writing.is_set():
+            writing.set()
+            await goes_on.wait()
+        await send_all(stream, data)
+
+    monkeypatch.setattr(trio.SSLStream, "send_all", held_up)
+    wrap = partial(trio.SSLStream, ssl_context=server_context, server_side=True, https_compatible=True)
+    async with opened(config(keepalive_sse=0.05), wrap=wrap) as door:
+        plain = await door.connect()
+        raw = Raw(trio.SSLStream(plain.stream, client, server_hostname="gw.test", https_compatible=True))
+        await raw.send(post({"stream": True, "say": ["a"], "pause": 0.1}))
+        with trio.fail_after(3):
+            await writing.wait()
+        await trio.sleep(0.15)
+        goes_on.set()
+        answer = await raw.answer()
+        assert answer.body.endswith(b"data: a\n\ndata: [DONE]\n\n")
+        plain.close()
+        await door.rest()
+        assert [outcome.label for outcome in door.service.outcomes] == ["complete"]
 
 
 # --- many ------------------------------------------------------------------------------------------------------------------

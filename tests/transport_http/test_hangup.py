@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import trio
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config
+from clawproxy.transport import wire
 from clawproxy.transport.front import Front
 
 from .support import Door, Raw, get, opened, post
@@ -148,6 +150,39 @@ async def test_no_comments_while_there_is_content_nor_without_stream() -> None:
         raw = await door.connect()
         await raw.send(post({"stream": True, "say": ["a"], "pause": 0.2}))
         assert b"claw" not in (await raw.answer()).body
+
+
+async def test_no_comment_comes_before_a_head_that_waits_for_the_end_of_its_answer() -> None:
+    """The whole answer came at once, and its last bytes wait for the end of the body; closing the books takes a while."""
+    async with opened(quiet(0.03)) as door:
+        raw = await door.connect()
+        await raw.send(post({"stream": True, "say": [], "close": 0.15}))
+        answer = await raw.answer()
+        assert (answer.status, answer.body) == (200, b"data: [DONE]\n\n")
+        await raw.send(get())
+        assert (await raw.answer()).status == 200
+
+
+async def test_half_a_comment_is_ended_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the kernel takes nothing meanwhile."""
+    written, takes = b"", iter([3, None, 100])
+
+    def write(_: int, data: bytes) -> int:
+        nonlocal written
+        count = next(takes)
+        if count is None:
+            raise BlockingIOError
+        written += data[:count]
+        return min(count, len(data))
+
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        to_client = wire.Wire(trio.SocketStream(ours))
+        monkeypatch.setattr(wire, "os", SimpleNamespace(write=write))
+        assert to_client.write_now(b": claw\n\n")
+        assert not to_client.write_now(b": claw\n\n")
+        await to_client.write(b"data: a\n\n", 1.0)
+    assert written == b": claw\n\ndata: a\n\n"
 
 
 async def test_comments_never_break_a_frame() -> None:

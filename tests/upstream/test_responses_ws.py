@@ -304,6 +304,19 @@ async def test_sockets_are_retired_in_time(monkeypatch: pytest.MonkeyPatch) -> N
         assert b.peer.log.sockets == 2
 
 
+async def test_a_provider_that_a_reload_takes_away_keeps_no_socket() -> None:
+    """Nobody would ever look at it again: neither the idle one, nor the one at work when its answer has ended."""
+    async with bench() as b:
+        async with b.open("say hi") as answer:
+            assert await b.text() == "Hello there."
+            b.providers.replaced_by(Providers(Config(), {}, lambda ref: Secret(ref.value), 2, environ={}))
+            assert b.counts() == (1, 0)
+            while await answer.receive() is not None:
+                pass
+        assert b.counts() == (0, 0)
+        await eventually(lambda: b.peer.log.open_connections == 0)
+
+
 async def test_a_socket_that_is_too_old_is_replaced_and_then_http() -> None:
     async with bench() as b:
         b.peer.socket_answers = 2

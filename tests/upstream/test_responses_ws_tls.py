@@ -99,6 +99,32 @@ async def test_answers_and_pings_through_tls(server_tls: ssl.SSLContext, ca_file
         assert {pong[:2] for pong in pongs} == {b"\x8a\x81"}
 
 
+async def test_a_damaged_record_behind_an_answer_costs_that_socket_and_nothing_else(
+    server_tls: ssl.SSLContext, ca_file: Path
+) -> None:
+    """TLS takes nothing more then, not even a goodbye: closing must do without, for a place hangs on it, and the maintenance."""
+    damaged = 0
+
+    async def script(talk: Conversation) -> None:
+        nonlocal damaged
+        (key,) = (await talk.request()).all("sec-websocket-key")
+        await talk.say(upgraded(*GOOD, key=key))
+        await message(talk)
+        await talk.say(b"".join(frame(json.dumps(each).encode()) for each in (DELTA, DONE)))
+        await talk.socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        damaged += 1
+        await talk.gone()
+
+    async with providers(script, server_tls, ca_file=ca_file) as upstream:
+        provider = upstream._providers["test"]
+        for number in range(1, 3):
+            assert Text("Hi.") in await ask(upstream)  # the second finds the first one's socket, and does not take it
+            await eventually(lambda: damaged == number)  # noqa: B023
+        provider.sweep()
+        assert (provider.statistics().active, provider.statistics().idle) == (0, 0)
+        assert provider.statistics().opened_total == 2
+
+
 GOOD = ("upgrade: websocket", "connection: upgrade")
 BAD_UPGRADES = {
     "no accept": (GOOD, None),
