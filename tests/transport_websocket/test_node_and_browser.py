@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -115,12 +116,12 @@ async def page(body: str) -> AsyncIterator[Page]:
 
 
 async def browse(url: str, profile: Path) -> None:
-    """Chromium with that page, until it is cancelled; everything it leaves is in `profile`."""
+    """Chromium with that page, until it is cancelled. Its socket needs a folder with a short name, and would stay there."""
     assert CHROMIUM is not None
-    await trio.Path(profile).mkdir(exist_ok=True)
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     more = ("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", f"--user-data-dir={profile}")
-    await run(CHROMIUM, *flags.split(), *more, url, env={**os.environ, "TMPDIR": str(profile)})
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        await run(CHROMIUM, *flags.split(), *more, url, env={**os.environ, "TMPDIR": folder})
 
 
 @pytest.mark.browser
