@@ -44,7 +44,7 @@ async def test_ended_at_every_point(way: str, cause: str, autojump_clock: trio.t
     lifetimes: list[Lifetime] = []
     first: list[Answer] = []
 
-    async def scenario(_: trio.CancelScope) -> None:
+    async def scenario(scope: trio.CancelScope) -> None:
         lifetimes.clear()
         first.clear()
         gateway.store = gateway.gateway.app.store = MemoryStore()  # of another day
