@@ -85,8 +85,8 @@ class AttemptRun:
             self.generation.pipeline.attempt_finished(self.exchange, attempt)
 
     async def _relay(self, attempt: Attempt, request: ChatRequest) -> None:
+        opening = self._open(attempt, request)  # what a provider's format refuses is refused before a tap begins
         relay = self.generation.pipeline.relay(self.exchange, attempt)
-        opening = self._open(attempt, request)
         held: list[Batch] = []
         last: Batch | None = None
         good = False

@@ -102,8 +102,6 @@ class Hearing:
                 self._waiting = None
         if self.possible:
             self._note(batch)
-            if not self.possible:
-                self._said.clear()
         await self._client.send(batch)
 
     def _note(self, batch: Batch) -> None:
@@ -117,6 +115,8 @@ class Hearing:
                     self.possible = False
             elif kind is Finish or (kind in CONTENT and kind not in _SILENT):
                 self.possible = False
+        if not self.possible:
+            self._said.clear()
 
     def _mark(self, attempt: Attempt) -> None:
         """The seam. The clients' transport may have a way of its own to show it."""

@@ -4,6 +4,7 @@
     run_exchange      decode -> admit -> prepare_request* -> choose_route             going down, in the operator's order
     attempts          open -> send -> receive* -> relay(batch) -> client.send         coming up; first content commits
     hedging           two attempts at once: the first to speak wins                   where a route says nothing in time
+    detours           a turn in a plugin's queue, or choose_route -> attempts         where a plugin wants that first
     continuing        go_on -> attempts                                               again, where an answer was cut
     steering          prepare_request* -> choose_route -> attempts                    again, where the client says more meanwhile
     run_exchange      client.finish or client.fail, then exchange_closed, exactly once
@@ -22,17 +23,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
-from attrs import evolve
 
 from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
 from clawproxy.continuing import Hearing, is_one_text
+from clawproxy.detours import Detours
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.exchange_clock import FALLBACK_SHARE, ExchangeClock
 from clawproxy.hedging import Race
-from clawproxy.hookspecs import Detour, Turn
+from clawproxy.hookspecs import Detour
 from clawproxy.lastresort import without_route
 from clawproxy.messages import ChatRequest, Route
 from clawproxy.steering import Steering, staying
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from clawproxy.hookspecs import Plan
     from clawproxy.service import Call, Client
 
-DETOURS = 8
-"""Models that plugins may ask for in turn."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -104,13 +103,10 @@ class _Story:
         self.result: Outcome | None = None
         self.lost = False
         """A transform still held part of that good answer."""
-        self.turn: Turn | None = None
-        """In a plugin's queue."""
-        self.waited = 0.0
+        self.detours: Detours | None = None
+        """Where a plugin wanted some."""
         self.ids = 0
         """Attempts that had an id of their own: no id comes twice, for the books know what became of it."""
-        self.models: set[str] = set()
-        """That plugins have asked for."""
         self.told = False
 
     async def run(self) -> Outcome:
@@ -187,32 +183,21 @@ class _Story:
 
     async def _detour(self, detour: Detour, request: ChatRequest) -> None:
         """A plugin wants something else than the attempt that was to be made: another model's, or to wait for its turn."""
-        clock = self.clock
+        clock, exchange = self.clock, self.exchange
         clock.hooks_done()
+        if self.detours is None:
+            self.detours = Detours(self.generation, exchange, clock)
         if detour.turn is not None:
-            began = trio.current_time()
-            self.turn = detour.turn
-            clock.wait_for_place(self.waited)
-            await detour.turn.wait()
-            clock.place_found()
-            waited = trio.current_time() - began
-            self.waited += waited
-            self.exchange.timing.queue = (self.exchange.timing.queue or 0.0) + waited
+            await self.detours.wait(detour.turn)
             return
-        model = detour.model
-        if model is None or model in self.models or len(self.models) >= DETOURS:
-            raise detour
-        if any(attempt.content for attempt in self.exchange.attempts[self.leg :]):
-            raise detour  # another model would begin anew behind what was said
-        self.models.add(model)
-        self.request = evolve(request, model=model)
+        self.request = self.detours.elsewhere(detour, request, exchange.attempts[self.leg :])
         try:
-            self.plan = await self.generation.pipeline.choose_route(self.exchange, self.request, clock.hook)
+            self.plan = await self.generation.pipeline.choose_route(exchange, self.request, clock.hook)
         except ClawError as error:
             raise detour from error  # it was the gateway's idea: the client is told of what it asked for
         clock.hooks_done()
-        self.leg, self.anew = len(self.exchange.attempts), "failover"
-        self.exchange.notice("fallback", "Another model answers.", model=model, because=detour.slug)
+        self.leg, self.anew = len(exchange.attempts), "failover"
+        exchange.notice("fallback", "Another model answers.", model=detour.model, because=detour.slug)
 
     def _next(self, plan: Plan, leg: Sequence[Attempt]) -> Route:
         """The next route; after content, only one that goes on with the answer. Where no route can answer, and nothing was
@@ -354,8 +339,8 @@ class _Story:
     def leave(self) -> None:
         """Give back what is held."""
         self.clock.close()
-        if self.turn is not None:
-            self.turn.leave()
+        if self.detours is not None:
+            self.detours.leave()
         if self.steering is not None:
             self.steering.close()
         if self.ticket is not None:

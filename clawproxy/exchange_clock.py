@@ -171,7 +171,9 @@ class ExchangeClock:
             self._set(due if self._rate is None else self._rate.resume(now, due))
         elif self._held is not None:
             now = self._now()
-            self._set(now + self._held if self._rate is None else self._rate.resume(now, None))
+            if self._rate is not None:
+                self._rate.resume(now, None)
+            self._set(now + self._held)
         self._held = None
 
     def stop(self) -> None:

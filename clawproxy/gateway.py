@@ -144,7 +144,7 @@ class Generation:
         known = self._deadlines.get((exchange.requested_model, route.provider))
         return known if known is not None else self._deadlines.get(("", route.provider), exchange.deadlines)
 
-    def crashed(self, exchange: Exchange, error: Exception) -> None:
+    def crashed(self, exchange: Exchange, error: BaseException) -> None:
         log_exception("exchange.crashed", error, request_id=exchange.request_id)
 
     async def closed(self, exchange: Exchange, outcome: Outcome) -> None:

@@ -23,6 +23,7 @@ import trio
 
 from clawproxy.attempts import AttemptRun
 from clawproxy.context import Attempt, Exchange, Timing
+from clawproxy.detours import leave
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, FinishReason
 from clawproxy.exchange_clock import ExchangeClock
@@ -180,7 +181,7 @@ class Race:
         """Nobody waits for the turn of an attempt that does not count."""
         for lane in self._lanes:
             if lane is not counts and isinstance(lane.raised, Detour) and lane.raised.turn is not None:
-                lane.raised.turn.leave()
+                leave(lane.raised.turn, self.generation, self.exchange)
 
     def _account(self) -> None:
         """The exchange's phases: what was spent before, then the winner's. The time until its attempt began went by waiting for

@@ -143,22 +143,28 @@ class Pipeline:
                 raise self._failed(name, "open_attempt", error) from error
 
     def relay(self, exchange: Exchange, attempt: Attempt) -> Relay:
+        """Raises ClawError: then the taps that have begun have ended."""
         taps: list[tuple[str, Observe | Transform]] = []
-        for name, hook in self._tap:
-            try:
-                tap = hook(exchange, attempt.route, attempt)
-            except ClawError:
-                raise
-            except PLUGIN_ERRORS as error:
-                raise self._failed(name, "tap_response", error) from error
-            if tap is None:
-                continue
-            if not isinstance(tap, Transform):
-                if not isinstance(tap, Observe):
-                    raise self._failed(name, "tap_response", Misuse("it must return Observe, Transform or None"))
-            elif tap.streams == "reject" and exchange.stream:
-                raise ClawError("unsupported_parameter", f"Policy {name} takes no streams: send `stream: false`.", param="stream")
-            taps.append((name, tap))
+        try:
+            for name, hook in self._tap:
+                try:
+                    tap = hook(exchange, attempt.route, attempt)
+                except ClawError:
+                    raise
+                except PLUGIN_ERRORS as error:
+                    raise self._failed(name, "tap_response", error) from error
+                if tap is None:
+                    continue
+                if not isinstance(tap, Transform):
+                    if not isinstance(tap, Observe):
+                        raise self._failed(name, "tap_response", Misuse("it must return Observe, Transform or None"))
+                elif tap.streams == "reject" and exchange.stream:
+                    words = f"Policy {name} takes no streams: send `stream: false`."
+                    raise ClawError("unsupported_parameter", words, param="stream")
+                taps.append((name, tap))
+        except ClawError:
+            Relay(taps, self.report).abandon()
+            raise
         return Relay(taps, self.report)
 
     def attempt_finished(self, exchange: Exchange, attempt: Attempt) -> None:

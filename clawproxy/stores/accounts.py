@@ -102,7 +102,8 @@ class Accounts:
         if held is None:
             self.held[id_] = Hold(self.now, taken)
         else:
-            self.held[id_] = Hold(held.since, held.taken + taken, False)
+            held.taken.extend(taken)  # in place: an answer of many MiB is topped up ten thousands of times
+            self.held[id_] = Hold(held.since, held.taken, False)
 
     def _new_counter(self, of: Claim | Charge) -> Counter:
         """That of an account that is not known by this name: made, if need be."""

@@ -15,7 +15,9 @@ from clawproxy.clocks import CLIENTS_OWN, Deadlines, Rate
 from clawproxy.config import Config, ModelConfig, ProviderConfig, RouteConfig
 from clawproxy.config.schema import Duration
 from clawproxy.config.units import parse_rate, render_rate
-from clawproxy.events import KeepAlive, Reasoning, Text, ToolCallDelta
+from clawproxy.context import Exchange
+from clawproxy.events import Begin, KeepAlive, Reasoning, Text, ToolCallDelta
+from clawproxy.hookspecs import Transform, hookimpl
 from clawproxy.rate import RateWatch, tokens_of
 from clawproxy.testing import Pause, claw
 
@@ -119,6 +121,26 @@ async def test_stall_still_rings_while_rate_is_on(autojump_clock: trio.testing.M
         answer = await gateway.ask("Go on.")
     assert answer.error is not None
     assert answer.error.details.clock == "stall"
+
+
+class Greets:
+    """A transform that says something before the provider does."""
+
+    @hookimpl
+    def tap_response(self, exchange: Exchange) -> Transform:
+        return Transform(lambda events: [*events, Text("Well, ")] if type(events[0]) is Begin else events, None, "per_batch")
+
+
+@pytest.mark.parametrize("rate", [math.inf, Rate(30.0, 1.0)])
+async def test_before_its_first_content_a_provider_has_the_first_token_clock_whatever_a_transform_says(
+    rate: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with claw({"greets": Greets()}, config=config(Deadlines(rate=rate))) as gateway:
+        gateway.upstream.will_say(Pause(150), "late")
+        answer = await gateway.ask("Hi")
+    assert answer.text == "Well, "
+    assert answer.error is not None
+    assert answer.error.slug == "timeout.first_token"
 
 
 async def test_a_models_own_rate_and_keep_alives_count_for_nothing(autojump_clock: trio.testing.MockClock) -> None:

@@ -370,6 +370,44 @@ async def test_every_observer_hears_the_end_once_though_a_transform_fails_there(
 # --- the end of the service --------------------------------------------------------------------------------------------------
 
 
+class _Unsaid:
+    """A provider's format that has no words for a request."""
+
+    name = "scripted"
+
+    def encode_request(self, request: object, route: object) -> NoReturn:
+        raise ClawError("unsupported_parameter", param="n")
+
+
+@pytest.mark.parametrize("who", ["the next plugin", "the provider's format"])
+async def test_an_observer_hears_the_end_of_an_attempt_that_is_refused_before_it_is_made(
+    who: str, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps: list[str] = []
+
+    class Observes:
+        @hookimpl
+        def tap_response(self) -> Observe:
+            taps.append("begun")
+            return Observe(lambda _: None, lambda: taps.append("ended"))
+
+    class Refuses:
+        @hookimpl
+        def tap_response(self) -> Transform:
+            if who == "the next plugin":
+                raise ClawError("unsupported_parameter", param="n")
+            return Transform(lambda events: events, None, "per_batch")
+
+    async with claw({"observes": Observes(), "refuses": Refuses()}) as gateway:
+        if who == "the provider's format":
+            monkeypatch.setattr(gateway.upstream, "dialect", lambda _: _Unsaid())
+        answer = await gateway.ask("Hi")
+        assert answer.error is not None
+        assert answer.error.slug == "unsupported_parameter"
+        assert gateway.at_rest()
+    assert taps.count("begun") == taps.count("ended")
+
+
 async def test_a_request_that_gets_in_after_the_drain_is_told_so(autojump_clock: Clock) -> None:
     closings = Closings()
     async with claw({"closings": closings}) as gateway:

@@ -13,6 +13,7 @@ import trio
 
 from clawproxy.errors import ClawError
 from clawproxy.stores import books, database, sqlite
+from clawproxy.stores.accounts import Accounts
 from clawproxy.stores.base import Account, Charge, Claim, Store
 from clawproxy.stores.journal import segments
 from clawproxy.stores.sqlite import SqliteStore
@@ -34,6 +35,24 @@ def charges(tokens: int = 4, nano: int = 400) -> list[Charge]:
 
 async def used(store: Store) -> list[tuple[int, int]]:
     return [(standing.used, standing.held) for standing in await store.standing([TOKENS, DOLLARS], time.time())]
+
+
+def test_a_top_up_copies_nothing_of_what_is_held() -> None:
+    """A long answer has ten thousands."""
+    accounts = Accounts()
+    for _ in range(4):
+        plan = accounts.plan(claims())
+        assert isinstance(plan, list)
+        accounts.hold("one", plan)
+        if len(accounts.held["one"].taken) == 2:
+            first = accounts.held["one"].taken
+    assert accounts.held["one"].taken is first
+    assert len(first) == 8
+    accounts.end("one", charges(33, 4001))
+    assert [(each.used, each.held, each.overrun) for each in accounts.standing([TOKENS, DOLLARS], 0.0)] == [
+        (33, 0, 0),
+        (4000, 0, 1),
+    ]
 
 
 async def test_counters_survive_a_restart(tmp_path: Path) -> None:
