@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from clawproxy.cli import say
-from clawproxy.cli.common import config_option, load_config, pepper, printable, state_dir
+from clawproxy.cli.common import config_option, load_config, no_formula, pepper, printable, state_dir
 from clawproxy.config.load import Loaded
 from clawproxy.config.secretrefs import resolve_secret
 from clawproxy.config.units import parse_duration
@@ -176,7 +176,12 @@ def _open(rows: list[dict[str, Any]], loaded: Loaded, plugins: Plugins) -> None:
 @_outcome
 @click.option("--format", "form", type=click.Choice(["jsonl", "csv"]), default="jsonl", show_default=True)
 def export(config_file: Path | None, form: str, **wanted: str | None) -> None:
-    """Write rows to stdout, oldest first by chain, for other tools. Their links and MACs stay on them."""
+    """Write rows to stdout, oldest first by chain, for other tools.
+
+    As JSON lines they keep their links and MACs. A line of CSV is for people: it has neither those nor the content.
+    """
+    from clawproxy_audit.rows import Row
+
     loaded, _ = load_config(config_file)
     rows = _rows(state_dir(loaded) / "audit", **wanted)
     if form == "jsonl":
@@ -185,13 +190,13 @@ def export(config_file: Path | None, form: str, **wanted: str | None) -> None:
         return
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    names: list[str] = []
-    for row in rows:
-        flat = dict(_flat(row))
-        if not names:
-            names = [name for name in flat if name not in ("prev", "mac")]
+    names = [name for name, _ in _flat(dict.fromkeys(["seq", *Row.__struct_fields__]))]
+    for number, row in enumerate(rows):
+        if number == 0:
             writer.writerow(names)
-        writer.writerow([_safe(flat.get(name, "")) for name in names])
+        flat = dict(_flat(row))
+        cells = [flat.get(name) for name in names]
+        writer.writerow([no_formula(cell) if isinstance(cell, str) else cell for cell in cells])
         click.echo(buffer.getvalue(), nl=False)
         buffer.seek(0)
         buffer.truncate()
@@ -206,11 +211,6 @@ def _flat(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}.{each}", (value or {}).get(each)) for each in fields)
         else:
             yield name, json.dumps(value) if isinstance(value, (list, dict)) else value
-
-
-def _safe(value: Any) -> Any:
-    """A spreadsheet takes a text that begins like a formula for one (CWE-1236)."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def _rows(

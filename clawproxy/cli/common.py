@@ -129,4 +129,11 @@ def printable(text: str) -> str:
     )
 
 
+def no_formula(text: str) -> str:
+    """As a cell of a CSV file: a spreadsheet takes a text that begins like a formula for one (CWE-1236)."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last four are the first, in full width."""
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

@@ -21,7 +21,17 @@ from clawproxy.config import KeyConfig
 from clawproxy.config.load import Loaded
 from clawproxy.config.units import parse_duration
 from clawproxy.errors import ConfigError
-from clawproxy.ops.keyrecords import MOST_OVERLAP, NAME, described, moment_of, new_record, newest, state_of, successor
+from clawproxy.ops.keyrecords import (
+    MOST_OVERLAP,
+    NAME,
+    booked_under,
+    described,
+    moment_of,
+    new_record,
+    newest,
+    state_of,
+    successor,
+)
 from clawproxy.ops.keyrecords import when as _when
 from clawproxy.secrets import Secret
 from clawproxy.stores.base import KeyRecord, Store
@@ -58,6 +68,8 @@ def create(
     loaded, plugins = load_config(config_file)
     if name in loaded.config.keys:
         raise ConfigError([f"NAME: `{name}` is a static key of {loaded.config.path or 'the environment'}; choose another name"])
+    if (place := booked_under(name, loaded.config)) is not None:
+        raise ConfigError([f"NAME: requests of {place} are booked under `{name}`; choose another name"])
     problems = [f'--role: "{printable(role)}" is not in [roles] of {loaded.config.path}' for role in fields["roles"]
                 if loaded.config.roles and role not in loaded.config.roles]  # fmt: skip
     if problems:

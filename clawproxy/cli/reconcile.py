@@ -181,13 +181,13 @@ def _add(sums: Sums, row: Mapping[str | None, Any], columns: Columns, number: in
             text = _text(row, column).replace(",", "").removeprefix("$")
             try:
                 value = Decimal(text or 0)
-                if not value.is_finite() or abs(value) > 10**15:
+                if not value.is_finite() or abs(value) > 10**15 or value.adjusted() > 15:
                     raise InvalidOperation
             except InvalidOperation:
                 raise ValueError(f'line {number}: {column}: "{shown(text)}" is no number') from None
             if measure == "cost":
                 assert sums.cost is not None
-                places = -int(value.as_tuple().exponent)
+                places = max(0, -int(value.as_tuple().exponent))
                 sums.cost += round(value * _NANO)
                 sums.slack += round(_NANO * Decimal(5).scaleb(-places - 1)) if text and places < 9 else 1
             else:
@@ -201,11 +201,11 @@ def _day(text: str, number: int) -> date:
         if len(text) == 10:
             return date.fromisoformat(text)
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo is None else moment.astimezone(UTC)).date()
+    except (ValueError, OverflowError):
         raise ValueError(
             f'line {number}: "{shown(text)}" is no day; it takes 2026-11-22, a date and time, or Unix time'
         ) from None
-    return (moment if moment.tzinfo is None else moment.astimezone(UTC)).date()
 
 
 def normal(model: str) -> str:

@@ -70,7 +70,10 @@ def announce(ready_file: Path | None, listening: Listening) -> None:
     settle()
     if ready_file is not None:
         draft = ready_file.with_name(f".{ready_file.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"listen": listening.listen, "admin": listening.admin, "pid": listening.pid}) + "\n")
+        draft.unlink(missing_ok=True)
+        # "x": where somebody else may write in the folder too, what stands there under this name is not followed
+        with draft.open("x") as file:
+            file.write(json.dumps({"listen": listening.listen, "admin": listening.admin, "pid": listening.pid}) + "\n")
         draft.rename(ready_file)
     try:
         sys.stdout.write(f"clawproxy listening on {', '.join(listening.listen)}\n")

@@ -17,7 +17,7 @@ from typing import Any
 import click
 from attrs import evolve
 
-from clawproxy.cli.common import config_option, load_config
+from clawproxy.cli.common import config_option, load_config, no_formula
 from clawproxy.cli.keys import with_store
 from clawproxy.cli.usagetable import chart, table
 from clawproxy.config.load import Loaded
@@ -102,14 +102,14 @@ def csv_of(made: Report) -> str:
 
 
 def safe(value: Any) -> Any:
-    """A spreadsheet takes a text that begins like a formula for one (CWE-1236)."""
+    """As a cell."""
     if value is None:
         return ""
     if isinstance(value, (int, float)):
         return value
     if not isinstance(value, str):
         return bytes(value).decode()
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return no_formula(value)
 
 
 @command.command()
@@ -158,7 +158,7 @@ def reconcile(
         with click.open_file(str(file), "r", encoding="utf-8-sig", errors="replace") as lines:
             export = read_export(lines, None if columns is None else parse_columns(columns))
         query = parse_query(given, time.time())
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ConfigError([f"{file}: {error}"]) from None
     loaded, _ = load_config(config_file or ctx.obj)
     ledger = with_store(loaded, lambda store: rows_for(store, export, query))

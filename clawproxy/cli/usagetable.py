@@ -190,7 +190,8 @@ def standings(found: Sequence[BudgetStanding], columns: int | None = None) -> li
     }
     lines = _lines(("budget", "scope", "limit"), groups, cells, columns)
     over = [each for each in found if each.overrun]
-    return [*lines, *(f"  {each.name} {each.scope}: overrun by {amount(each.unit, each.overrun)}" for each in over)]
+    said = [printable(f"  {each.name} {each.scope}: overrun by {amount(each.unit, each.overrun)}") for each in over]
+    return [*lines, *said]
 
 
 def amount(unit: str, count: int) -> str:

@@ -30,6 +30,7 @@ from clawproxy.ops.admin import JSON, AdminResponse
 from clawproxy.ops.keyrecords import (
     MOST_OVERLAP,
     NAME,
+    booked_under,
     described,
     is_good,
     moment_of,
@@ -49,7 +50,7 @@ MOST_WORDS: Final = 256
 MOST_TEXT: Final = 256
 """Characters of one word."""
 MOST_MADE: Final = 1000
-"""Good keys that one key may have made."""
+"""Secrets that one key may have made: those that are good, and all of the last day. The store forgets none."""
 _NOT_KEPT: Mapping[str, str] = {"cache-control": "no-store"}
 _DAY: Final = 86400.0
 
@@ -151,11 +152,10 @@ class AdminKeys:
             fields, until = within(maker, fields, until)
         records = await app.store.keys()
         taken = [each for each in records if each.name == name and (maker is not None or is_good(each, now))]
-        if taken or name in config.keys or name in config.plugins.get("auth", {}).get("issuers", {}):
+        if taken or name in config.keys or booked_under(name, config):
             raise ClawError("duplicate_id", "There is a key of this name already.", param="name")
         if maker is not None:
-            if sum(each.maker == maker.key and is_good(each, now) for each in records) >= MOST_MADE:
-                raise ClawError("forbidden", f"This credential has made {MOST_MADE} keys already.")
+            _leaves_room(maker, records, now)
             fields["maker"] = maker.key
         secret, record = new_record(name, app.pepper, expires=until, **fields)
         await app.store.add_key(record)
@@ -175,6 +175,7 @@ class AdminKeys:
         if known is None:
             raise ClawError("endpoint_not_found", "There is no good key of this name.")
         if maker is not None:
+            _leaves_room(maker, await app.store.keys(), now)
             until = _end(maker, until if until is not None else known.expires)
         secret, record = successor(known, app.pepper, until)
         if not await app.store.rotate_key(record, now + overlap):
@@ -208,6 +209,13 @@ def within(maker: Principal, fields: dict[str, Any], until: float | None) -> tup
     if made.setdefault("may_assert", False) and not maker.may_assert:
         raise _beyond("may_assert")
     return made, _end(maker, until)
+
+
+def _leaves_room(maker: Principal, records: Sequence[KeyRecord], now: float) -> None:
+    """Raises ClawError("forbidden") where `maker` has made too many."""
+    made = [each for each in records if each.maker == maker.key]
+    if sum(is_good(each, now) or each.created > now - _DAY for each in made) >= MOST_MADE:
+        raise ClawError("forbidden", f"This credential has made {MOST_MADE} keys already; wait a day.")
 
 
 def _end(maker: Principal, until: float | None) -> float | None:

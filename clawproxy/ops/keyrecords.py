@@ -8,11 +8,12 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import attrs
 
+from clawproxy.config import Config
 from clawproxy.config.units import parse_duration
 from clawproxy.context import new_id
 from clawproxy.keys import digest, display_prefix, generate
@@ -20,6 +21,8 @@ from clawproxy.secrets import Secret
 from clawproxy.stores.base import KeyRecord
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}")
+INTROSPECTED: Final = "introspected"
+"""What `[plugins.auth.introspection]` books under where it does not say."""
 MOST_OVERLAP: Final = 90 * 86400.0
 """Seconds that an old secret may work beside its successor."""
 
@@ -29,6 +32,17 @@ def new_record(name: str, secret_pepper: bytes, **fields: Any) -> tuple[Secret, 
     secret = generate()
     token = secret.reveal()
     return secret, KeyRecord(new_id(), name, digest(secret_pepper, token), display_prefix(token), time.time(), **fields)
+
+
+def booked_under(name: str, config: Config) -> str | None:
+    """What of `[plugins.auth]` has this name for its requests already: a key of that name would be taken for it."""
+    auth = config.plugins.get("auth", {})
+    issuers, introspection = auth.get("issuers"), auth.get("introspection")
+    if isinstance(issuers, Mapping) and name in issuers:
+        return f"plugins.auth.issuers.{name}"
+    if isinstance(introspection, Mapping) and name == introspection.get("key", INTROSPECTED):
+        return "plugins.auth.introspection"
+    return None
 
 
 def is_good(record: KeyRecord, now: float) -> bool:

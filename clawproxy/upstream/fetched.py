@@ -1,13 +1,15 @@
 """Credentials that a program, Vault or AWS Secrets Manager has: `command:`, `vault:PATH#FIELD`, `aws:NAME#FIELD`.
 
-Rule 1: a command is started without a shell, has no input, and is killed with its time. Neither its arguments nor what it writes
-        ever stand in a log or an error.
+Rule 1: a command is started without a shell, has no input, and is killed with its time, and all it started with it: most of
+        these programs are scripts around others. Neither its arguments nor what it writes ever stand in a log or an error.
 Rule 2: what was had is a credential for a header: visible ASCII on one line, nothing else.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -45,17 +47,23 @@ async def from_command(value: str) -> Obtained:
     try:
         with trio.fail_after(SECONDS):
             process = await trio.lowlevel.open_process(
-                command_words(value), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                command_words(value),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
+            ended = False
             try:
                 while process.stdout is not None and (data := await process.stdout.receive_some(MOST)):
                     written += data
                     if len(written) > MOST:
                         raise Unobtainable("the command writes more than 64 KiB")
                 status = await process.wait()
+                ended = True
             finally:
-                if process.returncode is None:
-                    process.kill()
+                if not ended:
+                    _kill(process)
                     with trio.move_on_after(2, shield=True):
                         await process.wait()
                 if process.stdout is not None:
@@ -69,6 +77,14 @@ async def from_command(value: str) -> Obtained:
     if status:
         raise Unobtainable(f"the command ended with status {status}")
     return Obtained(credential(written))
+
+
+def _kill(process: trio.Process) -> None:
+    """With its group, which it leads; that may live on where it is gone itself."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def credential(written: bytes | str) -> Secret:

@@ -27,6 +27,8 @@ from clawproxy.secrets import Secret
 _PURPOSE: Final = b"clawproxy audit content 1"
 _NONCE: Final = 12
 _SHORTEST: Final = 16
+MOST_CALLS: Final = 256
+"""Tool calls of one answer."""
 
 
 class Box:
@@ -95,10 +97,18 @@ class Kept:
     def see(self, batch: Batch) -> None:
         for event in batch.events:
             if isinstance(event, Text | Refused):
-                self.answer.append(self._taken(event.text))
+                self._add(self.answer, event.text)
             elif isinstance(event, ToolCallDelta):
-                call = self.calls.setdefault(event.index, [])
-                call.append(self._taken((f"{event.name} " if event.name else "") + event.arguments))
+                if len(self.calls) >= MOST_CALLS and event.index not in self.calls:
+                    self.cut = True
+                else:
+                    self._add(self.calls.setdefault(event.index, []), (f"{event.name} " if event.name else "") + event.arguments)
+
+    def _add(self, parts: list[str], text: str) -> None:
+        """Nothing is kept of what has no room, or a provider could make it long with empty pieces."""
+        taken = self._taken(text)
+        if taken:
+            parts.append(taken)
 
     def _taken(self, text: str) -> str:
         data = text.encode("utf-8", "replace")

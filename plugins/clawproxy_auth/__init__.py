@@ -148,7 +148,7 @@ def _keys(app: App, name: str, settings: AuthSettings) -> KeySet:
     known: dict[str, KeySet] = app.shared.setdefault("auth.keysets", {})
     found = known.get(name)
     if found is None or found.settings != settings.issuers[name]:
-        found = known[name] = KeySet(name, settings.issuers[name], app.count)
+        found = known[name] = KeySet(name, settings.issuers[name], app.count, app.nursery)
     return found
 
 
@@ -177,6 +177,10 @@ def _introspection(config: AuthSettings, app: App, problems: list[str]) -> Intro
         return None
     if (wrong := problem_with(settings.url)) is not None:
         problems.append(f"plugins.auth.introspection.url: {wrong}.")
+    for what, names in (("a key", app.config.keys), ("an issuer", config.issuers)):
+        if settings.key in names:
+            where = "plugins.auth.introspection.key"
+            problems.append(f"{where}: there is {what} `{settings.key}` too, and requests are booked by name; choose another.")
     if not _installed("httpcore2"):
         problems.append("plugins.auth.introspection: needs the package httpcore2; run `pip install clawproxy[control]`.")
     try:

@@ -2,7 +2,7 @@
 
 Rule 1: it is asked last, only for what no key and no issuer knows, and at most `MOST_AT_ONCE` times at once: beyond that a
         token is refused as `overloaded`, not let in.
-Rule 2: a server that can not be asked lets nobody in.
+Rule 2: a server that can not be asked, or does not answer within `SECONDS`, lets nobody in.
 Rule 3: its verdict is used for what the gateway caches a verdict for, three seconds.
 """
 
@@ -27,6 +27,8 @@ from clawproxy_auth.issuers import IssuerSettings, principal_of
 log = logging.getLogger("clawproxy.auth")
 
 MOST_AT_ONCE: Final = 64
+SECONDS: Final = 4.0
+"""Less than what the gateway gives a plugin for its verdict: a slow server is `overloaded`, and no defect."""
 _MOST_ANSWER: Final = 64 * 1024
 
 
@@ -99,7 +101,9 @@ class Introspection:
         ]
         body = urlencode({"token": token, "token_type_hint": "access_token"}).encode()
         ca_file = None if own.ca_file is None else Path(own.ca_file)
-        answer = await fetch(own.url, method="POST", headers=headers, body=body, limit=_MOST_ANSWER, ca_file=ca_file)
+        answer = await fetch(
+            own.url, method="POST", headers=headers, body=body, limit=_MOST_ANSWER, seconds=SECONDS, ca_file=ca_file
+        )
         if answer.status != 200:
             raise FetchError(f"status {answer.status}")
         try:

@@ -3,8 +3,11 @@
 Rule 1: of a key set at most `MOST_BYTES` and `MOST_KEYS` are taken, and of it only public RSA (2048 bits and more), EC and OKP
         keys that are for signing. One key that can not be read takes no other with it.
 Rule 2: the last good set stays in use, at most `keep` seconds, whatever a new fetch brings.
-Rule 3: at most one fetch at a time, and none within `PAUSE` seconds of the one before, however many unknown key ids come.
-Rule 4: only configured places are asked. What a discovery document names is taken for the same issuer alone, over https.
+Rule 3: at most one fetch at a time, and none within `PAUSE` seconds of the one before, however many unknown key ids come. It is
+        the service's, not the request's that caused it: who hangs up ends no fetch, or one client could keep all others out.
+Rule 4: only configured places are asked. What a discovery document names is taken for the same issuer alone, over https; its
+        words lead to no port of this machine.
+Rule 5: requests wait for a fetch, but not long: where keys are held that fit, those of a slow issuer are used meanwhile.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ log = logging.getLogger("clawproxy.auth")
 MOST_BYTES: Final = 256 * 1024
 MOST_KEYS: Final = 100
 PAUSE: Final = 60.0
+WITH_KEYS, WITHOUT = 1.0, 4.0
+"""Seconds that a request waits for a fetch, where keys are held that fit its token, and where not. Less than what the gateway
+gives a plugin for its verdict."""
 _SHORTEST_RSA: Final = 2048
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 
@@ -44,26 +50,30 @@ class PublicKey:
 class KeySet:
     """One issuer's. Lives in `app.shared`, so that a reload forgets nothing."""
 
-    def __init__(self, name: str, settings: IssuerSettings, count: Callable[..., None]) -> None:
+    def __init__(
+        self, name: str, settings: IssuerSettings, count: Callable[..., None], nursery: trio.Nursery | None = None
+    ) -> None:
+        """Args: nursery: the service's; without it each fetch is the request's that caused it."""
         self.name = name
         self.settings = settings
         self._count = count
+        self._nursery = nursery
         self._keys: Sequence[PublicKey] = ()
         self._fetched = -float("inf")
         """When the keys that are held came."""
         self._tried = -float("inf")
-        self._lock = trio.Lock()
+        self._over: trio.Event | None = None
+        """Set at the end of the fetch that is under way."""
 
     async def verified(self, written: Unverified) -> bool:
         """Whether one of the issuer's keys signed it. Without keys nothing is believed."""
         if written.algorithm not in self.settings.algorithms:
             return False
-        now = trio.current_time()
-        if now - self._fetched > self.settings.refresh:
-            await self._refresh()
+        old = trio.current_time() - self._fetched > self.settings.refresh
         found = self._matching(written)
-        if not found and written.key_id is not None:
-            await self._refresh()
+        if old or (not found and written.key_id is not None):
+            with trio.move_on_after(WITH_KEYS if found else WITHOUT):
+                await self._refresh()
             found = self._matching(written)
         return any(_signed(written, each) for each in found)
 
@@ -77,20 +87,34 @@ class KeySet:
         return fit if len(fit) == 1 else []
 
     async def _refresh(self) -> None:
-        """Raises nothing: what could not be had is logged and counted."""
-        async with self._lock:
+        """Until the fetch that is under way, or due, is over."""
+        if self._over is None:
             now = trio.current_time()
             if now - self._tried < PAUSE:
                 return
-            self._tried = now
-            try:
-                keys = read_keys(await self._fetch())
-            except FetchError as error:
-                self._count("clawproxy_jwks_fetches_total", result="failed")
-                log.warning("auth: the keys of issuer %s could not be fetched: %s", self.name, error)
+            self._tried, self._over = now, trio.Event()
+            if self._nursery is None:
+                await self._take(self._over)
                 return
+            self._nursery.start_soon(self._take, self._over)
+        await self._over.wait()
+
+    async def _take(self, over: trio.Event) -> None:
+        """One fetch. Raises nothing: what could not be had is logged and counted."""
+        try:
+            keys = read_keys(await self._fetch())
+        except FetchError as error:
+            self._count("clawproxy_jwks_fetches_total", result="failed")
+            log.warning("auth: the keys of issuer %s could not be fetched: %s", self.name, error)
+        except Exception:  # a defect: as harmless as an issuer that is down
+            self._count("clawproxy_jwks_fetches_total", result="failed")
+            log.exception("auth: fetching the keys of issuer %s crashed", self.name)
+        else:
             self._count("clawproxy_jwks_fetches_total", result="ok")
             self._keys, self._fetched = keys, trio.current_time()
+        finally:
+            self._over = None
+            over.set()
 
     async def _fetch(self) -> bytes:
         place, ca_file = self.settings.jwks, self.settings.ca_file
@@ -113,6 +137,8 @@ class KeySet:
             raise FetchError("its discovery document is another issuer's")
         if not isinstance(place, str) or problem_with(place) is not None:
             raise FetchError("its discovery document names no usable jwks_uri")
+        if place.startswith("http:") and not self.settings.issuer.startswith("http:"):
+            raise FetchError("its discovery document names a jwks_uri that is not https")
         return place
 
 

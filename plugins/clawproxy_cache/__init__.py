@@ -55,7 +55,8 @@ class Cache:
             return ("global", *roles)
         if self.settings.scope == "team" and principal.team is not None:
             return ("team", principal.team, *roles)
-        return ("key", principal.key)
+        # The tokens of one issuer have one key between them.
+        return ("key", principal.key, principal.user or "", *roles)
 
     def asked(self, exchange: Exchange, request: ChatRequest) -> Asked | None:
         if self.settings.deterministic_only and request.temperature != 0 and request.operation != "embeddings":

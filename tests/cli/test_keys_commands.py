@@ -89,3 +89,9 @@ def test_what_can_not_be_done() -> None:
     }.items():
         assert wrong(*words) == problem
     assert said("show", "bench", "--json")[0]["from"] == "configuration"
+
+
+def test_a_name_that_an_issuers_requests_are_booked_under(folder: Path) -> None:
+    issuer = '[plugins.auth.issuers.corp]\nissuer = "https://issuer.example"\naudiences = ["gw"]\n'
+    (folder / "clawproxy.toml").write_text(CONFIG + issuer)
+    assert "NAME: requests of plugins.auth.issuers.corp are booked under `corp`; choose another name" in wrong("create", "corp")

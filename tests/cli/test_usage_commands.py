@@ -290,6 +290,9 @@ def test_by_id(folder: Path) -> None:
         ("d,c\n", ["--columns", "day=d,cost=c"], "holds no figures"),
         ("", [], "no known export"),
         ("d,c\n2026-10-30,NaN\n", ["--columns", "day=d,cost=c"], "is no number"),
+        ("d,c\n2026-10-30,0e400000\n", ["--columns", "day=d,cost=c"], "is no number"),
+        ("d,c\n0001-01-01T00:00:00+10:00,1\n", ["--columns", "day=d,cost=c"], "is no day"),
+        pytest.param("d,c\n2026-10-30," + "1" * 200_000, ["--columns", "day=d,cost=c"], "field larger", id="long"),
     ],
 )
 def test_files_that_can_not_be_read_are_said(folder: Path, text: str, words: list[str], sentence: str) -> None:

@@ -16,6 +16,7 @@ import trio
 from clawproxy import gateway as gateway_module
 from clawproxy import recheck
 from clawproxy.config import BudgetConfig, KeyConfig, ModelConfig, RoleConfig, RouteConfig, SecretRef, ServerConfig, Words
+from clawproxy.ops import admin_keys
 
 from .harness import KEY, Running, gateway
 from .http_client import Reply, fetch
@@ -197,6 +198,29 @@ async def test_a_made_key_lives_no_longer_than_its_maker(tmp_path: Path) -> None
         assert (await chat(running, kid)).status == 200
         assert (await at(running.admin, "DELETE", "/admin/keys/boss", ADMIN)).status == 200
         assert (await chat(running, kid)).status == 401  # what it made ends with it
+
+
+async def test_who_makes_keys_can_not_fill_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither with new names, ended ones included, nor with new secrets."""
+    monkeypatch.setattr(admin_keys, "MOST_MADE", 4)
+    async with admin_gateway(tmp_path) as running:
+        for name in ("a", "b"):
+            await make(running, MAKER, name=name)
+        assert (await at(running.admin, "DELETE", "/admin/keys/a", MAKER)).status == 200
+        turned = [(await at(running.admin, "POST", "/admin/keys/b/rotate", MAKER, {"overlap": "0s"})).status for _ in range(3)]
+        assert turned == [200, 200, 403]
+        assert (await at(running.admin, "POST", "/admin/keys", MAKER, {"name": "c"})).status == 403
+        assert (await at(running.admin, "POST", "/admin/keys/b/rotate", ADMIN, {})).status == 200
+        assert len(await running.server.gateway.app.store.keys()) == 5
+
+
+async def test_a_key_has_no_name_that_others_are_booked_under(tmp_path: Path) -> None:
+    introspection = {"url": "https://oauth.example/", "client_id": "gw", "client_secret": "x"}
+    issuers = {"corp": {"issuer": "https://issuer.example", "audiences": ["gw"]}}
+    sections = {"auth": {"introspection": introspection, "issuers": issuers}}
+    async with admin_gateway(tmp_path, sections=sections) as running:
+        for name in ("corp", "introspected"):
+            assert (await at(running.admin, "POST", "/admin/keys", ADMIN, {"name": name})).status == 409
 
 
 async def test_a_made_key_uses_its_makers_budget(tmp_path: Path) -> None:

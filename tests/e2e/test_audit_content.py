@@ -72,6 +72,16 @@ def test_it_is_bounded() -> None:
     }
 
 
+def test_it_is_bounded_whatever_a_provider_sends() -> None:
+    """Pieces without end, and calls without end, hold no memory once there is no room."""
+    kept = Kept(limit=10)
+    for number in range(5000):
+        kept.see(Batch([Text("abc"), Text(""), ToolCallDelta(number, "", "", "")]))
+    assert kept.cut
+    assert len(kept.answer) <= 10
+    assert len(kept.calls) <= 256
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -339,6 +339,22 @@ async def test_a_command(tmp_path: Path) -> None:
         assert (await ask(running)).status == 200, "refused, and run again"
 
 
+async def test_a_command_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    """Most are scripts around another program: a source that hangs would leave one behind at each attempt."""
+    pid = tmp_path / "pid"
+    child = f"import os, time; open({str(pid)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(60)"
+    text = f"import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', {child!r}])"
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetched.from_command, script(tmp_path, text).value)
+            while not (pid.exists() and pid.read_text().endswith(" ")):
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+        stat = Path(f"/proc/{pid.read_text().strip()}/stat")
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            await trio.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

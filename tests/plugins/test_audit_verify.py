@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,40 @@ def test_the_statements_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (good[0].kind, good[-1].seq) == ("pruned", 199)
 
 
+def test_what_a_crash_left_of_shortening_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, 30, anchored=30)
+    anchors = Anchors(tmp_path / "anchors", KEY)
+    (tmp_path / "anchors" / "gw.new").write_bytes((tmp_path / "anchors" / "gw").read_bytes()[:90])
+    assert checked(tmp_path).findings == []
+    monkeypatch.setattr(anchors_module, "MOST", 2)
+    mac = msgspec.json.decode(path.read_bytes().splitlines()[-1])["mac"]
+    for _ in range(8):
+        anchors.write("gw", "anchor", 30, mac)
+    assert checked(tmp_path).findings == []
+    assert [(each.name, each.stat().st_mode & 0o777) for each in (tmp_path / "anchors").iterdir()] == [("gw", 0o600)]
+
+
+def test_no_statement_is_lost_between_two_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever cleans up writes `pruned` into others' files, just then being shortened."""
+    anchors = Anchors(tmp_path, KEY)
+    monkeypatch.setattr(anchors_module, "MOST", 2)
+    for seq in range(3):
+        anchors.write("gw", "anchor", seq, "b" * 64)
+    other = threading.Thread(target=anchors.write, args=("gw", "pruned", 7, "c" * 64))
+    replace = os.replace
+
+    def slowly(one: Path, two: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        other.start()
+        other.join(0.05)
+        replace(one, two)
+
+    monkeypatch.setattr(os, "replace", slowly)
+    anchors.write("gw", "anchor", 3, "b" * 64)
+    other.join()
+    assert ("pruned", 7) in [(each.kind, each.seq) for each in anchors.read("gw")[0]]
+
+
 def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clawproxy", "audit", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -298,7 +333,7 @@ async def test_the_command_shows_and_exports(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in cli("export", "--config", str(config), "--outcome", "complete").stdout.splitlines()]
     assert [row["request_id"] for row in rows] == ["r-0", "r-1", "r-2", "r-4"]
     head, *lines = cli("export", "--config", str(config), "--format", "csv", "--since", "1h").stdout.splitlines()
-    assert "usage.input_tokens" in head
+    assert {"seq", "usage.input_tokens", "rules", "roles", "tags"} <= set(head.split(",")), "whatever the first row has"
     assert len(lines) == 5
     assert "'=u0" in lines[0], "a spreadsheet must not take it for a formula"
     assert cli("export", "--config", str(config), "--since", "yesterday").returncode == 2

@@ -21,7 +21,7 @@ from clawproxy.errors import ConfigError
 from clawproxy.events import Batch, Begin, Embedding, End, Event, Finish, KeepAlive, Opaque, Text, ToolCallDelta
 from clawproxy.hookspecs import Plan, Transform, hookimpl
 from clawproxy.lifetime import Lifetime
-from clawproxy.messages import ChatRequest, ImagePart, Message, Route, TextPart, Thinking, Tool, ToolCall
+from clawproxy.messages import ChatRequest, Grant, ImagePart, Message, Principal, Route, TextPart, Thinking, Tool, ToolCall
 from clawproxy.stores.base import Store
 from clawproxy.testing import Claw, claw, make_request, sweep
 from clawproxy_cache import CacheSettings
@@ -111,6 +111,16 @@ def test_what_makes_no_difference(changes: dict[str, Any]) -> None:
 def test_scope_and_configuration_are_part_of_the_key() -> None:
     others = [asked(REQUEST, ("key", "l")), asked(REQUEST, ("team", "k")), asked(REQUEST, fingerprint=b"g" * 32)]
     assert len({key(REQUEST), *(other.key for other in others)}) == 4
+
+
+@pytest.mark.parametrize("scope", ["key", "team", "global"])
+def test_who_is_kept_from_a_provider_is_kept_from_its_answers(scope: Any) -> None:
+    """The tokens of one issuer share a key, and neither users nor roles."""
+    cache = clawproxy_cache.Cache(CacheSettings(scope=scope), cast(App, None), PRINT)
+    one = Principal("corp", "ann", "team", grants=(Grant("eu"),))
+    assert cache.scope(one) != cache.scope(attrs.evolve(one, grants=(Grant("us"),)))
+    assert cache.scope(one) == cache.scope(attrs.evolve(one, expires=1.0))
+    assert (cache.scope(one) != cache.scope(attrs.evolve(one, user="bob"))) == (scope == "key")
 
 
 @pytest.mark.parametrize(
