@@ -227,7 +227,7 @@ async def agree(running: Running, provider: ScriptedProvider, seen: Counter[str]
 
 
 @pytest.mark.slow
-async def test_b_01_b_04_the_law_over_sockets(tmp_path: Path) -> None:
+async def test_b01_b04_the_law_over_sockets(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     told: Counter[str] = Counter()
     seen: Counter[str] = Counter()
