@@ -259,7 +259,7 @@ def test_broken(name: str, tmp_path: Path) -> None:
 def test_b13_no_two_processes_share_what_is_counted(tmp_path: Path) -> None:
     """Without a shared store there is none that could fail over and lose its last writes: several workers, of which each would give
     the whole limit, are refused. (Two processes on one state_dir: `tests/stores/test_sqlite.py`.)"""
-    budget = '[budgets.all]\nscope = "global"\nlimit = "$1"\nwindow = "day"\n'
+    budget = '[budgets.all]\nscope = "global"\nlimit = "9 tokens"\nwindow = "day"\n'
     assert any("more than one worker" in problem for problem in problems(tmp_path, f"[server]\nworkers = 2\n{budget}"))
     loaded(tmp_path, f"[server]\nworkers = 1\n{budget}")
 

@@ -1,6 +1,7 @@
 """Bills of real model cards, worked out by hand: a dollar for a million tokens is a thousand nano-dollars for one.
 
-The prices are the shipped card's of today; where the card has them from it says itself (`rates.shipped()`, tests/rates/test_card.py). Whoever makes a new card and finds one of these changed works the bill out again.
+The prices are the shipped card's of today; where the card has them from it says itself (`source`). Whoever makes a new card and
+finds one of these changed works the bill out again.
 """
 
 from __future__ import annotations
