@@ -22,6 +22,7 @@ from rich.table import Table
 
 import clawproxy_sanitize
 from benchmarks import machine
+from benchmarks.metering import metering
 from clawproxy.config import PoolConfig
 from clawproxy.dialects import CLIENT, PROVIDER, claw, claw_frames
 from clawproxy.events import Batch, Event, Outcome, Text
@@ -262,7 +263,7 @@ async def ledger(seconds: float) -> Sequence[tuple[str, float]]:
 
 
 GROUPS: dict[str, Callable[[float], Figures | Awaitable[Sequence[tuple[str, float]]]]] = {
-    "dialects": dialects, "relay": relay, "pool": pool, "plugins": plugins, "ledger": ledger,
+    "dialects": dialects, "relay": relay, "pool": pool, "plugins": plugins, "ledger": ledger, "meter": metering,
 }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ Rule 4: an attempt's hold is taken once and let go once. Ids of those that ended
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from clawproxy.stores.records import MAX_NANO, MAX_TEXT, Entry
 from clawproxy.stores.windows import FOREVER, LAST_TIME, period_of
 
 REMEMBERED = 8192
-"""Ids of ended attempts."""
+"""Ids of ended attempts: so many at least, and twice as many at most."""
 FEW = 1024
 """Below this many accounts none is forgotten."""
 
@@ -49,20 +48,25 @@ class Hold(NamedTuple):
     """It was never topped up: no counter is there twice."""
 
 
+_held = partial(tuple.__new__, Hold)
+
+
 class Accounts:
     def __init__(self, now: float = 0.0) -> None:
         """`now`: a time that has been seen already."""
         self._counters: dict[tuple[str, Unit, Window, bool], Counter] = {}
         self.held: dict[str, Hold] = {}
         """By the attempt's id. Read it freely."""
-        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ended: set[str] = set()
+        self._ended_before: set[str] = set()
+        """Two halves: the older one is forgotten whole. No order is kept of each (0.6 -> 0.1 us)."""
         self.now = now
         """The latest time seen. Read it freely."""
         self._tidy_at = FEW
 
     def knows(self, id_: str) -> bool:
         """Whether this attempt holds something, or did just now."""
-        return id_ in self.held or id_ in self._ended
+        return id_ in self.held or id_ in self._ended or id_ in self._ended_before
 
     # --- taking --------------------------------------------------------------------------------------------------------------
 
@@ -97,10 +101,13 @@ class Accounts:
         """Takes what was planned, for an attempt that may hold something already."""
         for counter, period, amount, _ in taken:
             counter.holders += 1
-            counter.hold(period, amount)
+            if type(counter) is Counter and period == counter.period:  # nearly all: without the call
+                counter.held += amount
+            else:
+                counter.hold(period, amount)
         held = self.held.get(id_)
         if held is None:
-            self.held[id_] = Hold(self.now, taken)
+            self.held[id_] = _held((self.now, taken, True))
         else:
             held.taken.extend(taken)  # in place: an answer of many MiB is topped up ten thousands of times
             self.held[id_] = Hold(held.since, held.taken, False)
@@ -129,9 +136,10 @@ class Accounts:
         hold = self.held.pop(id_, None)
         if hold is None:
             return None
-        self._ended[id_] = None
-        if len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
+        ended = self._ended
+        ended.add(id_)
+        if len(ended) >= REMEMBERED:
+            self._ended, self._ended_before = set(), ended
         taken = hold.taken
         entries: list[Entry] = []
         if hold.is_plain and _are_of(charges, taken):  # nearly always: half of the time
@@ -154,7 +162,7 @@ class Accounts:
 
     def _end_plainly(self, charges: Sequence[Charge], taken: list[Taken], entries: list[Entry]) -> None:
         """Each charge is of the part of the hold in its place."""
-        for charge, (counter, period, amount, limited) in zip(charges, taken, strict=True):
+        for charge, (counter, period, amount, limited) in zip(charges, taken, strict=False):  # of one length
             counter.holders -= 1
             if charge.unit == "concurrent":
                 counter.hold(period, -amount)
@@ -167,7 +175,13 @@ class Accounts:
             if limited and used > amount:
                 overrun += used - amount
                 used = amount
-            counter.add(period, used, -amount, overrun)
+            if type(counter) is Counter:
+                if period == counter.period:
+                    counter.used += used
+                    counter.held -= amount
+                    counter.overrun += overrun
+            else:
+                counter.add(period, used, -amount, overrun)
             if used or overrun:
                 entries.append(_entry((*counter.account, period, used, overrun)))
 
@@ -231,9 +245,8 @@ class Accounts:
 def _are_of(charges: Sequence[Charge], taken: Sequence[Taken]) -> bool:
     if len(charges) != len(taken):
         return False
-    for charge, part in zip(charges, taken, strict=True):
-        scope, unit, window, sliding = part[0].account
-        if charge.scope != scope or charge.unit != unit or charge.window != window or charge.sliding != sliding:
+    for charge, part in zip(charges, taken, strict=False):
+        if (charge.scope, charge.unit, charge.window, charge.sliding) != part[0].account:
             return False
     return True
 

@@ -45,7 +45,7 @@ from clawproxy.stores.base import (
 )
 from clawproxy.stores.journal import Segment, segment_name
 from clawproxy.stores.lane import Lane
-from clawproxy.stores.records import Entry, Line, close_record, open_record, top_up_line
+from clawproxy.stores.records import Entry, Line, close_record, line_of, open_record, top_up_line
 from clawproxy.stores.statedir import Lock, make_private_dir
 
 log = logging.getLogger("clawproxy.store")
@@ -174,7 +174,7 @@ class SqliteStore:
         """Does not checkpoint: its caller is about to open a connection. `held`: what the attempt holds, for `reserve`."""
         kept, line = open_record(row, held)
         self._append(line)
-        self._remember(kept if held is None else Line("o", astuple(kept), held), len(line))
+        self._remember(kept if held is None else line_of(("o", astuple(kept), held)), len(line))
         return DONE
 
     def reserve(self, row: LedgerOpen, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
@@ -244,7 +244,7 @@ class SqliteStore:
             segment.append(line)
         except OSError:
             return False
-        self._remember(kept if charged is None else Line("c", astuple(kept), charged), len(line))
+        self._remember(kept if charged is None else line_of(("c", astuple(kept), charged)), len(line))
         return True
 
     def _remember(self, kept: LedgerOpen | LedgerClose | Line, size: int) -> None:

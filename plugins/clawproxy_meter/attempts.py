@@ -28,6 +28,8 @@ log = logging.getLogger("clawproxy.meter")
 
 _NOTHING = Usage()
 _FREE = Usage(0, 0)
+AMBIGUOUS = "ambiguous"
+"""A row's outcome, and nobody else's: see `_is_ambiguous`."""
 Source = Literal["measured", "estimated", "none", "cache"]
 
 
@@ -252,7 +254,7 @@ class Metered:
             LedgerClose(
                 attempt.id,
                 time.time() if attempt.closed_at is None else attempt.closed_at,
-                outcome,
+                AMBIGUOUS if attempt.error is not None and self._is_ambiguous() else outcome,
                 attempt.sent,
                 spent.input_tokens,
                 spent.output_tokens,
@@ -344,6 +346,11 @@ class Metered:
             self._app.count("clawproxy_usage_clamped_total", provider=provider)
             log.warning("provider %s reported absurd usage for attempt %s", provider, self.attempt.id)
         return usage
+
+    def _is_ambiguous(self) -> bool:
+        """The provider took the request and broke off without a byte of an answer: nobody knows what it did, or bills for."""
+        attempt, error = self.attempt, self.attempt.error
+        return error is not None and error.slug == "provider_error.cut" and attempt.sent and attempt.status is None
 
     def _outcome(self, exc: BaseException | None) -> str:
         attempt = self.attempt

@@ -256,6 +256,14 @@ def test_broken(name: str, tmp_path: Path) -> None:
     assert [problem.replace(str(tmp_path), "FOLDER") for problem in problems(tmp_path, text)] == expected
 
 
+def test_b13_no_two_processes_share_what_is_counted(tmp_path: Path) -> None:
+    """Without a shared store there is none that could fail over and lose its last writes: several workers, of which each would give
+    the whole limit, are refused. (Two processes on one state_dir: `tests/stores/test_sqlite.py`.)"""
+    budget = '[budgets.all]\nscope = "global"\nlimit = "9 tokens"\nwindow = "day"\n'
+    assert any("more than one worker" in problem for problem in problems(tmp_path, f"[server]\nworkers = 2\n{budget}"))
+    loaded(tmp_path, f"[server]\nworkers = 1\n{budget}")
+
+
 def test_every_mistake_of_a_file_at_once(tmp_path: Path) -> None:
     """All sections broken together give what each gives alone (less where two want the same table)."""
     names = ["wrong types, quietly convertible", "a strategy that is not known", "budgets", "a plugin's settings", "the log"]

@@ -59,7 +59,7 @@ async def heard(running: Running, client: str, ask: Ask) -> reading.Seen:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("client", ["claw", *WORDS])
-async def test_b_03_the_edge_in_every_format(tmp_path: Path, client: str, stream: bool) -> None:
+async def test_b03_the_edge_in_every_format(tmp_path: Path, client: str, stream: bool) -> None:
     took: list[float] = []
     budgets = {"day": BudgetConfig("global", f"{LIMIT} output_tokens", "day")}
     for number in range(TRIES if stream else 1):

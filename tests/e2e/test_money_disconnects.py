@@ -75,7 +75,7 @@ def is_near(closed: LedgerClose, entry: Entry, words: list[str]) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:open_binary is deprecated")
-async def test_b_05_clients_that_leave_at_random_bytes(tmp_path: Path) -> None:
+async def test_b05_b08_clients_that_leave_at_random_bytes(tmp_path: Path) -> None:
     pytest.importorskip("bpe_openai", reason="the `tokenizers` extra")
     chance = random.Random(5)
     words = TEXT.split(" ")

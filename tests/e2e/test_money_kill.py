@@ -100,7 +100,7 @@ async def load_and_kill(gateway: Served, log: Path, after: float) -> None:
 
 
 @pytest.mark.slow
-async def test_b_06_kill_9_of_a_serving_gateway(tmp_path: Path) -> None:
+async def test_b06_kill_9_of_a_serving_gateway(tmp_path: Path) -> None:
     chance = random.Random(6)
     log, folder = tmp_path / "provider.log", tmp_path / "gateway"
     slowest = 0.0

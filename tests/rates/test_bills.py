@@ -1,6 +1,7 @@
 """Bills of real model cards, worked out by hand: a dollar for a million tokens is a thousand nano-dollars for one.
 
-The prices are the shipped card's of today. Whoever makes a new card and finds one of these changed works the bill out again.
+The prices are the shipped card's of today; where the card has them from it says itself (`source`). Whoever makes a new card and
+finds one of these changed works the bill out again.
 """
 
 from __future__ import annotations
@@ -103,3 +104,10 @@ def test_the_bill(model: str, usage: Usage, worked_out: int, nano: int) -> None:
 
 def test_these_are_ten_cards() -> None:
     assert len({model.removesuffix("-2025-08-07").removesuffix("-20250929") for model, *_ in BILLS}) >= 10
+    usages = [usage for _, usage, *_ in BILLS]
+    assert any(usage.cached_tokens for usage in usages)
+    assert any(usage.cache_write_tokens for usage in usages)
+    assert any(usage.cache_write_1h_tokens for usage in usages)
+    assert any(usage.reasoning_tokens for usage in usages)
+    assert any((usage.input_tokens or 0) > 200_000 for usage in usages), "none of a long context"
+    assert "https://" in shipped().source, "no word of where the prices are from"

@@ -242,9 +242,8 @@ async def test_nothing_is_forgotten_by_a_time_that_no_book_knows(tmp_path: Path,
     """A clock jumps ahead, a request is turned away, old totals are forgotten, the gateway starts again and the clock is put right:
     what was used in the minute before is still known."""
     minute = Account("global", "requests", "minute", True)
-    clock = SimpleNamespace(time=lambda: now)
-    monkeypatch.setattr(sqlite, "time", clock)
     now = began = 1_800_000_000.0
+    monkeypatch.setattr(sqlite, "time", SimpleNamespace(time=lambda: now))
     store = SqliteStore.open(tmp_path, "one")
     row = make_open(opened=now)
     assert await store.reserve(row, [Claim(*minute, 4, 4, "b")]) is None
