@@ -224,7 +224,9 @@ class _Story:
         except ClawError as refused:
             route, error = None, refused
         principal = self.exchange.principal
-        if route is not None:
+        if route is not None and not self.exchange.may_go(route):
+            error = error or ClawError("refused.residency")
+        elif route is not None:
             if principal.grants is None or route.recorded is not None or principal.may_reach(route.provider):
                 return route
             error = ClawError("forbidden", "None of this credential's roles reaches the route that was chosen.")
@@ -276,6 +278,8 @@ class _Story:
         leg = self.exchange.attempts[self.leg :]
         route = self.plan.next(leg) if self.plan is not None else None
         if route is None or route.reason != "hedge" or not self.exchange.principal.may_reach(route.provider):
+            return None
+        if not self.exchange.may_go(route):
             return None
         return self._begun(leg, route)
 
