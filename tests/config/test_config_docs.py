@@ -16,6 +16,7 @@ from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_audit.settings import AuditTeam
 from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
@@ -50,6 +51,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[log]`": schema.LogConfig,
     "## `[rates]`": schema.RatesConfig,
     "### `[plugins.truncate.models.NAME]`": TruncateModel,
+    "### `[plugins.audit.teams.NAME]`": AuditTeam,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
     **{
         f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
