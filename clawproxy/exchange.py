@@ -28,6 +28,7 @@ from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
 from clawproxy.continuing import Hearing, is_one_text
+from clawproxy.counting import bound_media
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
 from clawproxy.exchange_clock import FALLBACK_SHARE, ExchangeClock
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 DETOURS = 8
 """Models that plugins may ask for in turn."""
+LARGE = 1024 * 1024
+"""Bytes of a request that hold others up (S-09)."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -115,9 +118,17 @@ class _Story:
 
     async def run(self) -> Outcome:
         exchange, clock = self.exchange, self.clock
+        large = self.call.size > LARGE
+        if large:  # reading it took its time, and so will decoding and encoding it: others have their turn between
+            await trio.lowlevel.checkpoint()
         request = self.asked = self.call.decode()
         self.client.attach(exchange, request)
         self.generation.describe(exchange, request, self.call.deadline)
+        if large:
+            await trio.lowlevel.checkpoint()
+        limits = self.generation.config.limits
+        if (self.call.size or limits.frame) > limits.media:
+            bound_media(request, limits.media)
         clock.end_after(exchange.deadlines.total)
         await self._admit()
         await self._prepare(request)

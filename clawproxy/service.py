@@ -50,6 +50,8 @@ class Call:
     """The `request_id` of the exchange within which a plugin asks this (`App.ask`)."""
     credentials: Credentials | None = None
     """As they were shown: whether they are still good is looked at while it runs. None: somebody else sees to that."""
+    size: int = 0
+    """Bytes it came in; 0: not known, but no more than a frame may have."""
     residency: Residency | None = None
     """What binds it beside its principal's own rules: those of the exchange within which a plugin asks it."""
 

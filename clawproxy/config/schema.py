@@ -334,6 +334,8 @@ class LimitsConfig:
     messages: int = 100_000
     response: Size = Size(64 * MIB)
     """What one answer of a provider may hold."""
+    media: Size = Size(20 * MIB)
+    """Inline pictures, sounds and files of one request: of their base64, as it came."""
     shed_lag: Duration = Duration(1.0)
     """Event-loop lag beyond which new requests are refused as `overloaded`."""
 
