@@ -71,6 +71,7 @@ async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) 
         client_request_id=exchange.request_id,
         attribution=exchange.attribution,
         parent=exchange.request_id,
+        residency=exchange.residency,
     )
     exchange.asked += 1
     exchange.asking += 1

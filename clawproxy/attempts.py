@@ -131,6 +131,8 @@ class AttemptRun:
         """What entering calls the provider, or plays the answer that the route brings with it."""
         if attempt.route.recorded is not None:
             return Recorded(attempt.route.recorded)
+        if not self.exchange.may_go(attempt.route):  # whoever chose it: nothing is sent where it may not go
+            raise ClawError("refused.residency")
         upstream = self.generation.upstream
         dialect = upstream.dialect(attempt.route.provider)
         most = attempt.output_limit

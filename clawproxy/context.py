@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from clawproxy.config import Config, SecretRef
+    from clawproxy.config import Config, Residency, SecretRef
     from clawproxy.secrets import Secret
     from clawproxy.stores.base import Store
 
@@ -196,6 +196,13 @@ class Exchange:
     """Those that are not answered yet."""
     spoke: float | None = None
     """`trio.current_time()` when the client was last sent something, a keep-alive included; None: nothing yet."""
+    residency: Residency | None = None
+    """Where its data may go; None: anywhere. The core holds every attempt to it, whatever a router chose."""
+
+    def may_go(self, route: Route) -> bool:
+        """Whether residency rules let it take this route. An answer that a route brings with it is sent to nobody."""
+        residency = self.residency
+        return residency is None or route.recorded is not None or residency.allows(route.provider, route.model)
 
     def answer_header(self, name: str, value: str) -> None:
         """A header of the answer over HTTP, where there is one; set before the first content. `name` is a constant of the

@@ -21,6 +21,7 @@ from typing import Any, Final, assert_never
 
 import msgspec
 
+from clawproxy.errors import ClawError
 from clawproxy.messages import AudioPart, ChatRequest, FilePart, ImagePart, Message, Part, TextPart
 
 Count = Callable[[str], int]
@@ -214,3 +215,16 @@ def _json_bound(value: Mapping[str, Any] | None) -> int:
         return len(msgspec.json.encode(dict(value), enc_hook=repr))
     except (TypeError, ValueError, OverflowError):
         return text_bytes(repr(value))
+
+
+def bound_media(request: ChatRequest, most: int) -> None:
+    """Raises ClawError where the request's inline media have more than `most` bytes of base64."""
+    size = 0
+    for message in request.messages:
+        if isinstance(message.content, tuple):
+            for part in message.content:
+                if not isinstance(part, TextPart):  # a `data:` URL may stand where no base64 was found in it
+                    size += len(part.data or "") + len(getattr(part, "url", None) or "")
+    if size > most:
+        words = f"Inline media may hold {most} bytes in one request (setting limits.media)."
+        raise ClawError("body_too_large", words, param="messages", setting="limits.media")

@@ -139,6 +139,14 @@ def _rows() -> list[Kind]:  # one row a line, however long: it is a table
             openai_code="content_filter",
         ),
         Kind("refused.plugin", 403, "client", "refused.plugin", "A policy refused the request.", openai_type=denied),
+        Kind(
+            "refused.residency",
+            403,
+            "client",
+            "refused.residency",
+            "No route for this model is where this credential's data may go.",
+            openai_type=denied,
+        ),
         Kind("budget.exhausted", 429, "client", "refused.budget", "The budget is used up.", False, openai_type=limit),
         Kind("limit.in_flight", 429, "client", "refused.limit", "Too many requests at once.", True, openai_type=limit),
     ]

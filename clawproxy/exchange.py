@@ -28,6 +28,7 @@ from clawproxy.admission import Ticket
 from clawproxy.attempts import UNDELIVERED, AttemptRun
 from clawproxy.context import Attempt, Exchange
 from clawproxy.continuing import Hearing, is_one_text
+from clawproxy.counting import bound_media
 from clawproxy.detours import Detours
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from clawproxy.hookspecs import Plan
     from clawproxy.service import Call, Client
 
+LARGE = 1024 * 1024
+"""Bytes of a request that hold others up (S-09)."""
 TELLING = 5.0
 """Seconds for an error's last words to a client, shielded. Its transport's `write` clock is usually the shorter one."""
 
@@ -111,9 +114,17 @@ class _Story:
 
     async def run(self) -> Outcome:
         exchange, clock = self.exchange, self.clock
+        large = self.call.size > LARGE
+        if large:  # reading it took its time, and so will decoding and encoding it: others have their turn between
+            await trio.lowlevel.checkpoint()
         request = self.asked = self.call.decode()
         self.client.attach(exchange, request)
         self.generation.describe(exchange, request, self.call.deadline)
+        if large:
+            await trio.lowlevel.checkpoint()
+        limits = self.generation.config.limits
+        if (self.call.size or limits.frame) > limits.media:
+            bound_media(request, limits.media)
         clock.end_after(exchange.deadlines.total)
         await self._admit()
         await self._prepare(request)
@@ -209,7 +220,9 @@ class _Story:
         except ClawError as refused:
             route, error = None, refused
         principal = self.exchange.principal
-        if route is not None:
+        if route is not None and not self.exchange.may_go(route):
+            error = error or ClawError("refused.residency")
+        elif route is not None:
             if principal.grants is None or route.recorded is not None or principal.may_reach(route.provider):
                 return route
             error = ClawError("forbidden", "None of this credential's roles reaches the route that was chosen.")
@@ -261,6 +274,8 @@ class _Story:
         leg = self.exchange.attempts[self.leg :]
         route = self.plan.next(leg) if self.plan is not None else None
         if route is None or route.reason != "hedge" or not self.exchange.principal.may_reach(route.provider):
+            return None
+        if not self.exchange.may_go(route):
             return None
         return self._begun(leg, route)
 

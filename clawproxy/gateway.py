@@ -21,7 +21,7 @@ from clawproxy.admission import Admission
 from clawproxy.alarms import Alarms
 from clawproxy.asking import ask
 from clawproxy.clocks import CLOCK_SLUGS, Deadlines
-from clawproxy.config import Config, action_of, authorized
+from clawproxy.config import Config, Residences, action_of, authorized
 from clawproxy.config.groups import flat_routes
 from clawproxy.context import Alert, App, Checked, Exchange
 from clawproxy.errors import KINDS, ClawError
@@ -76,6 +76,7 @@ class Generation:
             for name, model in config.models.items():
                 self._deadlines[name, provider] = clocks.overridden(model.deadlines, f"models.{name}.deadlines")
         self._candidates = {model: candidates_for(config, model) for model in config.models}
+        self._residences = Residences(config) if config.residency else None
         self._model_deadlines = {
             name: config.deadlines.overridden(model.deadlines, f"models.{name}.deadlines")
             for name, model in config.models.items()
@@ -105,6 +106,7 @@ class Generation:
             user=call.principal.user,
             app=call.principal.app,
             parent=call.parent,
+            residency=call.residency,
         )
         if call.began is not None:  # its prompt was streamed
             exchange.timing.prompt = exchange.started - call.began
@@ -126,6 +128,9 @@ class Generation:
             exchange.user = said if isinstance(said, str) else exchange.user
             app = request.metadata.get("app")
             exchange.app = app if isinstance(app, str) else exchange.app
+        if self._residences is not None:
+            exchange.residency = self._residences.of(exchange.principal, exchange.user, exchange.app, exchange.residency)
+            exchange.candidates = [route for route in exchange.candidates if exchange.may_go(route)]
         if exchange.principal.grants is not None:
             self._authorize(exchange, request)
 

@@ -32,5 +32,7 @@ def shown_provider(config: Config, principal: Principal, model: str, provider: s
         return None
     grants = [grant for grant in principal.grants or () if grant.covers(model)]
     routes = flat_routes(config.models, model)
-    places = [(route.provider or "", route.region) for route in routes] or [(provider, None)]
+    settings = config.providers.get(provider)
+    own = None if settings is None else settings.region
+    places = [(route.provider or "", route.region) for route in routes] or [(provider, own)]
     return next((name for name, region in places if any(grant.reaches(name, region) for grant in grants)), None)

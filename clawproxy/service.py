@@ -12,7 +12,7 @@ from typing import Protocol
 from attrs import define
 
 from clawproxy.clocks import Deadlines
-from clawproxy.config import Config
+from clawproxy.config import Config, Residency
 from clawproxy.context import Attribution, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.events import Batch, Outcome
@@ -50,6 +50,10 @@ class Call:
     """The `request_id` of the exchange within which a plugin asks this (`App.ask`)."""
     credentials: Credentials | None = None
     """As they were shown: whether they are still good is looked at while it runs. None: somebody else sees to that."""
+    size: int = 0
+    """Bytes it came in; 0: not known, but no more than a frame may have."""
+    residency: Residency | None = None
+    """What binds it beside its principal's own rules: those of the exchange within which a plugin asks it."""
 
 
 class Sink(Protocol):

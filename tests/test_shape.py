@@ -17,7 +17,7 @@ ALL = [*CORE, *PLUGINS, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT /
 
 LONGEST = 400
 LONGER_WITH_A_REASON: dict[str, int] = {
-    "clawproxy/config/schema.py": 434,  # every key there is, in one place: the contract
+    "clawproxy/config/schema.py": 419,  # every key there is, in one place: the contract
 }
 
 # Layers, lowest first. A module may import its own layer and those below.

@@ -83,6 +83,8 @@ def _told(report: Report) -> list[str]:
     rows = f"{report.rows:,} rows ({report.first} to {report.last})" if report.rows else "no rows"
     verdict = "intact" if report.intact else "BROKEN"
     lines = [f"{report.chain}: {rows}, {verdict}"]
+    if report.cut:
+        lines.append(f"  of {report.cut:,} of them retention has removed the text, or what was said")
     lines += [f"  {finding}" for finding in report.findings]
     if report.unsaid:
         lines.append(f"  ... and {report.unsaid} more")
@@ -103,6 +105,7 @@ def _json(report: Report) -> dict[str, Any]:
         "anchored": report.anchored,
         "unanchored": report.tail,
         "torn_bytes": report.torn,
+        "cut": report.cut,
         "findings": report.findings,
         "more_findings": report.unsaid,
     }
@@ -227,6 +230,8 @@ def _rows(
                 for line in file:
                     try:
                         row = json.loads(line)
+                        if isinstance(row, dict) and "removed" in row:  # by retention
+                            continue
                         at = datetime.datetime.fromisoformat(row["time"]).timestamp()
                         said = row["outcome"], row["request_id"]
                     except (ValueError, KeyError, TypeError):

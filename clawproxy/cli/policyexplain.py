@@ -23,6 +23,7 @@ LEFT_OUT = {
     "other_region": "not in the region asked for",
     "policy": "a policy left it out",
     "role": "none of the key's roles reaches it",
+    "residency": "the data may not go there",
     "breaker_open": "resting: it failed too often",
     "cooling": "resting: over its rate limit",
     "spent": "resting: its money is spent",
@@ -50,7 +51,11 @@ _STEPS = {
     "continue": "to go on where it was cut, after {before}",
     "steer": "anew, as the client said more",
 }
-_NOTHING = {"provider_error.breaker_open": "every route rests", "model_not_found": "there is no such model for this key"}
+_NOTHING = {
+    "provider_error.breaker_open": "every route rests",
+    "model_not_found": "there is no such model for this key",
+    "refused.residency": "no route is where its data may go (residency)",
+}
 _CACHE = "cache"
 
 
@@ -80,6 +85,10 @@ def lines(found: dict[str, Any]) -> list[str]:
         _line("attempts", "; ".join(_attempt(each) for each in found.get("attempts", ())) or "none"),
         _line("answer", _answer(found)),
     ]
+    if found.get("residency"):
+        regions = dict.fromkeys(str(each["region"]) for each in found.get("attempts", ()) if each.get("region"))
+        went = f"; it went to {', '.join(regions)}" if regions else ""
+        out.insert(4, _line("residency", f"{', '.join(found['residency'][:MOST_SHOWN])}{went}"))
     if found.get("notices"):
         out.append(_line("notices", ", ".join(found["notices"])))
     return out

@@ -17,6 +17,7 @@ from clawproxy.config.policies import (
     parse_comparison,
     parse_hours,
 )
+from clawproxy.config.residency import Residences, Residency, ResidencyConfig
 from clawproxy.config.roles import RoleConfig, action_of, authorized
 from clawproxy.config.schema import (
     KIB,
@@ -47,9 +48,8 @@ from clawproxy.config.schema import (
     ServerConfig,
     ServicePrice,
     Size,
-    TLSConfig,
-    TLSNameConfig,
 )
+from clawproxy.config.tls import TLSConfig, TLSNameConfig
 
 __all__ = [
     "ACTIONS",
@@ -81,6 +81,9 @@ __all__ = [
     "ProviderConfig",
     "ProviderTLSConfig",
     "RatesConfig",
+    "Residences",
+    "Residency",
+    "ResidencyConfig",
     "RestrictConfig",
     "RoleConfig",
     "RouteConfig",

@@ -24,6 +24,7 @@ from clawproxy.config.checks_credentials import check_credentials
 from clawproxy.config.checks_dialect import check_dialect_options
 from clawproxy.config.checks_models import check_models
 from clawproxy.config.checks_policies import check_policies
+from clawproxy.config.checks_residency import check_residency
 from clawproxy.config.checks_roles import check_roles
 from clawproxy.config.checks_server import check_server
 from clawproxy.config.checks_tls import check_certificates, check_provider_tls
@@ -81,6 +82,7 @@ def check(config: Config, names: Names, broken: Collection[str]) -> Findings:
         check_certificates(config, found)
     check_policies(config, names, found)
     check_roles(config, names, found)
+    check_residency(config, names, found)
     if "pipeline" not in broken:
         check_pipeline(config, names, found)
     if config.budgets:

@@ -23,6 +23,7 @@ from clawproxy.config.policies import (
     parse_comparison,
     parse_hours,
 )
+from clawproxy.config.residency import known_regions
 from clawproxy.config.schema import Config
 from clawproxy.config.structure import suggest
 from clawproxy.config.units import shown
@@ -111,7 +112,7 @@ def _places(config: Config) -> set[str]:
 def _check_restrict(restrict: RestrictConfig, path: KeyPath, config: Config, names: Names, found: Findings) -> None:
     if restrict == RestrictConfig():
         found.wrong(path, "is empty; name a provider, a region or a route")
-    regions = {route.region for model in config.models.values() for route in model.routes if route.region}
+    regions = known_regions(config)
     _known(restrict.provider, (*path, "provider"), names.providers, "a provider", found)
     _known(restrict.region, (*path, "region"), regions, "the region of any route", found)
     if config.models:

@@ -8,6 +8,7 @@ from typing import Any
 
 from clawproxy.config.findings import Findings, Names
 from clawproxy.config.locate import Path as KeyPath
+from clawproxy.config.residency import known_regions
 from clawproxy.config.roles import ACTIONS, RoleConfig
 from clawproxy.config.schema import Config
 from clawproxy.config.structure import suggest
@@ -42,7 +43,7 @@ def _check_role(name: str, role: RoleConfig, config: Config, names: Names, found
         found.wrong(path, "is no name for a role; use letters, digits, `_`, `.`, `:`, `@`, `/` and `-`, at most 64")
     if not role.models and not role.make_keys:
         found.warn(path, 'allows nothing: it names no models; write models = ["NAME"], or ["*"] for all')
-    regions = {route.region for model in config.models.values() for route in model.routes if route.region}
+    regions = known_regions(config)
     _known(role.models, (*path, "models"), names.models or None, "in [models]", found)
     _known(role.actions, (*path, "actions"), ACTIONS, "an action", found)
     _known(role.providers, (*path, "providers"), names.providers, "a provider", found)

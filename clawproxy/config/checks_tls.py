@@ -11,7 +11,8 @@ from pathlib import Path
 from clawproxy.config.findings import Findings, check_file
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted
-from clawproxy.config.schema import Config, ProviderConfig, TLSConfig
+from clawproxy.config.schema import Config, ProviderConfig
+from clawproxy.config.tls import TLSConfig
 from clawproxy.config.units import shown
 
 _LABELS = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*"

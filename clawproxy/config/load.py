@@ -26,6 +26,7 @@ from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted, line_of, lines
 from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.rates import structure_rates
+from clawproxy.config.residency import ResidencyConfig, in_regions
 from clawproxy.config.roles import RoleConfig
 from clawproxy.config.schema import (
     AlertsConfig,
@@ -61,6 +62,7 @@ _NAMED: Mapping[str, type[Any]] = {
     "budgets": BudgetConfig,
     "policies": PolicyConfig,
     "roles": RoleConfig,
+    "residency": ResidencyConfig,
 }
 
 
@@ -156,6 +158,7 @@ def load(
     config = Config(**parts.made)
     if not parts.broken & {"server"}:
         config = attrs.evolve(config, server=_at_home(config.server))
+    config = attrs.evolve(config, models=in_regions(config))
     names = Names(
         providers=set(parts.tables("providers")),
         models=set(parts.tables("models")),

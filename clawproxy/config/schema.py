@@ -16,7 +16,9 @@ from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.policies import PolicyConfig
+from clawproxy.config.residency import ResidencyConfig
 from clawproxy.config.roles import RoleConfig
+from clawproxy.config.tls import TLSConfig
 
 Duration = NewType("Duration", float)
 """Seconds."""
@@ -48,29 +50,6 @@ class SecretRef:
 
 FETCHED = ("command", "vault", "aws")
 """Schemes of a provider's credentials that take time: they are had while requests go on, and never when a file is checked."""
-ClientAuth = Literal["none", "optional", "required"]
-
-
-@frozen
-class TLSNameConfig:
-    """The certificate for clients that ask for one of these names (SNI)."""
-
-    hosts: tuple[str, ...]
-    """`api.example`, or `*.example` for every name one label longer."""
-    certificate: Path
-    key: Path
-
-
-@frozen
-class TLSConfig:
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
-    """PEM certificates of the authorities whose client certificates are accepted."""
-    client_auth: ClientAuth = "none"
-    """Whether clients are asked for a certificate, and whether they must show one."""
-    names: tuple[TLSNameConfig, ...] = ()
-    """More certificates, by name; `certificate` is for the rest."""
 
 
 @frozen
@@ -178,6 +157,8 @@ class ProviderConfig:
     tls: ProviderTLSConfig | None = None
     health: HealthConfig | None = None
     """None: nothing reaches it unless a client asked."""
+    region: str | None = None
+    """Where it processes what it is sent: of all its routes that do not say otherwise."""
 
     @property
     def credentials(self) -> tuple[SecretRef, ...]:
@@ -353,6 +334,8 @@ class LimitsConfig:
     messages: int = 100_000
     response: Size = Size(64 * MIB)
     """What one answer of a provider may hold."""
+    media: Size = Size(20 * MIB)
+    """Inline pictures, sounds and files of one request: of their base64, as it came."""
     shed_lag: Duration = Duration(1.0)
     """Event-loop lag beyond which new requests are refused as `overloaded`."""
 
@@ -432,3 +415,5 @@ class Config:
     roles: Mapping[str, RoleConfig] = field(factory=dict)
     """None: what keys call their roles are words for policies, and allow nothing."""
     alerts: AlertsConfig = AlertsConfig()
+    residency: Mapping[str, ResidencyConfig] = field(factory=dict)
+    """None: data may go wherever a route leads."""

@@ -28,6 +28,8 @@ MAX_VALUES = 131_072
 _NOT_BRACKETS = bytes(b for b in range(256) if b not in b"[]{}")
 _STEPS = bytes({0x5B: 1, 0x7B: 1, 0x5D: 255, 0x7D: 255}.get(b, 0) for b in range(256))  # as signed bytes: +1, -1
 _LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19,}(?![0-9.eE])")
+_LONG_STRINGS = 4096
+"""Bytes a string has on the average, from which on a document is walked through string by string."""
 _ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _PLACE = re.compile(r"\(byte (\d+)\)")
 
@@ -65,9 +67,11 @@ def _measure(data: bytes, depth: int, values: int) -> None:
     outside = data
     if b"\\" in outside:  # pairs first, so that the quote of `\\"` stays what it is: the end of a string
         outside = outside.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if outside.count(b'"') > 4 * (values + 1):  # each value brings two strings at most: itself and its key
+    quotes = outside.count(b'"')
+    if quotes > 4 * (values + 1):  # each value brings two strings at most: itself and its key
         raise ClawError("invalid_request", f"The JSON holds more than {values} values.")
-    outside = b"".join(outside.split(b'"')[::2])
+    long = len(outside) > _LONG_STRINGS * (quotes + 1)
+    outside = b"".join(_between(outside) if long else outside.split(b'"')[::2])
     opened = outside.count(b"[") + outside.count(b"{")
     if opened > depth:
         # Beyond the bound on containers the rest need not be looked at: it is refused either way.
@@ -81,6 +85,17 @@ def _measure(data: bytes, depth: int, values: int) -> None:
         negative = outside[match.start() - 1 : match.start()] == b"-"
         if len(digits) > 20 or int(digits) > (2**63 if negative else 2**64 - 1):
             raise ClawError("invalid_json", "The body is not valid JSON for this gateway: an integer does not fit 64 bits.")
+
+
+def _between(data: bytes) -> Iterator[bytes]:
+    """What stands outside of strings, and no copy of what stands in them: pictures are megabytes."""
+    begin = 0
+    while (end := data.find(b'"', begin)) >= 0:
+        yield data[begin:end]
+        begin = data.find(b'"', end + 1) + 1
+        if not begin:
+            return
+    yield data[begin:]
 
 
 def _keys(document: Any) -> Iterator[str]:

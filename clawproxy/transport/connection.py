@@ -295,6 +295,7 @@ class Connection:
             cache_control=asked.cache_control,
             wanted=asked.wanted,
             credentials=credentials,
+            size=len(body),
         )
         if self._gone:
             lifetime.hang_up()

@@ -8,6 +8,7 @@ Rule 3: the audit observes. Where it can not write it says so loudly and request
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 
@@ -21,7 +22,7 @@ from clawproxy.messages import ChatRequest
 from clawproxy_audit.content import Box, Kept
 from clawproxy_audit.rows import audit_row
 from clawproxy_audit.settings import AuditSettings
-from clawproxy_audit.writer import Writer, writer_of
+from clawproxy_audit.writer import SETTINGS, Writer, writer_of
 
 __all__ = [
     "Audit",
@@ -61,8 +62,13 @@ class Audit:
 
 @hookimpl
 def configure(config: AuditSettings | None, app: App) -> Audit:
-    """Raises ConfigError where content is to be kept and there is no key to keep it under."""
+    """Raises ConfigError where content is to be kept and there is no key to keep it under, or a team's rows longer than any."""
     settings = config or AuditSettings()
+    for name, team in settings.teams.items():
+        if team.retain != math.inf and team.retain > settings.retain:
+            words = "is longer than plugins.audit.retain, after which whole files go; write a shorter time, or raise that"
+            raise ConfigError([f"plugins.audit.teams.{name}.retain: {words}"])
+    app.shared.setdefault(SETTINGS, settings)  # those it starts with: nothing may be asked of it for long
     if settings.content == "none":
         return Audit(settings)
     if settings.content_key is None:

@@ -70,7 +70,7 @@ class Chain:
         """Raises Busy; OSError."""
         self.folder = folder
         self.name = chain_name(instance)
-        self._key = key
+        self.key = key
         self.path = folder / f"{self.name}.jsonl"
         self.seq, self.prev = 0, FIRST
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ class Chain:
         for row in rows:
             seq += 1
             covered = b'{"seq":%d,"prev":"%b",%b' % (seq, prev.encode(), row[1:-1])
-            prev = mac_of(self._key, covered)
+            prev = mac_of(self.key, covered)
             lines += b'%b,"mac":"%b"}\n' % (covered, prev.encode())
         try:
             rest = memoryview(lines)
@@ -134,6 +134,29 @@ class Chain:
             raise
         self._size += len(lines)
         self.seq, self.prev = seq, prev
+
+    def replace(self, beside: Path, inode: int, size: int) -> bool:
+        """Go on in the file `beside`, which has what the first `size` bytes of this one came to; the rest is added to it. False,
+        and nothing done, where this one is not the file of that inode any more."""
+        if os.fstat(self._fd).st_ino != inode or self._size < size:
+            return False
+        fd = os.open(beside, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while size < self._size:
+                piece = os.pread(self._fd, min(_BLOCK, self._size - size), size)
+                size += len(piece)
+                while piece:
+                    piece = piece[os.write(fd, piece) :]
+            os.fsync(fd)
+            whole = os.fstat(fd).st_size
+            os.rename(beside, self.path)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd, self._size = fd, whole
+        return True
 
     # --- retention -----------------------------------------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ class _Attempt(msgspec.Struct, gc=False):
     outcome: str | None
     sent: bool
     status: int | None
+    region: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Only where residency rules bind the request."""
 
 
 class _Usage(msgspec.Struct, gc=False):
@@ -76,7 +78,7 @@ class _Rule(msgspec.Struct, gc=False):
 
 class Row(msgspec.Struct, gc=False):
     """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh,
-    the rules where none spoke, and roles and tags where there are none."""
+    the rules where none spoke, and roles, tags and residency where there are none."""
 
     time: str
     request_id: str
@@ -108,6 +110,8 @@ class Row(msgspec.Struct, gc=False):
     """The key's, its `region:` among them."""
     rules: list[_Rule] | msgspec.UnsetType = msgspec.UNSET
     roles: list[str] | msgspec.UnsetType = msgspec.UNSET
+    residency: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """The rules that said where its data may go; each attempt then tells its `region`."""
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -152,6 +156,12 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
         row.rules = [_Rule(hit.rule, hit.action, hit.shadow) for hit in exchange.rules[:MAX_RULES]]
     if principal.roles:
         row.roles = list(principal.roles[:MAX_RULES])
+    residency = exchange.residency
+    if residency is not None:
+        row.residency = list(residency.rules[:MAX_RULES])
+        for told, attempt in zip(row.attempts, exchange.attempts[-MAX_ATTEMPTS:], strict=True):
+            if attempt.route.recorded is None:
+                told.region = residency.region(attempt.route.provider, attempt.route.model)
     return to_line(row)
 
 

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from attrs import field, frozen, validators
 
 from clawproxy.config import KIB, MIB, Duration, SecretRef, Size
+
+_SOME: Final = validators.gt(Duration(0.0))
+
+
+@frozen
+class AuditTeam:
+    """What holds for the rows of one team, and what was said in them."""
+
+    retain: Duration = field(default=Duration(math.inf), validator=_SOME)
+    """Not longer than everybody's."""
+    retain_content: Duration | None = field(default=None, validator=validators.optional(_SOME))
+    """None: as long as everybody's."""
 
 
 @frozen
@@ -24,3 +37,7 @@ class AuditSettings:
     """What it is encrypted with."""
     max_content: Size = field(default=Size(64 * KIB), validator=validators.ge(Size(1)))
     """Bytes of text of one exchange."""
+    retain_content: Duration = field(default=Duration(math.inf), validator=_SOME)
+    """How long what was said is kept in its row."""
+    teams: Mapping[str, AuditTeam] = field(factory=dict)
+    """By the teams' names, whole."""

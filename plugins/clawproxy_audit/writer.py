@@ -2,12 +2,15 @@
 
 Rule 1: `add` costs the exchange a list append. Where no service task runs (a test, a tool), it writes at once.
 Rule 2: at most `MOST_ROWS` rows wait. Beyond it the newest is dropped, counted and said.
-Rule 3: where the chain is, is anchored after `ANCHOR_ROWS` rows, after `ANCHOR_SECONDS`, and at the end; and said in the log.
+Rule 3: what a team's retention says is due is cut out (`retention`) while requests go on: files are read and written beside by
+        another thread, and only taken over by this one.
+Rule 4: where the chain is, is anchored after `ANCHOR_ROWS` rows, after `ANCHOR_SECONDS`, and at the end; and said in the log.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable
 from types import TracebackType
 
@@ -18,6 +21,7 @@ from clawproxy.errors import ConfigError
 from clawproxy.hookspecs import DONE
 from clawproxy_audit.anchors import Anchors, said
 from clawproxy_audit.chain import Busy, Chain, key_of
+from clawproxy_audit.cleaner import Cleaner
 from clawproxy_audit.settings import AuditSettings
 
 log = logging.getLogger("clawproxy.audit")
@@ -30,6 +34,9 @@ ANCHOR_SECONDS = 60.0
 _CLOSE_WITHIN = 5.0
 _SAY_AGAIN = 60.0
 """Seconds between two complaints about the same trouble."""
+
+SETTINGS = "audit.settings"
+"""In `App.shared`: those the gateway began with."""
 
 _running: dict[str, Writer] = {}
 
@@ -56,7 +63,10 @@ class Writer:
         self._anchored = 0
         """The last row that an anchor names."""
         self._anchored_at = 0.0
-        self._settings = AuditSettings()
+        self._settings: AuditSettings | None = None
+        self._cleaner: Cleaner | None = None
+        self._looked = -math.inf
+        """When retention was looked after."""
         self._limiter = trio.CapacityLimiter(1)
         self._wake = trio.Event()
         self._task = trio.CancelScope()
@@ -98,7 +108,8 @@ class Writer:
         self._app.count("clawproxy_audit_rows_total")
         if self._chain is None:
             return DONE
-        self._settings = settings
+        if settings is not self._settings:
+            self._settings = settings
         if len(self._rows) >= MOST_ROWS:
             self._dropped += 1
             self._app.count("clawproxy_audit_dropped_total")
@@ -110,7 +121,8 @@ class Writer:
     async def _run(self) -> None:
         with self._task:
             while True:
-                with trio.move_on_after(ANCHOR_SECONDS):
+                await self._clean_if_due()
+                with trio.move_on_after(min(ANCHOR_SECONDS, self._pause())):
                     await self._wake.wait()
                     await trio.sleep(WRITE_EVERY)
                     self._wake = trio.Event()
@@ -118,6 +130,35 @@ class Writer:
                     if self._rows:
                         self._wake.set()
                 await self._anchor_if_due()
+
+    def _terms(self) -> AuditSettings:
+        return self._settings or self._app.shared.get(SETTINGS) or AuditSettings()
+
+    def _pause(self) -> float:
+        return math.inf if self._cleaner is None else self._cleaner.terms.pause
+
+    async def _clean_if_due(self) -> None:
+        """Cut what is due. Raises nothing."""
+        chain, settings = self._chain, self._terms()
+        if chain is None or not (settings.teams or settings.retain_content < math.inf):
+            self._cleaner = None
+            return
+        if self._cleaner is None or self._cleaner.settings is not settings:
+            self._cleaner = Cleaner(chain, settings)
+        elif trio.current_time() - self._looked < self._cleaner.terms.pause:
+            return
+        self._looked = trio.current_time()
+        try:
+            for path in await trio.to_thread.run_sync(self._cleaner.files):
+                cutting = await trio.to_thread.run_sync(self._cleaner.begin, path)
+                if cutting is not None:
+                    try:
+                        await trio.to_thread.run_sync(self._cleaner.finish, cutting, limiter=self._limiter)
+                    except trio.Cancelled:  # not begun
+                        cutting.drop()
+                        raise
+        except OSError as error:
+            log.error("what retention says is due could not be cut out of the audit log: %s", error)
 
     async def _anchor_if_due(self) -> None:
         chain = self._chain
@@ -147,7 +188,7 @@ class Writer:
             return
         self._rows = []
         try:
-            await trio.to_thread.run_sync(_append, chain, rows, self._settings, anchors, limiter=self._limiter)
+            await trio.to_thread.run_sync(_append, chain, rows, self._terms(), anchors, limiter=self._limiter)
         except trio.Cancelled:  # not begun: a thread at work is never abandoned
             self._rows = rows + self._rows
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 
 ENTRIES = 10_000
 PREFIX = 11
@@ -22,8 +22,8 @@ class Throttle:
     def __init__(self, limit: int = 10, window: float = 60.0) -> None:
         self.limit = limit
         self.window = window
-        self._addresses: OrderedDict[bytes, deque[float]] = OrderedDict()
-        self._prefixes: OrderedDict[bytes, deque[float]] = OrderedDict()
+        self._addresses: OrderedDict[bytes, tuple[float, ...]] = OrderedDict()
+        self._prefixes: OrderedDict[bytes, tuple[float, ...]] = OrderedDict()
         self._key = secrets.token_bytes(32)
 
     def failed(self, peer: str, token: str, now: float) -> float | None:
@@ -35,20 +35,13 @@ class Throttle:
         )
         return max((wait for wait in waits if wait is not None), default=None)
 
-    def _note(self, table: OrderedDict[bytes, deque[float]], name: bytes, now: float) -> float | None:
-        times = table.get(name)
-        if times is None:
-            times = table[name] = deque()
-            if len(table) > ENTRIES:
-                table.popitem(last=False)
-        else:
-            table.move_to_end(name)
+    def _note(self, table: OrderedDict[bytes, tuple[float, ...]], name: bytes, now: float) -> float | None:
         horizon = now - self.window
-        while times and times[0] <= horizon:
-            times.popleft()
-        times.append(now)
-        while len(times) > self.limit + 1:  # more is not needed to know the verdict; a reload may have lowered the limit
-            times.popleft()
+        known = table.pop(name, ())
+        # One beyond the limit is enough to know the verdict. A tuple: nearly all have one time, and a deque takes 700 bytes.
+        times = table[name] = (*[time for time in known if time > horizon], now)[-self.limit - 1 :]
+        if len(table) > ENTRIES:
+            table.popitem(last=False)
         return times[0] - horizon if len(times) > self.limit else None
 
     def __len__(self) -> int:

@@ -48,7 +48,12 @@ class Cache:
             answers = self.app.shared["cache"] = Answers()
         return answers
 
-    def scope(self, principal: Principal) -> tuple[str, ...]:
+    def scope(self, exchange: Exchange) -> tuple[str, ...]:
+        # What was answered under one residency is no answer under another.
+        bound = () if exchange.residency is None else ("residency", *exchange.residency.rules)
+        return (*bound, *self._sharers(exchange.principal))
+
+    def _sharers(self, principal: Principal) -> tuple[str, ...]:
         # Whom roles keep from a provider, or a region, they keep from its answers, too.
         roles = () if principal.grants is None else tuple(sorted(grant.role for grant in principal.grants))
         if self.settings.scope == "global":
@@ -61,7 +66,7 @@ class Cache:
     def asked(self, exchange: Exchange, request: ChatRequest) -> Asked | None:
         if self.settings.deterministic_only and request.temperature != 0 and request.operation != "embeddings":
             return None
-        return asked_of(request, self.scope(exchange.principal), self.fingerprint, wish(request, exchange.cache_control))
+        return asked_of(request, self.scope(exchange), self.fingerprint, wish(request, exchange.cache_control))
 
 
 @define(slots=True, eq=False)
@@ -96,7 +101,7 @@ def configure(config: CacheSettings | None, app: App) -> Cache:
     order = app.config.pipeline.order
     if "cache" in order and "router" in order and order.index("cache") > order.index("router"):
         raise ConfigError(["pipeline.order: `cache` stands after `router`, which would answer first; put it before."])
-    what = repr((app.config.models, app.config.providers))
+    what = repr((app.config.models, app.config.providers, app.config.residency))
     return Cache(config or CacheSettings(), app, blake2b(what.encode("utf-8", "backslashreplace"), digest_size=32).digest())
 
 

@@ -189,7 +189,7 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
         if place is None:
             return None
         try:
-            within = chosen_within if is_bound(principal) else choose
+            within = chosen_within if is_bound(exchange) else choose
             placed = within(exchange, request, state, place.tree)
         finally:
             exchange.considered = told(exchange.considered, place)
@@ -198,14 +198,14 @@ async def choose_route(exchange: Exchange, request: ChatRequest, state: Router) 
         return placed
     key = (request.model, tuple(principal.models), principal.grants)
     plan = state.plans.get(key)
-    if plan is not None:
+    if plan is not None and exchange.residency is None:
         if health.breakers or health.credentials:
             state.guard.told(exchange, plan)
         return plan
     if not principal.may_use(request.model):
         raise ClawError("model_not_found", param="model")
     tree = state.trees.get(request.model)
-    bound = is_bound(principal)
+    bound = is_bound(exchange)
     if bound or tree is not None:
         whole = tree or request.model
         chosen = (
@@ -245,10 +245,13 @@ def choose(exchange: Exchange, request: ChatRequest, state: Router, tree: Group)
 
 
 def chosen_within(exchange: Exchange, request: ChatRequest, state: Router, whole: Group | str) -> Plan | None:
-    """Among what the caller's roles reach of a tree. Where that is nothing, the model is none that the caller knows of."""
+    """Among what the caller's roles reach of a tree, and where its data may go. Where roles leave nothing, the model is none that
+    the caller knows of."""
     tree, outside = state.reach.left(whole, exchange, request)
     try:
         if not tree.children:
+            if any(each.why == "residency" for each in outside):
+                raise ClawError("refused.residency")
             if outside:
                 raise ClawError("model_not_found", param="model")
             return None

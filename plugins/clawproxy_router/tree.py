@@ -5,7 +5,7 @@ Rule: a leaf carries all that can be known of it beforehand, so that choosing on
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from attrs import evolve, field, frozen
@@ -25,7 +25,7 @@ REASONS: Final[Mapping[str, str]] = {
     "region": "region",
 }
 """Why a route comes first, by strategy."""
-LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy", "role"})
+LEFT_OUT: Final = frozenset({"incapable", "too_long", "low_quality", "other_region", "policy", "role", "residency"})
 RESTING: Final = frozenset({"breaker_open", "cooling", "spent", "disabled", "ejected"})
 """Why a route is not asked now, or last: by what it did of late (`resting`)."""
 WORDS: Final = frozenset(
@@ -69,6 +69,16 @@ class Group:
 def tree_of(config: Config, name: str) -> Group:
     """The tree of a configured model. Routes below the tier that it, or a group on the way, demands are not in it."""
     return _group(config, config.models[name], 1, config.models[name].price, 0, "priority")
+
+
+def bare(config: Config, routes: Sequence[Route]) -> Group:
+    """Of routes that no model of the configuration has."""
+    return Group("priority", tuple([Leaf(route, route, region=_region(config, route)) for route in routes]))
+
+
+def _region(config: Config, route: Route) -> str | None:
+    provider = config.providers.get(route.provider)
+    return None if provider is None else provider.region
 
 
 def _group(config: Config, model: ModelConfig, weight: int, price: PriceConfig | None, tier: int, above: str) -> Group:

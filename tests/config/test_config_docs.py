@@ -11,11 +11,12 @@ import attrs
 import pytest
 
 from clawproxy.clocks import CLOCKS, Deadlines
-from clawproxy.config import RoleConfig, environment, policies, schema
+from clawproxy.config import ResidencyConfig, RoleConfig, TLSConfig, TLSNameConfig, environment, policies, schema
 from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_audit.settings import AuditTeam
 from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
@@ -24,8 +25,8 @@ PAGE = (DOCS / "configuration.md").read_text()
 PLUGINS = Plugins(schema.PipelineConfig().order).registry
 SECTIONS: dict[str, type[Any]] = {
     "## `[server]`": schema.ServerConfig,
-    "## `[server.tls]`": schema.TLSConfig,
-    "### `[[server.tls.names]]`": schema.TLSNameConfig,
+    "## `[server.tls]`": TLSConfig,
+    "### `[[server.tls.names]]`": TLSNameConfig,
     "## `[providers.NAME]`": schema.ProviderConfig,
     "## `[providers.NAME.pool]`": schema.PoolConfig,
     "## `[providers.NAME.oauth]`": schema.OAuthConfig,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, type[Any]] = {
     "`time`:": policies.TimeConfig,
     "`restrict`:": policies.RestrictConfig,
     "## `[roles.NAME]`": RoleConfig,
+    "## `[residency.NAME]`": ResidencyConfig,
     "## `[pipeline]`": schema.PipelineConfig,
     "## `[deadlines]`": Deadlines,
     "## `[limits]`": schema.LimitsConfig,
@@ -49,6 +51,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[log]`": schema.LogConfig,
     "## `[rates]`": schema.RatesConfig,
     "### `[plugins.truncate.models.NAME]`": TruncateModel,
+    "### `[plugins.audit.teams.NAME]`": AuditTeam,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},
     **{
         f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))

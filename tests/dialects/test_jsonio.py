@@ -245,3 +245,9 @@ def _depth(value: Any) -> int:
     if isinstance(value, dict):
         value = list(value.values())
     return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+@given(st.text('a"\\[,}', max_size=40))
+def test_what_stands_between_strings_is_found_either_way(text: str) -> None:
+    data = text.encode()
+    assert b"".join(jsonio._between(data)) == b"".join(data.split(b'"')[::2])

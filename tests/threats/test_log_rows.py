@@ -20,7 +20,12 @@ from tests.threats.kit import SAID, Raw, closed, document, get, post, say
 KEY = "sk-client-canary-0918273645abcdef"
 SECRETS = {"TEST_CLIENT_KEY": KEY, "TEST_PROVIDER_KEY": "sk-provider-canary-5a6b7c8d9e0f1122"}
 MANY = int(os.environ.get("CLAW_ROWS", "600"))
-"""Requests of a bomb or a flood: a hundred thousand in the long form."""
+"""Requests of a bomb or a flood: a hundred thousand in the long form (CLAW_ROWS)."""
+WARM = 600 if MANY < 10_000 else 30_000
+"""Requests before: what is bounded (failed credentials, causes of log lines) fills up in the long form."""
+TRIES = 3
+"""An allocator takes memory in large pieces: what grows with the labels, grows each time."""
+MIB = 1024 * 1024
 
 
 def admin_of(url: str) -> tuple[str, int]:
@@ -56,6 +61,7 @@ async def many(address: tuple[str, int], requests: list[bytes]) -> None:
 
 
 async def test_m01_a_label_bomb_makes_no_series(world: Served) -> None:
+    """M-01: models, users, tokens, paths, methods, hosts, user agents, origins and ids, each at random."""
     rng = random.Random(7)
 
     def strange(number: int) -> bytes:
@@ -75,13 +81,18 @@ async def test_m01_a_label_bomb_makes_no_series(world: Served) -> None:
         return int(Path(f"/proc/{world.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     admin = admin_of(world.ready["admin"])
-    await many(world.address, [strange(number) for number in range(300)])  # each kind of answer, each size of pool
-    before, held = series(await scrape(admin)), resident()
-    await many(world.address, [strange(number) for number in range(MANY)])
-    after = series(await scrape(admin))
-    assert not [name for name in after - before if not re.search("_bucket|status|plugin_faults", name)]
-    assert len(after) - len(before) < 30
-    assert resident() - held < 4 * 1024 * 1024  # of which an allocator of nothing new takes half
+    await many(world.address, [strange(number) for number in range(WARM)])  # each kind of answer, each table that is bounded
+    before = series(await scrape(admin))
+    grown = []
+    for _ in range(TRIES):
+        held = resident()
+        await many(world.address, [strange(number) for number in range(MANY)])
+        assert series(await scrape(admin)) == before
+        grown.append(resident() - held)
+        if grown[-1] < MIB:
+            break
+    print(f"{len(before)} series; {MANY} requests: {[round(each / MIB, 2) for each in grown]} MiB")
+    assert min(grown) < MIB
 
 
 async def test_m02_figures_are_for_the_admin_listener_alone(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from clawproxy.errors import Refusal
 from clawproxy.messages import Principal, Route
 from clawproxy_router.candidates import candidates_for
 from clawproxy_router.policies.verdict import Verdict
-from clawproxy_router.tree import Group, Leaf, leaves, tree_of
+from clawproxy_router.tree import Group, Leaf, bare, leaves, tree_of
 
 MOST: Final = 1024
 """Places kept; without `[models]` clients may name models without end."""
@@ -69,7 +69,7 @@ class Placing:
                         return Group("priority", (leaf,), 1, (leaf.key,))
             return None
         found = candidates_for(self.config, name, _ANYBODY)
-        return Group("priority", tuple(Leaf(route, route) for route in found)) if found else None
+        return bare(self.config, found) if found else None
 
 
 def _placed(tree: Group, restrictions: Sequence[RestrictConfig]) -> Place:
