@@ -205,7 +205,7 @@ def pool(seconds: float) -> Figures:
 
 
 def plugins(seconds: float) -> Figures:
-    state = clawproxy_sanitize.configure(SanitizeSettings())
+    state = clawproxy_sanitize.compiled(SanitizeSettings())
     scanner = state.output
     assert scanner is not None
     exchange, request = make_exchange(), make_request("Say hello to the world and tell me what you can do for me today.")

@@ -74,6 +74,16 @@ class _Rule(msgspec.Struct, gc=False):
     shadow: bool
 
 
+class _Scanned(msgspec.Struct, gc=False, omit_defaults=True):
+    """What policies looked at: the groups of rules, bytes of text, and how often each rule matched. Never what."""
+
+    prompt: list[str]
+    answer: list[str]
+    prompt_bytes: int = 0
+    answer_bytes: int = 0
+    found: dict[str, int] = {}
+
+
 class Row(msgspec.Struct, gc=False):
     """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh,
     the rules where none spoke, and roles and tags where there are none."""
@@ -108,6 +118,7 @@ class Row(msgspec.Struct, gc=False):
     """The key's, its `region:` among them."""
     rules: list[_Rule] | msgspec.UnsetType = msgspec.UNSET
     roles: list[str] | msgspec.UnsetType = msgspec.UNSET
+    scanned: _Scanned | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -152,6 +163,9 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
         row.rules = [_Rule(hit.rule, hit.action, hit.shadow) for hit in exchange.rules[:MAX_RULES]]
     if principal.roles:
         row.roles = list(principal.roles[:MAX_RULES])
+    if (seen := exchange.scanned) is not None:
+        found = seen.found() if seen.counts else {}
+        row.scanned = _Scanned(list(seen.prompt), list(seen.answer), seen.prompt_bytes, seen.answer_bytes, found)
     return to_line(row)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from math import inf
 
 from attrs import frozen
 
@@ -26,10 +27,12 @@ class Unfollowable(ValueError):
 
 @frozen
 class Followed:
-    """`whole`: the pattern, its groups not capturing. `begun`: its beginnings, None where it has none but the empty one."""
+    """`whole`: the pattern, its groups not capturing. `begun`: its beginnings, None where it has none but the empty one.
+    `longest`: characters a match may have at most; infinite where it has no end."""
 
     whole: str
     begun: str | None
+    longest: float = 0
 
 
 def follow(pattern: str) -> Followed:
@@ -51,7 +54,11 @@ class _Parser:
         while self._peek() == "|":
             self.place += 1
             branches.append(self._sequence())
-        return Followed("|".join(branch.whole for branch in branches), _either(branch.begun for branch in branches))
+        return Followed(
+            "|".join(branch.whole for branch in branches),
+            _either(branch.begun for branch in branches),
+            max(branch.longest for branch in branches),
+        )
 
     def _sequence(self) -> Followed:
         items: list[Followed] = []
@@ -61,7 +68,7 @@ class _Parser:
         for item in reversed(items):
             rest = None if begun is None else f"{item.whole}(?:{begun})"
             begun = _either((item.begun, rest))
-        return Followed("".join(item.whole for item in items), begun)
+        return Followed("".join(item.whole for item in items), begun, sum(item.longest for item in items))
 
     def _item(self) -> Followed:
         char = self._peek()
@@ -90,7 +97,7 @@ class _Parser:
             raise Unfollowable("a `(` has no `)`.")
         self.place += 1
         begun = None if inner.begun is None else f"{opening}{inner.begun})"
-        return self._quantified(f"{opening}{inner.whole})", begun, single=False)
+        return self._quantified(f"{opening}{inner.whole})", begun, inner.longest, single=False)
 
     def _escape(self) -> Followed:
         match = _ESCAPE.match(self.pattern, self.place)
@@ -128,13 +135,13 @@ class _Parser:
         self.place += 1
         return self.pattern[start : self.place]
 
-    def _quantified(self, atom: str, begun: str | None = "", *, single: bool) -> Followed:
-        """`begun` is the atom's own beginnings; "" stands for the atom itself."""
+    def _quantified(self, atom: str, begun: str | None = "", longest: float = 1, *, single: bool) -> Followed:
+        """`begun` is the atom's own beginnings; "" stands for the atom itself. `longest` is the atom's."""
         match = _QUANTIFIER.match(self.pattern, self.place)
         if begun == "":
             begun = atom
         if match is None:
-            return Followed(atom, begun)
+            return Followed(atom, begun, longest)
         self.place = match.end()
         if _QUANTIFIER.match(self.pattern, self.place):
             raise Unfollowable("two repetitions follow each other.")
@@ -142,10 +149,11 @@ class _Parser:
         most = _most(match)
         if begun is None or most == 0:
             return Followed(whole, None)
+        longest *= inf if most is None else most
         if single:
-            return Followed(whole, f"{atom}+" if most is None else f"{atom}{{1,{most}}}" if most > 1 else atom)
+            return Followed(whole, f"{atom}+" if most is None else f"{atom}{{1,{most}}}" if most > 1 else atom, longest)
         before = f"(?:{atom})*" if most is None else f"(?:{atom}){{0,{most - 1}}}" if most > 1 else ""
-        return Followed(whole, before + begun)
+        return Followed(whole, before + begun, longest)
 
     def _peek(self) -> str:
         return self.pattern[self.place] if self.place < len(self.pattern) else ""

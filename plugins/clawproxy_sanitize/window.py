@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from clawproxy_sanitize.scanner import Match, Scanner, decode, encode, noted
+from clawproxy.context import Scanned
+from clawproxy_sanitize.scanner import Match, Scanner, decode, encode, noted, width
 
 BOUND = 8192
 SHORT = 64
@@ -28,10 +29,11 @@ class Window:
     """One text. `buffer` is one character of context and what is not finished; of it, the first `out` bytes have been given out
     already, and a match may begin from `scan` on."""
 
-    __slots__ = ("_buffer", "_counts", "_dropping", "_out", "_scan", "_scanner", "_sizes", "_wait")
+    __slots__ = ("_buffer", "_counts", "_dropping", "_out", "_scan", "_scanned", "_scanner", "_sizes", "_wait")
 
-    def __init__(self, scanner: Scanner, counts: dict[str, int]) -> None:
+    def __init__(self, scanner: Scanner, counts: dict[str, int], scanned: Scanned | None = None) -> None:
         self._scanner = scanner
+        self._scanned = scanned or Scanned()
         self._counts = counts
         self._buffer = b""
         self._out = 0
@@ -56,6 +58,7 @@ class Window:
         if not self._scanner.is_clean(buffer + data):
             return False
         if data:
+            self._scanned.answer_bytes += len(data)
             self._rest(data)
         return True
 
@@ -63,7 +66,14 @@ class Window:
         """The next piece in; the pieces to pass on now. None: this piece, just as it is. Raises Refusal."""
         if self.passes(text):
             return None
+        if not text.isascii():
+            clean = self._scanner.unhidden(text, decode(self._buffer[_before(self._buffer, len(self._buffer)) :]), self._counts)
+            if clean is not text:
+                if not clean:
+                    return []
+                text = clean
         data = encode(text)
+        self._scanned.answer_bytes += len(data)
         if self._dropping is not None:
             match = self._dropping.match(text)
             data = encode(text[match.end() :]) if match is not None else data
@@ -96,8 +106,8 @@ class Window:
             dropping = _LIKE_A_KEY if place == len(self._buffer) and place > self._scan else None
             self._rest(self._buffer)
             self._dropping = dropping
-        elif len(decode(self._buffer[begun:])) >= LEAK:
-            self._give(begun, out)
+        elif (shown := self._scanner.shows(self._buffer, begun, LEAK)) is not None:
+            self._give(shown, out)
             self._counts["unfinished"] = self._counts.get("unfinished", 0) + 1
             self._replace(len(self._buffer), b"[redacted:unfinished]", out)
             self._rest(self._buffer)
@@ -116,7 +126,8 @@ class Window:
             found = self._scanner.find(buffer, place)
             begun = None if last else self._scanner.begins(buffer, place)
             if found is not None and (begun is None or begun > found):
-                place = self._take(self._scanner.match(buffer, found), out)
+                match = self._scanner.match(buffer, found)
+                place = self._take(match, out) if match is not None else found + width(buffer, found)
                 continue
             if begun is None:
                 self._give(len(buffer), out)
@@ -128,7 +139,7 @@ class Window:
                 return
             match = self._scanner.match(buffer, begun)
             if match is None:
-                place = begun + _width(buffer, begun)
+                place = begun + width(buffer, begun)
                 continue
             place = self._take(match, out)
             if place == len(buffer):
@@ -138,19 +149,22 @@ class Window:
 
     def _matches(self, out: list[str]) -> int:
         """Take every match there is; returns where the last one ended."""
-        place = self._scan
-        while (found := self._scanner.find(self._buffer, place)) is not None:
-            place = self._take(self._scanner.match(self._buffer, found), out)
+        place = search = self._scan
+        while (found := self._scanner.find(self._buffer, search)) is not None:
+            match = self._scanner.match(self._buffer, found)
+            if match is None:
+                search = found + width(self._buffer, found)
+            else:
+                place = search = self._take(match, out)
         return place
 
-    def _take(self, match: Match | None, out: list[str]) -> int:
-        assert match is not None
+    def _take(self, match: Match, out: list[str]) -> int:
         noted(match.rule, self._counts)
         if match.rule.action == "flag":
             self._give(match.end, out)
         else:
             self._give(match.start, out)
-            self._replace(match.end, match.rule.replacement, out)
+            self._replace(match.end, match.rule.replaced(self._buffer[match.start : match.end]), out)
         return match.end
 
     def _give(self, end: int, out: list[str]) -> None:
@@ -195,14 +209,6 @@ class Window:
         self._scan = scan - start
         held = len(self._buffer)
         self._wait = held + (held >> 3) if held > LONG else 0
-
-
-def _width(data: bytes, place: int) -> int:
-    """Bytes of the character at `place`."""
-    end = place + 1
-    while end < len(data) and data[end] & 0xC0 == 0x80:
-        end += 1
-    return end - place
 
 
 def _before(data: bytes, place: int) -> int:

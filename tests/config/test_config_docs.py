@@ -16,6 +16,7 @@ from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
+from clawproxy_sanitize import settings as sanitize
 from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
@@ -54,6 +55,11 @@ SECTIONS: dict[str, type[Any]] = {
         f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
         for name in ("breaker", "credentials", "retries", "ejection")
     },
+    "#### `[plugins.sanitize.personal]`": sanitize.PersonalSettings,
+    "#### `[plugins.sanitize.invisible]`": sanitize.InvisibleSettings,
+    "#### `[plugins.sanitize.injection]`": sanitize.InjectionSettings,
+    "#### `[plugins.sanitize.links]`": sanitize.LinkSettings,
+    "#### `[plugins.sanitize.classifier]`": sanitize.ClassifierSettings,
 }
 
 

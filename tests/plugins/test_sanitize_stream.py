@@ -37,7 +37,7 @@ from clawproxy_sanitize.window import BOUND, Window
 
 
 def configured(**changes: Any) -> Sanitizer:
-    return clawproxy_sanitize.configure(SanitizeSettings(**changes))
+    return clawproxy_sanitize.compiled(SanitizeSettings(**changes))
 
 
 def scanner(**changes: Any) -> Scanner:
@@ -134,13 +134,22 @@ def test_every_cut_of_every_sample() -> None:
         assert "".join(streamed(SCANNER, list(text))) == expected
 
 
+PROSE = """
+Trains that leave the city in the morning reach the coast before noon, and those who get on at the second stop find that most of
+the seats by the windows have been taken. The conductor, who has worked on this line for thirty years, says that nothing has ever
+gone wrong: once a tree fell, once the snow was too deep, and in both cases people shared their bread and played cards until help
+came. He keeps a list of the birds he sees on the way. Last spring it had forty names; this year a heron was added, and he hopes
+that an owl will be next. If you ask him about it he will show you the page, written in a small and careful hand.
+"""
+
+
 def test_clean_text_goes_on_at_once() -> None:
-    words = [f" {word}" for word in BENIGN.replace("\n", " ").split()]
+    words = [f" {word}" for word in PROSE.split()]
     window, late = Window(SCANNER, Counter()), 0
     for word in words:
         passed = window.feed(word)
         late += passed is not None
-    assert late < len(words) / 5
+    assert late < len(words) / 10
 
 
 def test_an_event_stays_one_event() -> None:
