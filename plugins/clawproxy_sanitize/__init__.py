@@ -21,7 +21,7 @@ from clawproxy.messages import ChatRequest
 from clawproxy_sanitize.injection import Injection
 from clawproxy_sanitize.prompt import changed, texts
 from clawproxy_sanitize.restore import Restoring, Vault
-from clawproxy_sanitize.scanner import INVISIBLE, Doubts, Scanner, encode
+from clawproxy_sanitize.scanner import INVISIBLE, Doubts, Patterns, Scanner, encode
 from clawproxy_sanitize.settings import SanitizeSettings, active, groups, rules
 from clawproxy_sanitize.stream import Answer
 
@@ -81,12 +81,14 @@ def compiled(config: SanitizeSettings, pepper: bytes = b"") -> Sanitizer:
     found = groups(config)
     into, out = rules(found, config, "input"), rules(found, config, "output")
     hidden = [None if action == "off" else action for action in (config.invisible.input, config.invisible.output)]
-    prompts = Scanner(into, hidden[0]) if into or hidden[0] else None
-    same = into == out and hidden[0] == hidden[1]
+    patterns = Patterns(into)
+    both = patterns if into == out else Patterns(out)
+    prompts = Scanner(patterns, hidden[0]) if into or hidden[0] else None
+    answers = Scanner(both, hidden[1]) if out or hidden[1] else None
     made = Sanitizer(
         config,
         prompts,
-        prompts if same else Scanner(out, hidden[1]) if out or hidden[1] else None,
+        prompts if both is patterns and hidden[0] == hidden[1] else answers,
         None if config.injection.input == "off" else Injection(config.injection.threshold),
         None,
         active(found, config, "input"),

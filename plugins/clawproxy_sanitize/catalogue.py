@@ -23,6 +23,9 @@ class Shape:
     lead: str = ""
     accepts: Callable[[bytes], int] | None = None
     """How many bytes of a match (less its lead) are what it seems to be, from its beginning; 0: it is none."""
+    opening: str = ""
+    """What the pattern begins with that is no secret yet: the letters of its format, a token's public half. A stream lets it go
+    at once. Empty: as `prefixes` tells."""
 
 
 # A secret begins where a word begins, or after a JSON escape: tool call arguments are JSON text (`{"env":"X\nsk-..."}`).
@@ -30,21 +33,27 @@ _LEFT = r"(?:\b|\\[nrtbf])"
 _ESCAPED = r"\\[nrtbf]"
 
 
-def token(name: str, pattern: str, accepts: Callable[[bytes], int] | None = None) -> Shape:
-    return Shape(name, _LEFT + pattern, _ESCAPED, accepts)
+def token(name: str, pattern: str, accepts: Callable[[bytes], int] | None = None, opening: str = "") -> Shape:
+    return Shape(name, _LEFT + pattern, _ESCAPED, accepts, opening and _LEFT + opening)
+
+
+def led(name: str, lead: str, pattern: str, accepts: Callable[[bytes], int] | None = None) -> Shape:
+    return Shape(name, lead + pattern, lead, accepts, lead)
 
 
 _AWS_LEAD = r"(?i:(?:\b|_|\\[nrtbf])secret_?access_?key)\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?"
 _PEM_END = r"[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+_PEM = rf"\bBEGIN {_PEM_END}"
 
 _UUID = r"[a-f0-9]{8}(?:-[a-f0-9]{4}){3}-[a-f0-9]{12}"
 _BASE64 = r"[A-Za-z0-9+/]"
 _AZURE_LEAD = rf"(?:{_LEFT}(?:AccountKey|SharedAccessKey)=|[?&]sig=)"
 _AUTHORIZATION_LEAD = r"(?i:authorization)\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?(?i:basic|bearer|token)\s"
+_DISCORD = r"discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/"
 _URL_LEAD = (
     _LEFT
     + r"(?:postgres|postgresql|mysql|mariadb|mongodb|mongodb\+srv|redis|rediss|amqp|amqps|mqtts?|ftps?|sftp|ldaps?|smtps?|https?)"
-    r"://[A-Za-z0-9._%+-]*:"
+    r"://[A-Za-z0-9._%+-]{0,64}:"
 )
 
 CATALOGUE: tuple[Shape, ...] = (
@@ -59,7 +68,7 @@ CATALOGUE: tuple[Shape, ...] = (
     token("langfuse", rf"[sp]k-lf-{_UUID}"),
     token("webhook_secret", r"whsec_[A-Za-z0-9+/=]{24,}"),
     token("aws_access_key", r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b"),
-    Shape("aws_secret_key", _AWS_LEAD + r"[A-Za-z0-9/+=]{40}", _AWS_LEAD),
+    led("aws_secret_key", _AWS_LEAD, r"[A-Za-z0-9/+=]{40}"),
     token("github", r"(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,})"),
     token("gitlab", r"gl(?:pat|ptt|dt|rt|cbt|ft|soat|oas|agent|imt|ffct)-[A-Za-z0-9_-]{20,}(?:\.[0-9a-z]{2}\.[0-9a-z]{9})?"),
     token("google_api", r"(?:AIza[A-Za-z0-9_-]{35}|AQ\.[A-Za-z0-9_-]{40,})"),
@@ -95,7 +104,7 @@ CATALOGUE: tuple[Shape, ...] = (
     token("anyscale", r"esecret_[A-Za-z0-9]{26,}"),
     token("vercel", r"vc[kpiar]_[A-Za-z0-9]{24,}"),
     # clouds and infrastructure
-    Shape("azure", _AZURE_LEAD + r"[A-Za-z0-9+/%]{40,}(?:=|%3[Dd]){0,2}", _AZURE_LEAD),
+    led("azure", _AZURE_LEAD, r"[A-Za-z0-9+/%]{40,}(?:=|%3[Dd]){0,2}"),
     token("alibaba", r"LTAI[A-Za-z0-9]{17,24}\b"),
     token("tencent", r"AKID[A-Za-z0-9]{32}\b"),
     token("cloudflare", r"v1\.0-[a-f0-9]{24}-[a-f0-9]{146}"),
@@ -125,7 +134,7 @@ CATALOGUE: tuple[Shape, ...] = (
     token("postman", r"PMAK-[a-f0-9]{24}-[a-f0-9]{34}"),
     token("linear", r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}"),
     token("figma", r"fig[dopu]_[A-Za-z0-9_-]{40,}"),
-    token("airtable", r"pat[A-Za-z0-9]{14}\.[a-f0-9]{64}"),
+    token("airtable", r"pat[A-Za-z0-9]{14}\.[a-f0-9]{64}", opening=r"pat[A-Za-z0-9]{14}\."),
     token("notion_old", r"secret_[A-Za-z0-9]{43}\b"),
     # money, mail and messages
     token("square", r"sq0(?:atp|csp|idp)-[A-Za-z0-9_-]{22,}"),
@@ -136,16 +145,17 @@ CATALOGUE: tuple[Shape, ...] = (
     token("twilio", r"SK[a-f0-9]{32}\b"),
     token("mailgun", r"key-[a-f0-9]{32}\b"),
     token("brevo", r"x(?:keysib|smtpsib)-[a-f0-9]{64}-[A-Za-z0-9]{16}"),
-    token("telegram", r"bot[0-9]{8,10}:AA[A-Za-z0-9_-]{33}"),
-    token("discord_webhook", r"discord(?:app)?\.com/api/webhooks/[0-9]{17,20}/[A-Za-z0-9_-]{60,}"),
+    token("telegram", r"bot[0-9]{8,10}:AA[A-Za-z0-9_-]{33}", opening=r"bot[0-9]{8,10}:AA"),
+    token("discord_webhook", _DISCORD + r"[A-Za-z0-9_-]{60,}", opening=_DISCORD),
     token("yandex", r"(?:AQVN[A-Za-z0-9_-]{35,}|y0_[A-Za-z0-9_-]{50,})"),
     # where a secret stands, not how it looks
-    Shape("authorization", _AUTHORIZATION_LEAD + r"[A-Za-z0-9._~+/-]{15,}[A-Za-z0-9_~+/-]=*", _AUTHORIZATION_LEAD, is_random),
-    Shape("url_password", _URL_LEAD + r"[^\s:@/\"'<>`\\]{3,}@", _URL_LEAD, is_password),
+    led("authorization", _AUTHORIZATION_LEAD, r"[A-Za-z0-9._~+/-]{15,}[A-Za-z0-9_~+/-]=*", is_random),
+    led("url_password", _URL_LEAD, r"[^\s:@/\"'<>`\\]{3,}@", is_password),
     token("age", r"AGE-SECRET-KEY-1[0-9A-Z]{58}"),
     # The dashes in front stay: a stream would wait at every list item if a match could begin with one.
     Shape(
         "private_key",
-        rf"\bBEGIN {_PEM_END}(?:[A-Za-z0-9+/=\s,:.()_]|\\[nrt]|-[A-Za-z0-9]){{16,}}(?:-----END {_PEM_END})?",
+        rf"{_PEM}(?:[A-Za-z0-9+/=\s,:.()_]|\\[nrt]|-[A-Za-z0-9]){{16,}}(?:-----END {_PEM_END})?",
+        opening=_PEM,
     ),
 )

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import re2
-from attrs import field, frozen
+from attrs import frozen
 
 from clawproxy.errors import Refusal
 from clawproxy_sanitize.invisible import GATE, stripped
@@ -53,6 +54,12 @@ class Rule:
     name: str
     action: RuleAction
     followed: Followed
+    waits: str
+    """What a match can begin with and a stream must not let go before it knows."""
+    tail: str
+    """The same for text that does not hold the whole of `followed.head`."""
+    opening: float = 0
+    """Characters of a match's beginning, at most, that are let go at once; 0: none."""
     lead: str = ""
     accepts: Callable[[bytes], int] | None = None
     """As `catalogue.Shape`'s."""
@@ -99,59 +106,73 @@ class Match:
     rule: Rule
 
 
-@frozen(init=False, slots=True)
+class Patterns:
+    """A list of rules, compiled when they are first needed: most gateways never see a secret of most formats."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+        self.context = int(max((rule.opening for rule in rules), default=0))
+        """Bytes of what was let go already that a match may begin in."""
+        self.heads = _any_of(rule.followed.head for rule in rules)
+        self.tails = _any_of((rule.tail for rule in rules), r"\z")
+        self._each: dict[int, tuple[Any, Any]] = {}
+        if not all(rule.opening for rule in rules):
+            # An operator's own patterns must neither fail in a request nor make it wait.
+            for made in (self.union, self.waiting, self.parts, self.leads, self.which):
+                assert made is not None
+
+    @cached_property
+    def union(self) -> Any:
+        return re2.compile(_any_of(rule.followed.whole for rule in self.rules), options())
+
+    @cached_property
+    def waiting(self) -> Any:
+        return re2.compile(_any_of((rule.waits for rule in self.rules), r"\z"), options())
+
+    @cached_property
+    def parts(self) -> Any:
+        return re2.compile(_any_of((rule.waits for rule in self.rules if rule.parts == "all"), r"\z"), options())
+
+    @cached_property
+    def leads(self) -> Sequence[Any]:
+        return [re2.compile(rule.lead.encode(), options()) for rule in self.rules if rule.parts == "led"]
+
+    @cached_property
+    def which(self) -> Any:
+        return _set([rule.followed.head.encode() for rule in self.rules], options(), anchored=True)
+
+    def each(self, place: int) -> tuple[Any, Any]:
+        """A rule's pattern and its lead."""
+        made = self._each.get(place)
+        if made is None:
+            rule, chosen = self.rules[place], options()
+            lead = re2.compile(rule.lead.encode(), chosen) if rule.lead else None
+            made = self._each[place] = re2.compile(rule.followed.whole.encode(), chosen), lead
+        return made
+
+
 class Scanner:
-    """A compiled list of rules."""
+    """A list of rules, and what is done about characters nobody sees."""
 
-    rules: Sequence[Rule]
-    hidden: Hidden | None
-    _union: Any = field(repr=False)
-    _begun: Any = field(repr=False)
-    _parts: Any = field(repr=False)
-    _leads: Sequence[Any] = field(repr=False)
-    _any: Any = field(repr=False)
-    _quick: Any = field(repr=False)
-    _which: Any = field(repr=False)
-    _each: Sequence[tuple[Any, Any]] = field(repr=False)
+    __slots__ = ("_patterns", "_quick", "context", "hidden", "rules")
 
-    def __init__(self, rules: Sequence[Rule], hidden: Hidden | None = None) -> None:
-        chosen = options()
-        union = ("|".join(f"(?:{rule.followed.whole})" for rule in rules) or _NOTHING).encode()
-        begun = "|".join(f"(?:{rule.followed.begun})" for rule in rules if rule.followed.begun is not None) or _NOTHING
-        ending = rf"(?:{begun})\z".encode()
-        parts = (
-            "|".join(f"(?:{rule.followed.begun})" for rule in rules if rule.parts == "all" and rule.followed.begun) or _NOTHING
-        )
+    def __init__(self, rules: Sequence[Rule] | Patterns, hidden: Hidden | None = None) -> None:
+        self._patterns = rules if isinstance(rules, Patterns) else Patterns(rules)
+        self.rules = self._patterns.rules
+        self.context = self._patterns.context
+        self.hidden = hidden
         gate = [] if hidden is None else [GATE.encode()]
-        each = [
-            (re2.compile(rule.followed.whole.encode(), chosen), re2.compile(rule.lead.encode(), chosen) if rule.lead else None)
-            for rule in rules
-        ]
-        self.__attrs_init__(
-            tuple(rules),
-            hidden,
-            re2.compile(union, chosen),
-            re2.compile(ending, chosen),
-            re2.compile(rf"(?:{parts})\z".encode(), chosen),
-            tuple(lead for rule, (_, lead) in zip(rules, each, strict=True) if rule.parts == "led" and lead is not None),
-            _set([union, *gate], chosen),
-            _set([union, *gate, ending], chosen),
-            _set([rule.followed.whole.encode() for rule in rules], chosen, anchored=True),
-            tuple(each),
-        )
-
-    def may_hold_any(self, texts: Iterable[str]) -> bool:
-        """Whether any of the texts may hold a match; False is certain."""
-        return bool(self._any.Match(encode("\n".join(texts))))
+        self._quick = _set([self._patterns.tails, self._patterns.heads, *gate], options())
 
     def may_hold(self, data: bytes) -> bool:
         """Whether it may hold a match; False is certain."""
-        return bool(self._any.Match(data))
+        hits = self._quick.Match(data)
+        return bool(hits) and any(hits)  # 0 is a tail
 
     def holds(self, data: bytes, counts: dict[str, int]) -> bool:
         """Whether it holds a match of a rule that does more than flag. What was not counted before counts once. Raises Refusal
         where a rule blocks."""
-        if self.hidden is not None and 1 in (self._any.Match(data) or ()):
+        if self.hidden is not None and 2 in (self._quick.Match(data) or ()):
             if INVISIBLE not in counts:
                 self._hidden_found(1, counts)
             if self.hidden == "strip":
@@ -170,21 +191,22 @@ class Scanner:
         return False
 
     def is_clean(self, data: bytes) -> bool:
-        """Neither holds a match nor ends with what could begin one."""
+        """Neither holds a match nor ends with what must wait."""
         return not self._quick.Match(data)
 
     def find(self, data: bytes, start: int) -> int | None:
         """Where the first match begins, at `start` or later; what stands before `start` is seen by `\\b` only."""
-        found = self._union.search(data, start)
+        found = self._patterns.union.search(data, start)
         return None if found is None else int(found.start())
 
     def match(self, data: bytes, start: int) -> Match | None:
         """The match that begins exactly at `start`; None where no check holds."""
         # One anchored set names the rules worth trying; it sees no context, so it may name one too many, never one too few
-        # (but for a rule that needs more than HEAD bytes: then all are tried).
-        named = self._which.Match(data[start : start + HEAD])
+        # (but for a rule whose head needs more than HEAD bytes: then all are tried).
+        patterns = self._patterns
+        named = patterns.which.Match(data[start : start + HEAD])
         for place in sorted(named) if named else range(len(self.rules)):
-            whole, lead = self._each[place]
+            whole, lead = patterns.each(place)
             found = whole.match(data, start)
             if found is not None:
                 led = None if lead is None else lead.match(data, start)
@@ -192,7 +214,18 @@ class Scanner:
                 if rule.accepts is not None:
                     end = begin + rule.accepts(data[begin:end])
                 if end > begin:
-                    return Match(begin, end, rule)
+                    inner = self._within(data[start:begin], start) if rule.parts == "led" else None
+                    return inner or Match(begin, end, rule)
+        return None
+
+    def _within(self, lead: bytes, offset: int) -> Match | None:
+        """The first match within a lead: `https://TOKEN:x@host` has its secret where others have a name."""
+        search = 1
+        while (start := self.find(lead, search)) is not None:
+            match = self.match(lead, start)
+            if match is not None and match.end < len(lead):
+                return Match(match.start + offset, match.end + offset, match.rule)
+            search = start + 1
         return None
 
     def unhidden(self, text: str, before: str, counts: dict[str, int]) -> str:
@@ -210,18 +243,18 @@ class Scanner:
         if self.hidden == "block":
             raise Refusal("refused.sanitize", policy="sanitize", extra={"pattern": INVISIBLE})
 
-    def begins(self, data: bytes, start: int) -> int | None:
-        """Where, from `start` on, the first text begins that runs to the end of `data` and may be the beginning of a match (or
-        is a match that may go on)."""
-        found = self._begun.search(data, start)
+    def waits(self, data: bytes, start: int) -> int | None:
+        """Where, from `start` on, the first text begins that runs to the end of `data` and must wait: the beginning of a match
+        that goes on after its opening (or a match that may go on)."""
+        found = self._patterns.waiting.search(data, start)
         return None if found is None else int(found.start())
 
     def shows(self, data: bytes, start: int, least: int) -> int | None:
         """Where, from `start` on, at least so many characters of an unfinished secret stand, to the end of `data`."""
-        found = self._parts.search(data, start)
+        found = self._patterns.parts.search(data, start)
         if found is not None and len(decode(data[found.start() :])) >= least:
             return int(found.start())
-        for lead in self._leads:
+        for lead in self._patterns.leads:
             led = lead.match(data, start)
             if led is not None and len(decode(data[led.end() :])) >= least:
                 return int(led.end())
@@ -229,7 +262,7 @@ class Scanner:
 
     def redact(self, text: str, counts: dict[str, int], vault: Vault | None = None, doubts: Doubts | None = None) -> str:
         """The text with its secrets replaced: the same object where there are none. Raises Refusal where a rule blocks."""
-        if not self._any.Match(encode(text)):
+        if not self.may_hold(encode(text)):
             return text
         clean = self.unhidden(text, "", counts)
         data = encode(clean)
@@ -289,6 +322,10 @@ def unescaped(data: bytes) -> bytes:
 def _plain(match: re.Match[bytes]) -> bytes:
     said = match[0][1:]
     return chr(int(said[1:], 16)).encode("utf-8", "surrogatepass") if len(said) > 1 else _SHORT.get(said, said)
+
+
+def _any_of(patterns: Iterable[str | None], end: str = "") -> bytes:
+    return f"(?:{'|'.join(f'(?:{pattern})' for pattern in patterns if pattern is not None) or _NOTHING}){end}".encode()
 
 
 def _set(patterns: Sequence[bytes], chosen: Any, *, anchored: bool = False) -> Any:

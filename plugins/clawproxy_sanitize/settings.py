@@ -44,7 +44,8 @@ class InvisibleSettings:
     """Characters nobody sees, and overrides of a text's direction."""
 
     input: Literal["strip", "flag", "block", "off"] = "strip"
-    output: Literal["strip", "flag", "block", "off"] = "strip"
+    output: Literal["strip", "flag", "block", "off"] = "off"
+    """Off: by default an answer passes byte for byte."""
 
 
 @frozen
@@ -163,10 +164,10 @@ def groups(settings: SanitizeSettings) -> list[Group]:
     ]
 
 
-def rules(found: Sequence[Group], settings: SanitizeSettings, way: Way) -> list[Rule]:
+def rules(all_groups: Sequence[Group], settings: SanitizeSettings, way: Way) -> list[Rule]:
     """The rules for one direction, those that are off left out. Raises ConfigError where they are too many."""
     out = []
-    for group in found:
+    for group in all_groups:
         default = group.input if way == "input" else group.output
         for shape in group.shapes:
             action = settings.actions.get(shape.name, default) if default != "off" else "off"
@@ -176,8 +177,13 @@ def rules(found: Sequence[Group], settings: SanitizeSettings, way: Way) -> list[
                 led = bool(shape.lead) and shape.pattern.startswith(shape.lead)
                 # Half an address or number is let go when it is interrupted: most words begin like one.
                 parts: Literal["all", "led", "none"] = "none" if group.name in ("personal", "links") else "led" if led else "all"
-                out.append(Rule(shape.name, action, follow(shape.pattern), shape.lead, shape.accepts, parts))
-    if sum(len(rule.followed.begun or "") for rule in out) > LARGEST:
+                known = group.name == "secrets"  # only there what a match begins with is the same for all, and so tells nothing
+                found = follow(shape.pattern, shape.opening, loose=known)
+                waits = (found.firm if known else found.begun) or found.whole
+                tail = follow(found.head, shape.opening).firm or found.head if known else waits
+                opening = found.opening if known else 0
+                out.append(Rule(shape.name, action, found, waits, tail, opening, shape.lead, shape.accepts, parts))
+    if sum(len(rule.waits) for rule in out) > LARGEST:
         raise ConfigError(["plugins.sanitize: too much to look for; about a thousand words can be followed through a stream."])
     return out
 

@@ -1,8 +1,10 @@
 """The same redaction over text that comes in pieces.
 
 Rule 1: however a text is cut, what comes out, joined, is what `Scanner.redact` makes of the whole.
-Rule 2: text is held only while it may be the beginning of a match; at most `BOUND` bytes of it. A longer match is replaced at
-        the bound, and what goes on like it is dropped; a longer beginning that is no match yet is let go.
+        But for openings: the letters that all secrets of a format begin with (`sk-`, `https://name:`) go on at once, and may
+        stand before what replaces the rest. They stay in sight, so that a secret is known wherever it is cut.
+Rule 2: other text is held only while it may be the beginning of a match; at most `BOUND` bytes of it. A longer match is replaced
+        at the bound, and what goes on like it is dropped; a longer beginning that is no match yet is let go.
 Rule 3: a short piece is held whole, so that an event stays one event; a long one is cut where the doubt begins.
 """
 
@@ -21,13 +23,15 @@ LONG = 512
 token of it."""
 LEAK = 12
 """Characters of an unfinished secret that must not be let go together."""
+_WIDEST = 4
+"""Bytes of a character at most."""
 _LIKE_A_KEY = re.compile(r"[A-Za-z0-9+/=_-]*")
 _LIKE_A_BLOCK = re.compile(r"[A-Za-z0-9+/=_.\\\s-]*")
 
 
 class Window:
-    """One text. `buffer` is one character of context and what is not finished; of it, the first `out` bytes have been given out
-    already, and a match may begin from `scan` on."""
+    """One text. `buffer` is what is not finished, and of what is, as much as a match may begin in and one character more; of it,
+    the first `out` bytes have been given out already, and a match may begin from `scan` on."""
 
     __slots__ = ("_buffer", "_counts", "_dropping", "_out", "_scan", "_scanned", "_scanner", "_sizes", "_wait")
 
@@ -52,14 +56,23 @@ class Window:
     def passes(self, text: str) -> bool:
         """Whether nothing is held and `text` may go on just as it is; then it is taken in. Else nothing has happened."""
         buffer = self._buffer
-        if self._dropping is not None or not self._scan == len(buffer) == self._out:
+        if self._dropping is not None or len(buffer) != self._out:
             return False
         data = encode(text)
-        if not self._scanner.is_clean(buffer + data):
+        whole = buffer + data
+        if not self._scanner.is_clean(whole):
             return False
         if data:
             self._scanned.answer_bytes += len(data)
-            self._rest(data)
+            size = len(whole)
+            start = size - self._scanner.context - _WIDEST
+            if start > 0:
+                self._buffer = whole[start:]
+                self._scan = max(_WIDEST, self._scan - start)
+                self._out = size - start
+            else:
+                self._buffer = whole
+                self._out = size
         return True
 
     def feed(self, text: str) -> list[str] | None:
@@ -100,52 +113,53 @@ class Window:
         still known: its beginning was let go only while shorter than `LEAK`."""
         out: list[str] = []
         place = self._matches(out)
-        begun = self._scanner.begins(self._buffer, place)
+        begun = self._scanner.waits(self._buffer, place)
         if begun is None:
             self._give(len(self._buffer), out)
             dropping = _LIKE_A_KEY if place == len(self._buffer) and place > self._scan else None
-            self._rest(self._buffer)
+            self._keep(place, len(self._buffer))
             self._dropping = dropping
         elif (shown := self._scanner.shows(self._buffer, begun, LEAK)) is not None:
             self._give(shown, out)
             self._counts["unfinished"] = self._counts.get("unfinished", 0) + 1
-            self._replace(len(self._buffer), b"[redacted:unfinished]", out)
-            self._rest(self._buffer)
+            end = len(self._buffer)
+            self._replace(end, b"[redacted:unfinished]", out)
+            self._keep(end, end)
             self._dropping = _LIKE_A_KEY
         else:
             self._give(len(self._buffer), out)
-            self._trim(begun)
+            self._keep(place, begun)
         return out
 
     # --- what happens to the buffer --------------------------------------------------------------------------------------
 
     def _advance(self, out: list[str], *, last: bool) -> None:
-        place = self._scan
+        buffer, scanner = self._buffer, self._scanner
+        place = search = self._scan
         while True:
-            buffer = self._buffer
-            found = self._scanner.find(buffer, place)
-            begun = None if last else self._scanner.begins(buffer, place)
+            found = scanner.find(buffer, search)
+            begun = None if last else scanner.waits(buffer, search)
             if found is not None and (begun is None or begun > found):
-                match = self._scanner.match(buffer, found)
-                place = self._take(match, out) if match is not None else found + width(buffer, found)
-                continue
-            if begun is None:
+                match = scanner.match(buffer, found)
+                if match is None:
+                    search = found + width(buffer, found)
+                else:
+                    place = search = self._take(match, out)
+            elif begun is None:
                 self._give(len(buffer), out)
-                self._rest(buffer)
+                self._keep(place, len(buffer))
                 return
-            if len(buffer) - begun <= BOUND:
+            elif len(buffer) - begun <= BOUND:
                 self._give(self._cut(begun), out)
-                self._trim(begun)
+                self._keep(place, begun)
                 return
-            match = self._scanner.match(buffer, begun)
-            if match is None:
-                place = begun + width(buffer, begun)
-                continue
-            place = self._take(match, out)
-            if place == len(buffer):
-                self._rest(buffer)
-                self._dropping = _LIKE_A_BLOCK
-                return
+            else:
+                match = scanner.match(buffer, begun)
+                place = search = begun + width(buffer, begun) if match is None else self._take(match, out)
+                if match is not None and place == len(buffer):
+                    self._keep(place, place)
+                    self._dropping = _LIKE_A_BLOCK
+                    return
 
     def _matches(self, out: list[str]) -> int:
         """Take every match there is; returns where the last one ended."""
@@ -195,20 +209,21 @@ class Window:
             start += size
         return begun
 
-    def _rest(self, data: bytes) -> None:
-        """Everything is given out: keep the last character of `data` as context."""
-        self._buffer = data[-1:] if data[-1:].isascii() else data[_before(data, len(data)) :]
-        self._out = self._scan = len(self._buffer)
-        self._wait = 0
+    def _keep(self, place: int, begun: int) -> None:
+        """Keep what is held, what an opening may stand in, and one character before.
 
-    def _trim(self, scan: int) -> None:
-        """Keep what is held, and one character before `scan`."""
-        start = min(_before(self._buffer, scan), self._out)
-        self._buffer = self._buffer[start:]
+        Args:
+            place: where the last match ended.
+            begun: where what must wait begins; the buffer's end where nothing does.
+        """
+        buffer = self._buffer
+        scan = max(place, min(begun, len(buffer) - self._scanner.context))
+        start = min(_before(buffer, scan), self._out)
+        self._buffer = buffer[start:]
         self._out -= start
         self._scan = scan - start
-        held = len(self._buffer)
-        self._wait = held + (held >> 3) if held > LONG else 0
+        held = self.held
+        self._wait = len(self._buffer) + (held >> 3) if held > LONG else 0
 
 
 def _before(data: bytes, place: int) -> int:

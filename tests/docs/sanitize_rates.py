@@ -26,13 +26,15 @@ from clawproxy_sanitize.prompt import texts
 from clawproxy_sanitize.restore import LONGEST
 from clawproxy_sanitize.samples import PERSONAL_SAMPLES, SAMPLES
 from clawproxy_sanitize.scanner import Scanner
-from clawproxy_sanitize.settings import LinkSettings, PersonalSettings
+from clawproxy_sanitize.settings import InvisibleSettings, LinkSettings, PersonalSettings
 from clawproxy_sanitize.window import BOUND
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "sanitize.md"
 CORPUS = Path(__file__).parent.parent / "corpus" / "sanitize"
 BENIGN = ("benign_code", "benign_letters", "benign_medical", "benign_security")
-SETTINGS = SanitizeSettings(personal=PersonalSettings(("all",)), links=LinkSettings("redact"))
+SETTINGS = SanitizeSettings(
+    personal=PersonalSettings(("all",)), links=LinkSettings("redact"), invisible=InvisibleSettings("strip", "strip")
+)
 INJECTION = Injection(SETTINGS.injection.threshold)
 PADDING = "The weather was fine and nothing happened. " * 2400
 

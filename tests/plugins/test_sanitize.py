@@ -92,23 +92,6 @@ def test_ordinary_text_passes_untouched() -> None:
     assert SCANNER.redact("\ud800", Counter()) == "\ud800"
 
 
-@pytest.mark.parametrize("shape", CATALOGUE, ids=lambda shape: shape.name)
-def test_no_text_is_slow(shape: Any) -> None:
-    sample = SAMPLES[shape.name]
-    compiled, followed = re2.compile(shape.pattern.encode(), options()), follow(shape.pattern)
-    begun = re2.compile(rf"(?:{followed.begun})\z".encode(), options())
-    for unit in ("a", " ", "\t", "[(\"'", sample[:-1] + " ", sample[:6]):
-        text = ((unit * (100_000 // len(unit))) + "!").encode()
-        best = min(_seconds(pattern, text) for pattern in (compiled, begun) for _ in range(2))
-        assert best < 0.05
-
-
-def _seconds(pattern: Any, text: bytes) -> float:
-    start = time.perf_counter()
-    pattern.search(text)
-    return time.perf_counter() - start
-
-
 # --- the prompt --------------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +229,10 @@ def test_custom_patterns_and_words(text: str, result: str) -> None:
 
 
 def test_rules_of_both_directions_are_compiled_once() -> None:
-    assert DEFAULT.input is DEFAULT.output
+    both = configured(invisible=InvisibleSettings("strip", "strip"))
+    assert both.input is both.output
+    assert DEFAULT.input is not None is not DEFAULT.output
+    assert DEFAULT.input._patterns is DEFAULT.output._patterns
     assert configured(output="flag").input is not configured(output="flag").output
     off = SanitizeSettings(output="off", invisible=InvisibleSettings(output="off"))
     assert clawproxy_sanitize.compiled(off).output is None

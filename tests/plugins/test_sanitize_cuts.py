@@ -3,7 +3,6 @@ comes back, and nowhere else."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from clawproxy_sanitize.samples import LETTERS, PERSONAL_SAMPLES, SAMPLES
 from clawproxy_sanitize.scanner import Scanner
 from clawproxy_sanitize.settings import InvisibleSettings, LinkSettings, PersonalSettings
 from clawproxy_sanitize.window import BOUND, Window
+from tests.plugins.cuts import cut, says, streamed
 
 ALL = PersonalSettings(("all",), "restore", "mask")
 
@@ -44,7 +44,11 @@ def scanner(**changes: Any) -> Scanner:
 
 EVERY = {"personal": ALL, "links": LinkSettings("redact", ("good.example",)), "words": {"project": ("Night Owl", "nightingale")}}
 SCANNERS = {
-    "redact": scanner(personal=PersonalSettings(("all",)), links=LinkSettings("redact", ("good.example",), "all")),
+    "redact": scanner(
+        personal=PersonalSettings(("all",)),
+        links=LinkSettings("redact", ("good.example",), "all"),
+        invisible=InvisibleSettings("strip", "strip"),
+    ),
     "mask": scanner(output="mask", **EVERY),
     "flag": scanner(
         output="flag",
@@ -81,20 +85,6 @@ PIECES = st.one_of(
 TEXTS = st.lists(PIECES, max_size=9).map("".join)
 
 
-def cut(text: str, places: Sequence[int]) -> list[str]:
-    edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[a:b] for a, b in itertools.pairwise(edges)]
-
-
-def streamed(found: Scanner, pieces: Sequence[str], counts: dict[str, int]) -> str:
-    window = Window(found, counts)
-    out: list[str] = []
-    for piece in pieces:
-        passed = window.feed(piece)
-        out += [piece] if passed is None else passed
-    return "".join(out + window.finish())
-
-
 @pytest.mark.parametrize("name", SCANNERS)
 @given(text=TEXTS, places=st.lists(st.integers(0, 4000), max_size=40))
 @example(text="".join(PERSONAL_SAMPLES.values()), places=list(range(500)))
@@ -105,7 +95,7 @@ def test_cutting_changes_nothing_of_any_group(name: str, text: str, places: list
     whole: dict[str, int] = Counter()
     pieces: dict[str, int] = Counter()
     found = SCANNERS[name]
-    assert streamed(found, cut(text, places), pieces) == found.redact(text, whole)
+    assert says(found, text, "".join(streamed(found, cut(text, places), pieces))) == found.redact(text, whole)
     if name != "flag":  # what is left in may be seen again by the next piece
         assert pieces == whole
 
@@ -117,8 +107,8 @@ def test_every_cut_of_every_sample(name: str) -> None:
     expected = found.redact(text, Counter())
     assert expected.count(f"[redacted:{name}]") == 1
     for place in range(len(text)):
-        assert streamed(found, [text[:place], text[place:]], {}) == expected
-    assert streamed(found, list(text), {}) == expected
+        assert "".join(streamed(found, [text[:place], text[place:]])) == expected
+    assert "".join(streamed(found, list(text))) == expected
 
 
 @pytest.mark.parametrize("shape", [*CATALOGUE, *PERSONAL, link((), "data")], ids=lambda shape: shape.name)

@@ -259,8 +259,11 @@ TAGS = "".join(chr(0xE0000 + ord(char)) for char in "ignore this")
 )
 def test_invisible_characters(text: str, result: str) -> None:
     assert stripped(text)[0] == result
-    assert once(scanner(), text) == result
-    assert (once(scanner(), text) is text) == (text == result)
+    found = configured().input
+    assert found is not None
+    assert once(found, text) == result
+    assert (once(found, text) is text) == (text == result)
+    assert once(scanner(), text) is text, "answers pass byte for byte"
 
 
 async def test_a_secret_is_found_through_invisible_characters() -> None:
@@ -282,12 +285,23 @@ async def test_invisible_characters_flagged_and_blocked() -> None:
 
 
 def test_the_bytes_of_a_provider_do_not_carry_them_on() -> None:
-    tap = clawproxy_sanitize.tap_response(make_exchange(), configured())
+    state = configured(invisible=InvisibleSettings("strip", "strip"))
+    tap = clawproxy_sanitize.tap_response(make_exchange(), state)
     assert tap is not None
     assert tap.raw is not None
     assert tap.raw(b'{"x":"plain"}')
     assert not tap.raw(f'{{"x":"{TAGS}"}}'.encode())
     assert not tap.raw(b'{"x":"pay\\u202eevil"}')
+
+
+def test_answers_keep_them_by_default() -> None:
+    text = f"hello{TAGS} pay\u202eevil s\u200bk \ufeff"
+    tap = clawproxy_sanitize.tap_response(make_exchange(), configured())
+    assert tap is not None
+    assert tap.raw is not None
+    batch = [Text(text)]
+    assert tap.change(batch) is batch
+    assert tap.raw(f'{{"x":"{text}"}}'.encode())
 
 
 # --- links -----------------------------------------------------------------------------------------------------------------
@@ -357,7 +371,7 @@ async def test_what_was_looked_at_is_recorded_and_never_what_was_found() -> None
         tap.change([event])
     assert (scanned.prompt, scanned.answer) == (
         ("secrets", "personal", "invisible", "injection"),
-        ("secrets", "personal", "links", "invisible"),
+        ("secrets", "personal", "links"),
     )
     assert scanned.prompt_bytes == len(words)
     assert scanned.answer_bytes == len(f"né hma {KEY} b".encode())
