@@ -229,7 +229,7 @@ class Scanned:
     def found(self) -> dict[str, int]:
         """How often each rule matched, in all."""
         total: dict[str, int] = {}
-        for counts in self.counts:
+        for counts in filter(None, self.counts):
             for name, count in counts.items():
                 total[name] = total.get(name, 0) + count
         return total

@@ -20,7 +20,6 @@ from clawproxy.hookspecs import Transform, hookimpl
 from clawproxy.messages import ChatRequest
 from clawproxy_sanitize.injection import Injection
 from clawproxy_sanitize.prompt import changed, texts
-from clawproxy_sanitize.restore import Restoring, Vault
 from clawproxy_sanitize.scanner import INVISIBLE, Doubts, Patterns, Scanner, encode
 from clawproxy_sanitize.settings import SanitizeSettings, active, groups, rules
 from clawproxy_sanitize.stream import Answer
@@ -28,6 +27,7 @@ from clawproxy_sanitize.stream import Answer
 if TYPE_CHECKING:
     from clawproxy.context import App, Exchange, Registry
     from clawproxy_sanitize.classifier import Classifier
+    from clawproxy_sanitize.restore import Vault
 
 __all__ = ["SanitizeSettings"]
 
@@ -139,6 +139,8 @@ def tap_response(exchange: Exchange, state: Sanitizer) -> Transform | None:
     looking = scanner or _nothing()
     answer = Answer(looking, counts, lambda counts: _tell(exchange, "answer", looking, counts), scanned)
     if vault:
+        from clawproxy_sanitize.restore import Restoring
+
         restoring = Restoring(answer, vault)
         return Transform(restoring.change, restoring.end, streams="window", raw=restoring.passes)
     return Transform(answer.change, answer.end, streams="window", raw=answer.passes)
@@ -155,6 +157,8 @@ def _nothing() -> Scanner:
 
 
 def _vault(exchange: Exchange, scanned: Scanned, state: Sanitizer) -> Vault:
+    from clawproxy_sanitize.restore import Vault
+
     place = exchange.state.setdefault("sanitize", {})
     vault: Vault | None = place.get("vault")
     if vault is None:

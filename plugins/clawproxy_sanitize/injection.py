@@ -183,14 +183,14 @@ class Injection:
             said: all texts of the request.
             data: the same as UTF-8, a line break between them.
         """
-        hits = {*self._hits(data), *(self._hits(_encode(_seams(said))) if len(said) > 1 else ())}
+        hits = self._hits(data if len(said) < 2 else b"%b\n%b" % (data, _encode(_seams(said))))
         if not hits:
             return {}
         weights: dict[str, float] = {}
         outside = _outside(request)
         plain = "\n".join((*outside, _seams(outside)))
         if min(hits) < len(WORDINGS):
-            hits = set(self._hits(_encode(plain)))  # the application's own texts do not count
+            hits = self._hits(_encode(plain))  # the application's own texts do not count
             weights = {WORDINGS[hit].name: WORDINGS[hit].weight for hit in hits if hit < len(WORDINGS)}
         if max(hits, default=0) >= len(WORDINGS):
             for hidden in _unwrapped(plain[:UNWRAPPED], {hit - len(WORDINGS) for hit in hits}):

@@ -19,16 +19,17 @@ _SELECTORS: Final = "\ufe00-\ufe0f"
 _ODD: Final = "\ufe00-\ufe0e"
 _SUPPLEMENT: Final = "\U000e0100-\U000e01ef"
 
-_RUNS = re.compile(f"[{_ZERO}{_ALWAYS}{_SELECTORS}{_SUPPLEMENT}]+")
-_PLAIN = re.compile(f"(?<=[ -~])[{_ZERO}](?![{_ZERO}{_ALWAYS}{_SELECTORS}{_SUPPLEMENT}])")
+# Compiled when first used: it takes some milliseconds, and most text is ASCII.
+_RUNS: Final = f"[{_ZERO}{_ALWAYS}{_SELECTORS}{_SUPPLEMENT}]+"
+_PLAIN: Final = f"(?<=[ -~])[{_ZERO}](?![{_ZERO}{_ALWAYS}{_SELECTORS}{_SUPPLEMENT}])"
 """The most common, and all there is in a flood."""
-_IS_ZERO = re.compile(f"[{_ZERO}]")
-_IS_SELECTOR = re.compile(f"[{_SELECTORS}]")
-_IS_SUPPLEMENT = re.compile(f"[{_SUPPLEMENT}]")
-_ASCII = re.compile(r"[ -~]")
-_KEY = re.compile(r"[0-9#*]")
+_IS_ZERO: Final = f"[{_ZERO}]"
+_IS_SELECTOR: Final = f"[{_SELECTORS}]"
+_IS_SUPPLEMENT: Final = f"[{_SUPPLEMENT}]"
+_ASCII: Final = r"[ -~]"
+_KEY: Final = r"[0-9#*]"
 """What a keycap emoji is made of: `1`, U+FE0F, U+20E3."""
-_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_IDEOGRAPH: Final = "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
 
 
 def _re2(chars: str) -> str:
@@ -52,10 +53,10 @@ def stripped(text: str, before: str = "") -> tuple[str, int]:
     Args:
         before: the character before the text, where there is one.
     """
-    text, gone = _PLAIN.subn("", text)
+    text, gone = re.subn(_PLAIN, "", text)
     out: list[str] = []
     place = 0
-    for run in _RUNS.finditer(text):
+    for run in re.finditer(_RUNS, text):
         out.append(text[place : run.start()])
         last = text[run.start() - 1] if run.start() else before
         for char in run[0]:
@@ -72,12 +73,16 @@ def stripped(text: str, before: str = "") -> tuple[str, int]:
 
 
 def _goes(char: str, last: str) -> bool:
-    if _IS_ZERO.match(char):
-        return _ASCII.match(last) is not None
-    if _IS_SELECTOR.match(char):
-        if _KEY.match(last) and char == "\ufe0f":
+    if re.match(_IS_ZERO, char):
+        return re.match(_ASCII, last) is not None
+    if re.match(_IS_SELECTOR, char):
+        if re.match(_KEY, last) and char == "\ufe0f":
             return False
-        return _ASCII.match(last) is not None or _IS_SELECTOR.match(last) is not None or _IS_SUPPLEMENT.match(last) is not None
-    if _IS_SUPPLEMENT.match(char):
-        return _IDEOGRAPH.match(last) is None
+        return (
+            re.match(_ASCII, last) is not None
+            or re.match(_IS_SELECTOR, last) is not None
+            or re.match(_IS_SUPPLEMENT, last) is not None
+        )
+    if re.match(_IS_SUPPLEMENT, char):
+        return re.match(_IDEOGRAPH, last) is None
     return True

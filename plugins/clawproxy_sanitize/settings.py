@@ -12,7 +12,6 @@ from attrs import field, frozen, validators
 from clawproxy.config import Duration, SecretRef
 from clawproxy.errors import ConfigError
 from clawproxy_sanitize.catalogue import CATALOGUE, Shape
-from clawproxy_sanitize.links import link
 from clawproxy_sanitize.personal import PERSONAL
 from clawproxy_sanitize.prefixes import Unfollowable, follow
 from clawproxy_sanitize.scanner import Rule, options
@@ -160,7 +159,7 @@ def groups(settings: SanitizeSettings) -> list[Group]:
         Group("secrets", CATALOGUE, settings.input, settings.output),
         Group("personal", personal, settings.personal.input, settings.personal.output),
         Group("custom", tuple(own), settings.input, settings.output),
-        Group("links", (link(settings.links.hosts, settings.links.which),), "off", settings.links.output),
+        Group("links", _links(settings.links), "off", settings.links.output),
     ]
 
 
@@ -218,6 +217,14 @@ def _custom(where: str, name: str, pattern: str, problems: list[str]) -> list[Sh
         problems.append(f"{where}: it matches the empty text, so it would match everywhere.")
         return []
     return [Shape(name, pattern)]
+
+
+def _links(settings: LinkSettings) -> tuple[Shape, ...]:
+    if settings.output == "off":
+        return ()
+    from clawproxy_sanitize.links import link
+
+    return (link(settings.hosts, settings.which),)
 
 
 def _words(where: str, name: str, words: tuple[str, ...], problems: list[str]) -> list[Shape]:

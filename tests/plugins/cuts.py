@@ -55,7 +55,7 @@ def says(found: Scanner, text: str, out: str) -> str:
         waits = re2.compile(match.rule.waits.encode(), options())
         for end in range(match.start, match.end):
             if said.startswith(rest + data[match.start : end] + replaced):
-                assert waits.fullmatch(data[start:end]) is None, data[start:end]
+                assert end == match.start or waits.fullmatch(data[start:end]) is None, data[start:end]
                 said = rest + replaced + said[len(rest) + end - match.start + len(replaced) :]
                 break
         rest += replaced

@@ -4,6 +4,7 @@ comes back, and nowhere else."""
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -83,6 +84,7 @@ PIECES = st.one_of(
     st.from_regex(r"[0-9A-Z ]{0,20}", fullmatch=True),
 )
 TEXTS = st.lists(PIECES, max_size=9).map("".join)
+LONG = int(os.environ.get("CLAWPROXY_TEST_SANITIZE", "0"))
 
 
 @pytest.mark.parametrize("name", SCANNERS)
@@ -90,7 +92,7 @@ TEXTS = st.lists(PIECES, max_size=9).map("".join)
 @example(text="".join(PERSONAL_SAMPLES.values()), places=list(range(500)))
 @example(text=" ".join(PERSONAL_SAMPLES.values()), places=list(range(500)))
 @example(text=f"4111\u200b 1111 1111 {URL}\u202e", places=list(range(500)))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=LONG or 100, deadline=None)
 def test_cutting_changes_nothing_of_any_group(name: str, text: str, places: list[int]) -> None:
     whole: dict[str, int] = Counter()
     pieces: dict[str, int] = Counter()
@@ -182,7 +184,7 @@ WRITTEN = st.lists(
 
 
 @given(WRITTEN, st.lists(st.integers(0, 400), max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=LONG or 100, deadline=None)
 def test_a_placeholder_comes_back_however_it_is_cut(text: str, places: list[int]) -> None:
     exchange = make_exchange()
     exchange.state["sanitize"] = {"vault": VAULT}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -89,20 +90,22 @@ FRAGMENTS = st.one_of(
     st.text(max_size=8),
 )  # fmt: skip
 TEXTS = st.lists(FRAGMENTS, max_size=8).map("".join)
+LONG = int(os.environ.get("CLAWPROXY_TEST_SANITIZE", "0"))
+"""Examples of each law; by default few, for it runs with every other test."""
 
 
 @pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
 @given(text=TEXTS, places=st.lists(st.integers(0, 4000), max_size=40))
 @example(text=f"a {KEY} b", places=list(range(200)))
 @example(text=SAMPLES["private_key"] + " and on", places=list(range(1000)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=LONG or 150, deadline=None)
 def test_cutting_changes_nothing(found: Scanner, text: str, places: list[int]) -> None:
     assert says(found, text, "".join(streamed(found, cut(text, places)))) == once(found, text)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 @given(places=st.lists(st.integers(0, 4000), max_size=20), before=TEXTS, after=st.sampled_from(["", " then", ".", "\n", "!x"]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=LONG or 5, deadline=None)
 def test_no_part_of_a_secret_gets_out(name: str, places: list[int], before: str, after: str) -> None:
     secret = "Zq9" + LETTERS[7:40]
     sample = SAMPLES[name].replace(LETTERS[:20], secret[:20])
@@ -117,7 +120,7 @@ def test_every_cut_of_every_sample() -> None:
         text = f"x {sample}, y"
         expected = once(SCANNER, text)
         assert expected.count("[redacted:") == 1
-        for place in range(len(text)):
+        for place in {*range(24), *range(24, len(text), 7), *range(len(text) - 5, len(text))}:
             out = "".join(streamed(SCANNER, [text[:place], text[place:]]))
             assert says(SCANNER, text, out) == expected, (name, place)
         assert says(SCANNER, text, "".join(streamed(SCANNER, list(text)))) == expected
@@ -142,7 +145,7 @@ def test_ordinary_text_goes_on_at_once(text: str) -> None:
             window.feed(text[place : place + size])
             held.append(window.held)
         assert text is BENIGN or max(held) == 0
-        assert sum(map(bool, held)) <= len(held) / 10  # what begins like a secret and is none
+        assert sum(map(bool, held)) <= 1 + len(held) / 10  # what begins like a secret and is none
 
 
 def test_what_all_secrets_of_a_format_begin_with_waits_for_nothing() -> None:
@@ -320,7 +323,7 @@ def merged(events: Sequence[Event]) -> list[tuple[object, str]]:
 
 @pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
 @given(st.lists(st.lists(EVENTS, max_size=6), max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=LONG or 150, deadline=None)
 def test_a_batch_looked_at_at_once_says_the_same(found: Scanner, batches: list[list[Event]]) -> None:
     class OneByOne(Answer):
         def _is_clean(self, events: Sequence[Event]) -> bool:
