@@ -149,7 +149,6 @@ def _sanitize(section: Mapping[str, Any]) -> Iterator[Finding]:
             yield ("plugins", "sanitize", "actions", name), f'is "{action}"'
     for group, way, what in (
         ("invisible", "input", "instructions that nobody sees reach models"),
-        ("invisible", "output", "what nobody sees reaches clients"),
         ("injection", "input", "nothing tells of prompts that try to instruct the model"),
     ):
         inner = section.get(group)

@@ -132,16 +132,19 @@ def false_positives() -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def delays() -> Iterator[str]:
-    """How many characters each group may hold back of an answer, and for how long."""
-    yield "| group | a match has at most | and where it has no end |"
-    yield "|---|---|---|"
-    for name, shapes in (("secrets", CATALOGUE), ("personal", PERSONAL), ("links", [link((), "data")])):
+    """What each group holds back of an answer."""
+    yield "| group | goes on at once | waits | and at most |"
+    yield "|---|---|---|---|"
+    opening = max(int(follow(shape.pattern, shape.opening).opening) for shape in CATALOGUE)
+    yield f"| `secrets` | a format's beginning, {opening} characters at most | what goes on after it | {BOUND} bytes |"
+    for name, shapes in (("personal", PERSONAL), ("links", [link((), "data")])):
         endless = [shape.name for shape in shapes if follow(shape.pattern).longest == inf]
         longest = max((int(size) for shape in shapes if (size := follow(shape.pattern).longest) < inf), default=0)
-        says = f"{len(endless)} of {len(shapes)}" if len(endless) > 1 else f"`{endless[0]}`"
-        yield f"| `{name}` | {longest or ''} | {BOUND} bytes ({says}) |"
-    yield "| `invisible` | 0 | 0 |"
-    yield f"| placeholders | {LONGEST} | {LONGEST} |"
+        most = f"{longest} characters; {BOUND} bytes of `{endless[0]}`" if longest else f"{BOUND} bytes"
+        yield f"| `{name}` | nothing | what may begin one | {most} |"
+    yield f"| custom | nothing | what may begin one | as long as a match can be, {BOUND} bytes |"
+    yield "| `invisible` | all | nothing | 0 |"
+    yield f"| placeholders | nothing | what may begin one of this exchange | {LONGEST} characters |"
 
 
 def page() -> str:

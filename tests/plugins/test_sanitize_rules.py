@@ -3,8 +3,11 @@ links that carry data away, and the record of what was looked at."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,19 +55,17 @@ def once(found: Scanner, text: str) -> str:
 
 
 def seconds(pattern: Any, text: bytes) -> float:
-    best = 9.0
-    for _ in range(2):
-        start = time.perf_counter()
-        pattern.search(text)
-        best = min(best, time.perf_counter() - start)
-    return best
+    """Of this thread's CPU, so that nobody else's work counts; 50 ms is fifty times what it takes."""
+    return min(cpu(lambda: pattern.search(text)) for _ in range(2))
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_each_pattern_is_linear(name: str) -> None:
     """100 kB of what is worst for it: one kind of character, nested quotes, its own longest beginning again and again."""
     sample, pattern = EXAMPLES[name], SHAPES[name].pattern
-    compiled = [re2.compile(text.encode(), options()) for text in (pattern, rf"(?:{follow(pattern).begun})\z")]
+    followed = follow(pattern, SHAPES[name].opening, loose=name in SAMPLES)
+    patterns = (pattern, followed.head, rf"(?:{followed.begun})\z", rf"(?:{followed.firm})\z")
+    compiled = [re2.compile(text.encode(), options()) for text in patterns]
     for unit in ("a", "A", "0", " ", "\t", "[(\"'", "é", "0 ", sample[:-1] + " ", sample[:6]):
         text = (unit * (100_000 // len(unit.encode())) + "!").encode()
         assert max(seconds(each, text) for each in compiled) < 0.05
@@ -100,16 +101,30 @@ def test_look_alikes_are_bounded() -> None:
 
 
 def test_ten_kilobytes_cost_little() -> None:
-    """100 us on a quiet machine is the aim, and 25 what it takes; here a loaded one may take ten times the aim."""
+    """100 us is the aim, and 30 to 50 what it takes (`benchmarks.micro`). Here it is compared with a look at each character in
+    Python, which takes some 400 us: a busy machine slows both."""
     state, exchange = configured(), make_exchange()
-    request = make_request(("The quick brown fox reads a long document, and sums it up for 12 people. " * 200)[:10_000])
-    best = 9.0
-    for _ in range(20):
-        start = time.perf_counter()
-        with pytest.raises(StopIteration):
-            clawproxy_sanitize.prepare_request(exchange, request, state).send(None)
-        best = min(best, time.perf_counter() - start)
-    assert best < 0.001
+    for file in ("docs/plugins.md", "clawproxy/server.py"):
+        text = ((Path(__file__).parents[2] / file).read_text() * 2)[:10_000]
+        request = make_request(text)
+
+        def looked(request: Any = request) -> None:
+            with contextlib.suppress(StopIteration):
+                clawproxy_sanitize.prepare_request(exchange, request, state).send(None)
+
+        def counted(text: str = text) -> None:
+            count = 0
+            for char in text:
+                count += char == "x"
+
+        assert len(text) == 10_000
+        assert min(cpu(looked) for _ in range(20)) < min(cpu(counted) for _ in range(20)) / 2
+
+
+def cpu(call: Callable[[], None]) -> float:
+    start = time.thread_time()
+    call()
+    return time.thread_time() - start
 
 
 # --- personal data -------------------------------------------------------------------------------------------------------
