@@ -206,13 +206,17 @@ def pool(seconds: float) -> Figures:
 
 
 def plugins(seconds: float) -> Figures:
-    state = clawproxy_sanitize.configure(SanitizeSettings())
+    state = clawproxy_sanitize.compiled(SanitizeSettings())
     scanner = state.output
     assert scanner is not None
     exchange, request = make_exchange(), make_request("Say hello to the world and tell me what you can do for me today.")
     long = make_request("The quick brown fox reads the long document and sums it up. " * 68)
     yield "sanitize: a prompt of 64 B", timed_async(lambda: clawproxy_sanitize.prepare_request(exchange, request, state), seconds)
     yield "sanitize: a prompt of 4 KiB", timed_async(lambda: clawproxy_sanitize.prepare_request(exchange, long, state), seconds)
+    for kind, file in (("prose", "docs/plugins.md"), ("code", "clawproxy/server.py")):
+        text = make_request(((Path(__file__).parent.parent / file).read_text() * 2)[:10_000])
+        call = partial(clawproxy_sanitize.prepare_request, exchange, text, state)
+        yield f"sanitize: a prompt of 10 kB of {kind}", timed_async(call, seconds)
     parts = [[Text(f" tok{number}")] for number in range(50)]
 
     def answer(reads: Sequence[Sequence[Event]]) -> None:

@@ -198,6 +198,8 @@ class Exchange:
     """`trio.current_time()` when the client was last sent something, a keep-alive included; None: nothing yet."""
     residency: Residency | None = None
     """Where its data may go; None: anywhere. The core holds every attempt to it, whatever a router chose."""
+    scanned: Scanned | None = None
+    """What a content policy looked at, where one did."""
 
     def may_go(self, route: Route) -> bool:
         """Whether residency rules let it take this route. An answer that a route brings with it is sent to nobody."""
@@ -214,6 +216,30 @@ class Exchange:
     def notice(self, code: str, message: str, **details: Any) -> None:
         """Tell the client something about its request; sent before the next content."""
         self.notices.append(Notice(code, message, details or EMPTY))
+
+
+@define(slots=True, eq=False)
+class Scanned:
+    """What a content policy looked at: which groups of rules, and how much text. What it found, it only counts."""
+
+    prompt: Sequence[str] = ()
+    """The groups of rules the prompt was looked at with."""
+    answer: Sequence[str] = ()
+    prompt_bytes: int = 0
+    answer_bytes: int = 0
+    """Of all attempts; grows while the answer comes."""
+    counts: list[Mapping[str, int]] = field(factory=list)
+    """How often each rule matched, one mapping for each look; they grow as `answer_bytes` does."""
+    veil: Callable[[str], str] | None = None
+    """Takes out of a text what the policy put back into the answer for its client alone."""
+
+    def found(self) -> dict[str, int]:
+        """How often each rule matched, in all."""
+        total: dict[str, int] = {}
+        for counts in filter(None, self.counts):
+            for name, count in counts.items():
+                total[name] = total.get(name, 0) + count
+        return total
 
 
 @value

@@ -147,6 +147,16 @@ def _sanitize(section: Mapping[str, Any]) -> Iterator[Finding]:
     for name, action in actions.items() if isinstance(actions, Mapping) else ():
         if action in ("off", "flag"):
             yield ("plugins", "sanitize", "actions", name), f'is "{action}"'
+    for group, way, what in (
+        ("invisible", "input", "instructions that nobody sees reach models"),
+        ("injection", "input", "nothing tells of prompts that try to instruct the model"),
+    ):
+        inner = section.get(group)
+        if isinstance(inner, Mapping) and inner.get(way) == "off":
+            yield ("plugins", "sanitize", group, way), f'is "off": {what}'
+    asked = section.get("classifier")
+    if isinstance(asked, Mapping) and asked.get("on_error") == "allow":
+        yield ("plugins", "sanitize", "classifier", "on_error"), 'is "allow": prompts pass unseen while it does not answer'
 
 
 def _others(config: Config) -> Iterator[Finding]:

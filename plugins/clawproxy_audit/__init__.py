@@ -116,5 +116,7 @@ def exchange_closed(exchange: Exchange, outcome: Outcome, state: Audit) -> Await
         return None
     row = audit_row(exchange, outcome)
     if state.box is not None and (kept := exchange.state.get("audit")) is not None:
-        row = b'%b,"content":%b}' % (row[:-1], state.box.seal(exchange.request_id, kept.content()))
+        # What a policy put back for the client alone is not kept as redacted.
+        veil = exchange.scanned.veil if exchange.scanned is not None and state.settings.content == "redacted" else None
+        row = b'%b,"content":%b}' % (row[:-1], state.box.seal(exchange.request_id, kept.content(veil)))
     return writer.add(row, state.settings)

@@ -2,7 +2,7 @@
 
 Rule 1: off unless `[plugins.audit] content` says otherwise; then it needs `content_key`. There is no unencrypted form.
 Rule 2: `redacted` keeps the prompt as it went to the provider, after every policy; `full` as it came. Either keeps the answer as
-        the client received it.
+        the client received it; `redacted` without what a policy put back into it.
 Rule 3: bounded by `max_content`; what is beyond it is left out, and said (`cut`).
 Rule 4: AES-256-GCM (NIST SP 800-38D) with a random nonce for each row, bound to the row's `request_id`: content can not be moved
         to another row.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -118,10 +118,14 @@ class Kept:
         self._room -= len(data)
         return data.decode("utf-8", "ignore")
 
-    def content(self) -> dict[str, Any]:
-        out: dict[str, Any] = {"prompt": self.prompt, "answer": "".join(self.answer)}
+    def content(self, veil: Callable[[str], str] | None = None) -> dict[str, Any]:
+        """Args:
+        veil: applied to what the client received.
+        """
+        shown = veil or str
+        out: dict[str, Any] = {"prompt": self.prompt, "answer": shown("".join(self.answer))}
         if self.calls:
-            out["tool_calls"] = ["".join(parts) for parts in self.calls.values()]
+            out["tool_calls"] = [shown("".join(parts)) for parts in self.calls.values()]
         if self.cut:
             out["cut"] = True
         return out

@@ -76,6 +76,16 @@ class _Rule(msgspec.Struct, gc=False):
     shadow: bool
 
 
+class _Scanned(msgspec.Struct, gc=False, omit_defaults=True):
+    """What policies looked at: the groups of rules, bytes of text, and how often each rule matched. Never what."""
+
+    prompt: list[str]
+    answer: list[str]
+    prompt_bytes: int = 0
+    answer_bytes: int = 0
+    found: dict[str, int] = {}
+
+
 class Row(msgspec.Struct, gc=False):
     """What a row holds beside `seq` and `prev`, in its order; nothing stays out but what the router had no need to weigh,
     the rules where none spoke, and roles, tags and residency where there are none."""
@@ -112,6 +122,7 @@ class Row(msgspec.Struct, gc=False):
     roles: list[str] | msgspec.UnsetType = msgspec.UNSET
     residency: list[str] | msgspec.UnsetType = msgspec.UNSET
     """The rules that said where its data may go; each attempt then tells its `region`."""
+    scanned: _Scanned | msgspec.UnsetType = msgspec.UNSET
 
 
 def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
@@ -162,6 +173,9 @@ def audit_row(exchange: Exchange, outcome: Outcome) -> bytes:
         for told, attempt in zip(row.attempts, exchange.attempts[-MAX_ATTEMPTS:], strict=True):
             if attempt.route.recorded is None:
                 told.region = residency.region(attempt.route.provider, attempt.route.model)
+    if (seen := exchange.scanned) is not None:
+        found = seen.found() if seen.counts else {}
+        row.scanned = _Scanned(list(seen.prompt), list(seen.answer), seen.prompt_bytes, seen.answer_bytes, found)
     return to_line(row)
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from attrs import evolve
 
+from clawproxy.context import Scanned
 from clawproxy.events import CONTENT, End, Event, Failed, Finish, Opaque, Reasoning, Refused, Text, ToolCallDelta
 from clawproxy_sanitize.scanner import Scanner, unescaped
 from clawproxy_sanitize.values import deep
@@ -35,10 +36,17 @@ TEXTS = 128
 class Answer:
     """The transform of one attempt. `told(counts)` is called when a secret of a kind not seen before was found."""
 
-    __slots__ = ("_counts", "_current", "_key", "_scanner", "_told", "_told_of", "_windows")
+    __slots__ = ("_counts", "_current", "_key", "_scanned", "_scanner", "_told", "_told_of", "_windows")
 
-    def __init__(self, scanner: Scanner, counts: dict[str, int], told: Callable[[dict[str, int]], None]) -> None:
+    def __init__(
+        self,
+        scanner: Scanner,
+        counts: dict[str, int],
+        told: Callable[[dict[str, int]], None],
+        scanned: Scanned | None = None,
+    ) -> None:
         self._scanner = scanner
+        self._scanned = scanned
         self._counts = counts
         self._told = told
         self._told_of = len(counts)
@@ -176,7 +184,7 @@ class Answer:
     def _window(self, key: Key) -> Window:
         window = self._windows.get(key)
         if window is None:
-            window = self._windows[key] = Window(self._scanner, self._counts)
+            window = self._windows[key] = Window(self._scanner, self._counts, self._scanned)
             if len(self._windows) > TEXTS:
                 del self._windows[next(iter(self._windows))]
         return window

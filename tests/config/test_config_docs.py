@@ -17,6 +17,7 @@ from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
 from clawproxy.pipeline import Plugins
 from clawproxy_audit.settings import AuditTeam
+from clawproxy_sanitize import settings as sanitize
 from clawproxy_truncate import TruncateModel
 from tests.docs.timeouts import RUNS, timeouts_page
 
@@ -57,6 +58,11 @@ SECTIONS: dict[str, type[Any]] = {
         f"### `[plugins.router.{name}]`": type(getattr(PLUGINS.settings["router"](), name))
         for name in ("breaker", "credentials", "retries", "ejection")
     },
+    "#### `[plugins.sanitize.personal]`": sanitize.PersonalSettings,
+    "#### `[plugins.sanitize.invisible]`": sanitize.InvisibleSettings,
+    "#### `[plugins.sanitize.injection]`": sanitize.InjectionSettings,
+    "#### `[plugins.sanitize.links]`": sanitize.LinkSettings,
+    "#### `[plugins.sanitize.classifier]`": sanitize.ClassifierSettings,
 }
 
 

@@ -63,6 +63,16 @@ def test_a_careful_one_relaxes_nothing(tmp_path: Path) -> None:
         (("expires = 2099-01-01T00:00:00Z", ""), "keys.k.expires", "never expires"),
         (("expires = 2099", "may_assert = true\nexpires = 2099"), "keys.k.may_assert", "budgets"),
         (("[keys.k]", '[plugins.sanitize]\ninput = "flag"\n[keys.k]'), "plugins.sanitize.input", "reach providers"),
+        (
+            ("[keys.k]", '[plugins.sanitize.invisible]\ninput = "off"\n[keys.k]'),
+            "plugins.sanitize.invisible.input",
+            "nobody sees",
+        ),
+        (
+            ("[keys.k]", '[plugins.sanitize.classifier]\nurl = "https://c.example"\non_error = "allow"\n[keys.k]'),
+            "plugins.sanitize.classifier.on_error",
+            "pass unseen",
+        ),
         (("[keys.k]", '[pipeline]\norder = ["auth", "sanitize", "router", "meter"]\n[keys.k]'), "pipeline.order", "`audit`"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clawproxy.errors import KINDS, OUTCOMES
-from tests.docs import dialects
+from tests.docs import dialects, sanitize_rates
 from tests.docs.timeouts import timeouts_page
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -44,7 +44,7 @@ def errors_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"errors.md": errors_page, "timeouts.md": timeouts_page, "dialects.md": dialects.page}
+PAGES = {"errors.md": errors_page, "timeouts.md": timeouts_page, "dialects.md": dialects.page, "sanitize.md": sanitize_rates.page}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():

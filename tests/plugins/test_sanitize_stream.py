@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import re2
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -31,13 +32,14 @@ from clawproxy.messages import Usage
 from clawproxy.testing.factories import make_exchange
 from clawproxy_sanitize import Sanitizer, SanitizeSettings
 from clawproxy_sanitize.samples import BENIGN, LETTERS, SAMPLES
-from clawproxy_sanitize.scanner import Scanner
+from clawproxy_sanitize.scanner import Scanner, options
 from clawproxy_sanitize.stream import Answer
 from clawproxy_sanitize.window import BOUND, Window
+from tests.plugins.cuts import cut, says, streamed
 
 
 def configured(**changes: Any) -> Sanitizer:
-    return clawproxy_sanitize.configure(SanitizeSettings(**changes))
+    return clawproxy_sanitize.compiled(SanitizeSettings(**changes))
 
 
 def scanner(**changes: Any) -> Scanner:
@@ -59,20 +61,6 @@ CUSTOM = scanner(
 
 def once(found: Scanner, text: str) -> str:
     return found.redact(text, Counter())
-
-
-def cut(text: str, places: Sequence[int]) -> list[str]:
-    edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
-    return [text[a:b] for a, b in itertools.pairwise(edges)]
-
-
-def streamed(found: Scanner, pieces: Sequence[str]) -> list[str]:
-    window = Window(found, Counter())
-    out: list[str] = []
-    for piece in pieces:
-        passed = window.feed(piece)
-        out += [piece] if passed is None else passed
-    return out + window.finish()
 
 
 def answer(found: Sanitizer = DEFAULT, **changes: Any) -> tuple[Transform, Any]:
@@ -102,25 +90,28 @@ FRAGMENTS = st.one_of(
     st.text(max_size=8),
 )  # fmt: skip
 TEXTS = st.lists(FRAGMENTS, max_size=8).map("".join)
+LONG = int(os.environ.get("CLAWPROXY_TEST_SANITIZE", "0"))
+"""Examples of each law; by default few, for it runs with every other test."""
 
 
 @pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
 @given(text=TEXTS, places=st.lists(st.integers(0, 4000), max_size=40))
 @example(text=f"a {KEY} b", places=list(range(200)))
 @example(text=SAMPLES["private_key"] + " and on", places=list(range(1000)))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=LONG or 150, deadline=None)
 def test_cutting_changes_nothing(found: Scanner, text: str, places: list[int]) -> None:
-    assert "".join(streamed(found, cut(text, places))) == once(found, text)
+    assert says(found, text, "".join(streamed(found, cut(text, places)))) == once(found, text)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 @given(places=st.lists(st.integers(0, 4000), max_size=20), before=TEXTS, after=st.sampled_from(["", " then", ".", "\n", "!x"]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=LONG or 5, deadline=None)
 def test_no_part_of_a_secret_gets_out(name: str, places: list[int], before: str, after: str) -> None:
     secret = "Zq9" + LETTERS[7:40]
     sample = SAMPLES[name].replace(LETTERS[:20], secret[:20])
-    out = "".join(streamed(SCANNER, cut(f"{before} {sample}{after}", places)))
-    assert out == once(SCANNER, f"{before} {sample}{after}")
+    text = f"{before} {sample}{after}"
+    out = "".join(streamed(SCANNER, cut(text, places)))
+    assert says(SCANNER, text, out) == once(SCANNER, text)
     assert secret[:12] not in out
 
 
@@ -129,18 +120,66 @@ def test_every_cut_of_every_sample() -> None:
         text = f"x {sample}, y"
         expected = once(SCANNER, text)
         assert expected.count("[redacted:") == 1
-        for place in range(len(text)):
-            assert "".join(streamed(SCANNER, [text[:place], text[place:]])) == expected, (name, place)
-        assert "".join(streamed(SCANNER, list(text))) == expected
+        for place in {*range(24), *range(24, len(text), 7), *range(len(text) - 5, len(text))}:
+            out = "".join(streamed(SCANNER, [text[:place], text[place:]]))
+            assert says(SCANNER, text, out) == expected, (name, place)
+        assert says(SCANNER, text, "".join(streamed(SCANNER, list(text)))) == expected
 
 
-def test_clean_text_goes_on_at_once() -> None:
-    words = [f" {word}" for word in BENIGN.replace("\n", " ").split()]
-    window, late = Window(SCANNER, Counter()), 0
-    for word in words:
-        passed = window.feed(word)
-        late += passed is not None
-    assert late < len(words) / 5
+PROSE = """
+Trains that leave the city in the morning reach the coast before noon, and those who get on at the second stop find that most of
+the seats by the windows have been taken. The conductor, who has worked on this line for thirty years, says that nothing has ever
+gone wrong: once a tree fell, once the snow was too deep, and in both cases people shared their bread and played cards until help
+came. He keeps a list of the birds he sees on the way. Last spring it had forty names; this year a heron was added, and he hopes
+that an owl will be next. If you ask him about it he will show you the page, written in a small and careful hand.
+"""
+
+
+@pytest.mark.parametrize("text", [PROSE, BENIGN])
+def test_ordinary_text_goes_on_at_once(text: str) -> None:
+    """Letter by letter, at any length of pieces: a word that begins like a token waits for nothing."""
+    for size in (1, 2, 3, 4, 5, 7, 11, 23):
+        window = Window(SCANNER, Counter())
+        held = []
+        for place in range(0, len(text), size):
+            window.feed(text[place : place + size])
+            held.append(window.held)
+        assert text is BENIGN or max(held) == 0
+        assert sum(map(bool, held)) <= 1 + len(held) / 10  # what begins like a secret and is none
+
+
+def test_what_all_secrets_of_a_format_begin_with_waits_for_nothing() -> None:
+    for opening in ("s", "sk-", "ghp_", "AKIA", "a", "access-production-", "https://someone:", "Authorization: Bearer ", "eyJ",
+                    "-----BEGIN RSA PRIVATE KEY-----", "pattern", "path", "secret", "discord.com/api/webhooks/"):  # fmt: skip
+        window = Window(SCANNER, Counter())
+        assert [window.feed(f" {opening}"), window.held] in ([None, 0], [[f" {opening}"], 0])
+    for held in ("sk-a", "ghp_0", "AKIAQ", "https://someone:p", "Authorization: Bearer x"):
+        window = Window(SCANNER, Counter())
+        assert window.feed(f" {held}") == []
+
+
+def test_openings_are_known_and_bounded() -> None:
+    assert SCANNER.context < 100
+    for rule in SCANNER.rules:
+        assert 3 <= rule.opening < 100, rule.name
+        assert re2.compile(rule.waits.encode(), options()).search(b"") is None
+
+
+def test_an_opening_that_went_on_is_known_however_late_the_rest_comes() -> None:
+    for opening in ("s", "sk", "sk-"):
+        window = Window(SCANNER, Counter())
+        said = [window.feed(f"key {opening}") or f"key {opening}", *(window.feed(char) or [] for char in KEY[len(opening) :])]
+        assert said[0] == [f"key {opening}"] or said[0] == f"key {opening}"
+        assert said[1:] == [[]] * (len(KEY) - len(opening))
+        assert "".join([*(window.feed(" ok") or []), *window.finish()]) == f"{GONE} ok"
+
+
+def test_a_secret_in_the_place_of_a_name_is_found() -> None:
+    text = f"git clone https://{SAMPLES['github']}:x-oauth-basic@git.example/a"
+    expected = "git clone https://[redacted:github]:x-oauth-basic@git.example/a"
+    assert once(SCANNER, text) == expected
+    for place in range(len(text)):
+        assert says(SCANNER, text, "".join(streamed(SCANNER, [text[:place], text[place:]]))) == expected
 
 
 def test_an_event_stays_one_event() -> None:
@@ -152,8 +191,8 @@ def test_an_event_stays_one_event() -> None:
 
 def test_a_long_event_is_cut_where_the_doubt_begins() -> None:
     tap, _ = answer()
-    assert joined(tap.change([Text("word " * 100 + "sk-ant")])) == "word " * 100
-    assert joined(tap.change([Text(" is how they begin")])) == "sk-ant is how they begin"
+    assert joined(tap.change([Text("word " * 100 + "sk-ant-a")])) == "word " * 100
+    assert joined(tap.change([Text(" is how they begin")])) == "sk-ant-a is how they begin"
 
 
 def test_what_is_held_is_bounded() -> None:
@@ -202,10 +241,10 @@ def test_the_same_sequence_comes_back_when_nothing_changed() -> None:
 def test_what_is_held_comes_before_the_end() -> None:
     for last in (Finish("stop"), End(), Failed(ClawError("provider_error.cut"))):
         tap, _ = answer()
-        assert run(tap, [Text("see sk-")], [last]) == [Text("see sk-"), last]
+        assert run(tap, [Text("see sk-a")], [last]) == [Text("see sk-a"), last]
     tap, _ = answer()
-    assert tap.change([Text("see sk-")]) == []
-    assert run(tap) == [Text("see sk-")]
+    assert tap.change([Text("see sk-a")]) == []
+    assert run(tap) == [Text("see sk-a")]
 
 
 def test_usage_reports_pass_and_end_nothing() -> None:
@@ -214,7 +253,7 @@ def test_usage_reports_pass_and_end_nothing() -> None:
     batches: list[list[Event]] = [[Text(piece), report] for piece in cut(f"key {KEY} ok", range(0, 90, 7))]
     out = run(tap, *batches, [Finish("stop")])
     assert out.count(report) == len(batches)
-    assert joined(out) == f"key {GONE} ok"
+    assert joined(out) == f"key sk-{GONE} ok"
 
 
 def test_each_text_of_an_answer() -> None:
@@ -284,7 +323,7 @@ def merged(events: Sequence[Event]) -> list[tuple[object, str]]:
 
 @pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
 @given(st.lists(st.lists(EVENTS, max_size=6), max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=LONG or 150, deadline=None)
 def test_a_batch_looked_at_at_once_says_the_same(found: Scanner, batches: list[list[Event]]) -> None:
     class OneByOne(Answer):
         def _is_clean(self, events: Sequence[Event]) -> bool:
@@ -302,7 +341,7 @@ def test_a_batch_looked_at_at_once_says_the_same(found: Scanner, batches: list[l
 def test_what_is_held_comes_before_another_text() -> None:
     tap, _ = answer()
     call = ToolCallDelta(0, "id", "f", "{}")
-    assert run(tap, [Text("see sk-")], [call], [Reasoning("hm.")]) == [Text("see sk-"), call, Reasoning("hm.")]
+    assert run(tap, [Text("see sk-a")], [call], [Reasoning("hm.")]) == [Text("see sk-a"), call, Reasoning("hm.")]
     tap, _ = answer()
     out = run(tap, [Text(f"see {KEY[:8]}")], [call], [Text(f"{KEY[8:]} end")])
     assert out[:2] == [Text(f"see {KEY[:8]}"), call]
