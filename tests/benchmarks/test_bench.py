@@ -179,9 +179,10 @@ def test_a_trace_is_replayed(tmp_path: Path) -> None:
 
 MOST_CALLS = {"whole": (520, 350), "stream": (650, 650), "websocket": (740, 740)}
 """Python and C functions a request may call: what it took when this was last looked at (445 + 295, 500 + 535, 590 + 600), and
-15 to 25 % more, for a busy machine wakes more often. Who has to raise one of these made the hot path dearer."""
+15 to 25 % more. Who has to raise one of these made the hot path dearer."""
 
 
+@pytest.mark.timed  # a busy machine wakes more often
 def test_a_request_calls_no_more_functions_than_it_did(tmp_path: Path) -> None:
     done = bench("benchmarks.calls", "--json", tmp_path / "calls.json")
     assert done.returncode == 0, done.stderr

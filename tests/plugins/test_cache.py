@@ -23,7 +23,7 @@ from clawproxy.hookspecs import Plan, Transform, hookimpl
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest, Grant, ImagePart, Message, Principal, Route, TextPart, Thinking, Tool, ToolCall
 from clawproxy.stores.base import Store
-from clawproxy.testing import Claw, claw, make_request, sweep
+from clawproxy.testing import Claw, claw, make_exchange, make_request, sweep
 from clawproxy_cache import CacheSettings
 from clawproxy_cache.answers import PIECE, Answer, Answers, Recorder
 from clawproxy_cache.asked import Asked, asked_of, cache_control
@@ -118,9 +118,13 @@ def test_who_is_kept_from_a_provider_is_kept_from_its_answers(scope: Any) -> Non
     """The tokens of one issuer share a key, and neither users nor roles."""
     cache = clawproxy_cache.Cache(CacheSettings(scope=scope), cast(App, None), PRINT)
     one = Principal("corp", "ann", "team", grants=(Grant("eu"),))
-    assert cache.scope(one) != cache.scope(attrs.evolve(one, grants=(Grant("us"),)))
-    assert cache.scope(one) == cache.scope(attrs.evolve(one, expires=1.0))
-    assert (cache.scope(one) != cache.scope(attrs.evolve(one, user="bob"))) == (scope == "key")
+
+    def of(principal: Principal) -> tuple[str, ...]:
+        return cache.scope(make_exchange(principal=principal))
+
+    assert of(one) != of(attrs.evolve(one, grants=(Grant("us"),)))
+    assert of(one) == of(attrs.evolve(one, expires=1.0))
+    assert (of(one) != of(attrs.evolve(one, user="bob"))) == (scope == "key")
 
 
 @pytest.mark.parametrize(
