@@ -17,6 +17,7 @@ from clawproxy.config.policies import (
     parse_comparison,
     parse_hours,
 )
+from clawproxy.config.prices import Factor, PerRequest, Price, PriceConfig, PriceTier, RatesConfig, ServicePrice
 from clawproxy.config.roles import RoleConfig, action_of, authorized
 from clawproxy.config.schema import (
     KIB,
@@ -25,7 +26,6 @@ from clawproxy.config.schema import (
     BudgetConfig,
     Config,
     Duration,
-    Factor,
     HealthConfig,
     Hedge,
     KeyConfig,
@@ -33,19 +33,13 @@ from clawproxy.config.schema import (
     LogConfig,
     ModelConfig,
     OAuthConfig,
-    PerRequest,
     PipelineConfig,
     PoolConfig,
-    Price,
-    PriceConfig,
-    PriceTier,
     ProviderConfig,
     ProviderTLSConfig,
-    RatesConfig,
     RouteConfig,
     SecretRef,
     ServerConfig,
-    ServicePrice,
     Size,
     TLSConfig,
     TLSNameConfig,

@@ -29,6 +29,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.policies import Moment, Words
+from clawproxy.config.prices import Factor, PerRequest, Price, PriceConfig
 from clawproxy.config.scalars import (
     Clock,
     EnvText,
@@ -53,13 +54,9 @@ from clawproxy.config.scalars import (
 )
 from clawproxy.config.schema import (
     Duration,
-    Factor,
     Hedge,
     KeyConfig,
     ModelConfig,
-    PerRequest,
-    Price,
-    PriceConfig,
     ProviderConfig,
     ProviderTLSConfig,
     SecretRef,
@@ -227,7 +224,8 @@ def problems(error: BaseException, path: KeyPath = ()) -> Iterable[tuple[KeyPath
                 yield (*path, step), f"is missing; add `{step} = ...` here"
             elif isinstance(child, ForbiddenExtraKeysError):
                 assert isinstance(error, ClassValidationError)
-                known = [each.name for each in attrs.fields(child.cl) if not each.metadata.get("internal")]
+                ordered = sorted(attrs.fields(child.cl), key=lambda each: each.kw_only)  # what is inherited comes last
+                known = [each.name for each in ordered if not each.metadata.get("internal")]
                 for name in sorted(child.extra_fields):
                     yield (*path, name), f"is not a key here; {suggest(name, known)}"
             else:

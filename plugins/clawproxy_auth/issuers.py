@@ -146,9 +146,9 @@ def _audience(said: object, wanted: tuple[str, ...]) -> bool:
 
 def _moment(said: object) -> float | None:
     """A NumericDate (RFC 7519, 2)."""
-    if type(said) not in (int, float):
+    if isinstance(said, bool) or not isinstance(said, int | float):
         return None
-    moment = float(said) if abs(said) < 1e11 else math.inf  # type: ignore[arg-type]
+    moment = float(said) if abs(said) < 1e11 else math.inf
     return moment if math.isfinite(moment) else None
 
 
