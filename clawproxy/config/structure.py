@@ -8,6 +8,7 @@ Rule 3: plugins' own settings classes go through the same converter, so `Duratio
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +65,8 @@ from clawproxy.config.schema import (
     Size,
 )
 from clawproxy.config.units import kind_of, shown
+
+_VARIABLE = re.compile(r"(?:env:)?\$\{?[A-Z][A-Z0-9_]*\}?")
 
 
 def _sequence_hook(cl: Any, converter: Converter) -> Callable[[Any, Any], Any]:
@@ -138,6 +141,8 @@ def make_converter(base: Path) -> Converter:
             raise Wrong(f'is {kind_of(value)}; write a reference, like "env:NAME" or "file:PATH"')
         if not value:
             raise Wrong('is empty; write a reference, like "env:NAME" or "file:PATH", or leave the key out')
+        if _VARIABLE.fullmatch(value):  # as a shell would have it; taken for a secret, it would be found out by the provider
+            raise Wrong('is written like a variable in a shell, and those are not put in here; write "env:NAME", without $')
         reference = SecretRef.parse(str(value))
         return SecretRef("file", str(path(reference.value))) if reference.scheme == "file" else reference
 
@@ -233,7 +238,7 @@ def problems(error: BaseException, path: KeyPath = ()) -> Iterable[tuple[KeyPath
     elif isinstance(error, Wrong):
         yield path, str(error)
     else:  # a plugin's validator: its own words, on one line
-        yield path, f"is refused: {shown(' '.join(str(error.args[0] if error.args else error).split()))}"
+        yield path, f"is refused: {shown(' '.join(str(error.args[0] if error.args else error).split()), 300)}"
 
 
 def listed(names: Iterable[object]) -> str:

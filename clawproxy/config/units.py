@@ -201,7 +201,7 @@ def _decimal(value: object, form: re.Pattern[str], places: int, what: str, right
     if match is None:
         count = {6: "six", 9: "nine"}[places]
         raise ValueError(f'"{shown(value)}" is no {what}; write {right}, like "{like}", to {count} decimals at most')
-    return int(match[1]) * 10**places + int((match[2] or "").ljust(places, "0"))
+    return int(match[1] + (match[2] or "").ljust(places, "0"))
 
 
 def render_price(price: int) -> str:
@@ -303,8 +303,8 @@ def kind_of(value: object) -> str:
     return next((name for kind, name in names if isinstance(value, kind)), "a date or time")
 
 
-def shown(text: str) -> str:
-    """Text of the operator's, fit for one line of a terminal: escaped, at most 80 characters."""
-    text = text if len(text) <= 80 else text[:77] + "..."
+def shown(text: str, most: int = 80) -> str:
+    """Text of the operator's, fit for one line of a terminal: escaped, at most so many characters."""
+    text = text if len(text) <= most else text[: most - 3] + "..."
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -15,6 +15,7 @@ import binascii
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -46,7 +47,7 @@ class IssuerSettings:
     algorithms: tuple[str, ...] = field(default=("RS256", "ES256", "EdDSA"), validator=validators.min_len(1))
     jwks: str | None = None
     """Where its keys are: a URL, or `file:PATH`. Else discovered, at `ISSUER/.well-known/openid-configuration`."""
-    ca_file: str | None = None
+    ca_file: Path | None = None
     leeway: Duration = field(
         default=Duration(30.0), validator=[validators.ge(Duration(0.0)), validators.le(Duration(MOST_LEEWAY))]
     )
