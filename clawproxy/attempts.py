@@ -163,13 +163,13 @@ class AttemptRun:
             if kind in CONTENT:
                 content = True
             elif kind is UsageReport:
-                attempt.usage = event.usage  # type: ignore[union-attr]
+                attempt.usage = event.usage  # type: ignore[union-attr]  # by its kind
             elif kind is Finish:
-                self.finish = event.reason  # type: ignore[union-attr]
+                self.finish = event.reason  # type: ignore[union-attr]  # by its kind
             elif kind is End:
                 self.ended = True
             elif kind is Failed:
-                return event, content  # type: ignore[return-value]
+                return event, content  # type: ignore[return-value]  # by its kind
         return None, content
 
     async def _release(self, attempt: Attempt, held: list[Batch], batch: Batch, content: bool) -> None:

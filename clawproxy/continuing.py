@@ -108,7 +108,7 @@ class Hearing:
         for event in batch.events:
             kind = type(event)
             if kind is Text:
-                text: str = event.text  # type: ignore[union-attr]
+                text: str = event.text  # type: ignore[union-attr]  # by its kind
                 self._said.append(text)
                 self._size += len(text)
                 if self._size > MOST_KEPT:

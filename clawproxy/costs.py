@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from clawproxy.config.schema import PriceConfig, PriceTier, ServicePrice
+from clawproxy.config.prices import PriceConfig, PriceTier, ServicePrice
 from clawproxy.messages import Usage
 
 STANDARD = frozenset({"default", "standard", "auto", "on_demand", "performance"})

@@ -102,8 +102,8 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate verify failed: {error.verify_message.rstrip('.')}"
     return type(error).__name__

@@ -131,7 +131,7 @@ def configure(config: Any, app: App) -> Any:
 
 
 @hookspec
-def lifespan(app: App) -> AbstractAsyncContextManager[None]:  # type: ignore[empty-body]
+def lifespan(app: App) -> AbstractAsyncContextManager[None]:  # type: ignore[empty-body]  # a specification
     """An async context manager around the whole service; what it opens, it closes."""
 
 

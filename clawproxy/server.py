@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -361,9 +361,9 @@ async def _serve_responses(*args: Any, **options: Any) -> None:
     await serve_responses(*args, **options)
 
 
-async def _close_bounded(close: Callable[[], object]) -> None:
+async def _close_bounded(close: Callable[[], Awaitable[object]]) -> None:
     with trio.move_on_after(10, shield=True):
-        await close()  # type: ignore[misc]
+        await close()
 
 
 def _address(stream: trio.SocketStream) -> str:

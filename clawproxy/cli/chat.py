@@ -28,7 +28,9 @@ DEFAULT_URL = "ws://127.0.0.1:8642/websocket"
 @click.command("chat")
 @click.argument("prompt", required=False)
 @click.option("--url", default=DEFAULT_URL, show_default=True, envvar="CLAWPROXY_URL", help="ws:// or wss://")
-@click.option("--key", envvar="CLAWPROXY_KEY", help="The client key; else $CLAWPROXY_KEY.", show_envvar=False)
+@click.option(
+    "--key", envvar="CLAWPROXY_KEY", help="The client key, which `ps` then shows; else $CLAWPROXY_KEY.", show_envvar=False
+)
 @click.option("--model", help="Which model; else the first the gateway lists.")
 def command(prompt: str | None, url: str, key: str | None, model: str | None) -> None:
     """Talk to a gateway. With PROMPT, or text on stdin, one answer; else a conversation (/quit ends it)."""

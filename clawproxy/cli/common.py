@@ -64,7 +64,10 @@ def check_ready(loaded: Loaded, plugins: Plugins) -> list[str]:
         config = loaded.config
 
         def resolve(ref: SecretRef) -> Secret:
-            return resolve_secret(ref, schemes)
+            try:
+                return resolve_secret(ref, schemes)
+            except ConfigError as error:  # as the server has it: whoever asked knows the key
+                raise LookupError(error.problems[0]) from None
 
         app = App(config, MemoryStore(), "check", None, resolve_secret=resolve, pepper=os.urandom(32))
         try:

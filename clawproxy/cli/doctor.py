@@ -17,7 +17,12 @@ from clawproxy.doctor.balancers import BALANCERS, named
 @click.command("doctor")
 @config_option
 @click.option("--log", "logs", multiple=True, metavar="FILE|-", help="A log of the gateway's; may be given several times.")
-@click.option("--behind", type=click.Choice(list(BALANCERS)), help="What stands between the clients and the gateway.")
+@click.option(
+    "--behind",
+    type=click.Choice(list(BALANCERS)),
+    metavar="NAME",
+    help=f"What stands between the clients and the gateway: {', '.join(BALANCERS)}.",
+)
 @click.option("--behind-idle", metavar="DURATION", help="Its idle limit, where that is not the default: 60s.")
 @click.option("--json", "as_object", is_flag=True, help="One JSON object instead of text.")
 @click.pass_context

@@ -50,11 +50,11 @@ def command() -> None:
 @click.argument("name")
 @config_option
 @click.option("--user", help="Whose requests these are.")
-@click.option("--team")
-@click.option("--app")
+@click.option("--team", help="Whose budgets and policies hold for them, too.")
+@click.option("--app", help="The application they come from.")
 @click.option("--model", "models", multiple=True, help='A model it may use, or "prefix*"; may be repeated. All, where not given.')
-@click.option("--role", "roles", multiple=True)
-@click.option("--tag", "tags", multiple=True)
+@click.option("--role", "roles", multiple=True, help="One of [roles]; may be repeated.")
+@click.option("--tag", "tags", multiple=True, help="A word for policies, or region:NAME; may be repeated.")
 @click.option("--may-assert", is_flag=True, help="The client's own `user` and `app` count.")
 @expires_option
 @json_option
@@ -117,7 +117,7 @@ def rotate(name: str, config_file: Path | None, overlap: str, expires: str | Non
     _show_once(*made, f"Key `{name}` has a new secret; the old one works until {_when(now + seconds)}.", as_json)
 
 
-@command.command()
+@command.command(short_help="All that is known of the key NAME.")
 @click.argument("name")
 @config_option
 @json_option
@@ -142,7 +142,7 @@ def show(name: str, config_file: Path | None, as_json: bool) -> None:
         click.echo("\n".join(f"{word.ljust(width)}  {_cell(value)}" for word, value in row.items()) + "\n")
 
 
-@command.command("list")
+@command.command("list", short_help="List the keys of store and configuration.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 def list_(config_file: Path | None, as_json: bool) -> None:

@@ -50,7 +50,7 @@ def test(file: Path, config_file: Path | None) -> None:
         raise click.exceptions.Exit(1)
 
 
-@command.command()
+@command.command(short_help="Say why a request went where it went.")
 @click.argument("request_id")
 @config_option
 @json_option
@@ -68,7 +68,7 @@ def explain(request_id: str, config_file: Path | None, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else "\n".join(lines(found)))
 
 
-@command.command("dry-run")
+@command.command("dry-run", short_help="Replay past requests through the policies.")
 @config_option
 @since_option
 @click.option(
@@ -102,7 +102,7 @@ def dry_run(config_file: Path | None, since: str | None, policies_file: Path | N
         click.echo(f"{name}: not known for {count} requests; the audit log does not hold {asked}.")
 
 
-@command.command()
+@command.command(short_help="Say what shadows would have changed.")
 @config_option
 @since_option
 @json_option

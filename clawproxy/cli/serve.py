@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 import trio
 
+from clawproxy.cli import leaves
 from clawproxy.cli.common import check_ready, config_option, load_config, state_dir
 from clawproxy.cli.firstkey import first_key
 from clawproxy.errors import ConfigError
@@ -48,9 +49,14 @@ def command(config_file: Path | None, ready_file: Path | None, ephemeral: bool) 
     logs.setup(loaded.config.log.level)
     for warning in warnings:
         logs.log_event("config.warning", "warning", message=warning, cause=warning)
-    config = first_key(loaded, plugins, ephemeral=ephemeral)
     try:
+        config = first_key(loaded, plugins, ephemeral=ephemeral)
         trio.run(partial(run, config, ready=partial(announce, ready_file), ephemeral=ephemeral))
+    except (ConfigError, ExceptionGroup) as error:
+        problems = [problem for leaf in leaves(error) if isinstance(leaf, ConfigError) for problem in leaf.problems]
+        if not problems:
+            raise
+        raise ConfigError([loaded.source.located(problem) for problem in problems]) from error
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)

@@ -112,7 +112,7 @@ def safe(value: Any) -> Any:
     return no_formula(value)
 
 
-@command.command()
+@command.command(short_help="How each budget stands.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
@@ -131,10 +131,13 @@ def budgets(ctx: click.Context, config_file: Path | None, as_json: bool) -> None
         click.echo(line)
 
 
-@command.command()
+@command.command(short_help="Hold a provider's export against the ledger.")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @config_option
-@click.option("--columns", help='Of a file of another form: "day=date,model=sku,input=in+cached,output=out,cost=usd,id=request".')
+@click.option(
+    "--columns",
+    help='Of another form: day=, model=, input=, output=, cost=, id=, like "day=date,input=in+cached".',
+)
 @click.option("--provider", help="Only this provider's attempts: the export is of one account.")
 @since_option
 @until_option

@@ -17,6 +17,7 @@ from clawproxy.config.policies import (
     parse_comparison,
     parse_hours,
 )
+from clawproxy.config.prices import Factor, PerRequest, Price, PriceConfig, PriceTier, RatesConfig, ServicePrice
 from clawproxy.config.residency import Residences, Residency, ResidencyConfig
 from clawproxy.config.roles import RoleConfig, action_of, authorized
 from clawproxy.config.schema import (
@@ -26,7 +27,6 @@ from clawproxy.config.schema import (
     BudgetConfig,
     Config,
     Duration,
-    Factor,
     HealthConfig,
     Hedge,
     KeyConfig,
@@ -34,19 +34,13 @@ from clawproxy.config.schema import (
     LogConfig,
     ModelConfig,
     OAuthConfig,
-    PerRequest,
     PipelineConfig,
     PoolConfig,
-    Price,
-    PriceConfig,
-    PriceTier,
     ProviderConfig,
     ProviderTLSConfig,
-    RatesConfig,
     RouteConfig,
     SecretRef,
     ServerConfig,
-    ServicePrice,
     Size,
 )
 from clawproxy.config.tls import TLSConfig, TLSNameConfig

@@ -79,7 +79,7 @@ def _check_window(budget: BudgetConfig, limit: Limit, path: KeyPath, found: Find
                 found.wrong((*path, key), "has no meaning for what is counted at once; remove it")
         return
     if budget.window is None:
-        found.wrong(path, 'has no window; add window = "minute", "hour", "day", "month" or "total"')
+        found.wrong((*path, "window"), 'is missing; add window = "minute", "hour", "day", "month" or "total"')
     elif budget.window == "total" and budget.sliding:
         found.wrong((*path, "sliding"), "has no meaning for a total, which never begins anew; remove it")
     if limit.unit == "requests" and budget.mode != "strict":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import datetime
 import re
 import ssl
+import time
 from pathlib import Path
 
+from clawproxy.config.certificates import validity_of_file
 from clawproxy.config.findings import Findings, check_file
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted
@@ -56,6 +59,7 @@ def check_pair(certificate: Path, key: Path, path: KeyPath, found: Findings) -> 
         missing |= not check_file(file, (*path, name), "a PEM file", found)
     if missing:
         return
+    check_dates(certificate, (*path, "certificate"), found)
     try:
         # A password makes OpenSSL ask on the terminal; an empty one makes it fail.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: "")
@@ -64,6 +68,15 @@ def check_pair(certificate: Path, key: Path, path: KeyPath, found: Findings) -> 
         found.wrong(
             path, f"certificate and key can not be used together ({reason}); name a PEM certificate chain and its unencrypted key"
         )
+
+
+def check_dates(certificate: Path, path: KeyPath, found: Findings) -> None:
+    """A warning: the gateway can serve with it, and whoever connects refuses it."""
+    validity, now = validity_of_file(certificate), time.time()
+    if validity is not None and not validity[0] <= now < validity[1]:
+        begins, ends = (datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d") for at in validity)
+        wrong = f"expired on {ends}" if now >= validity[1] else f"is not valid before {begins}"
+        found.warn(path, f"{wrong}, and who connects refuses it; put one there that is valid now")
 
 
 def check_provider_tls(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:

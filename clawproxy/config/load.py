@@ -94,10 +94,10 @@ class Source:
         return 1, 0, steps
 
     def located(self, problem: str) -> str:
-        """`key.path: sentence`, as a plugin says it, with the place of its key before it."""
+        """`key.path: sentence`, as a plugin says it, with the place of its key before it; else of its table."""
         key = problem.partition(": ")[0]
-        path = next((path for path in self.found if path and dotted(path) == key), None)
-        return problem if path is None else f"{self.place(path)}: {problem}"
+        around = [path for path in self.found if path and f"{key}.".startswith((f"{dotted(path)}.", f"{dotted(path)}["))]
+        return f"{self.place(max(around, key=len))}: {problem}" if around else problem
 
     def sentences(self, rows: Collection[tuple[KeyPath, str]]) -> list[str]:
         """One line for each row, in the order of the file."""

@@ -13,7 +13,8 @@ from cattrs import Converter
 
 from clawproxy.config.findings import Findings, Names
 from clawproxy.config.locate import Path as KeyPath
-from clawproxy.config.schema import Config, PriceConfig, PriceTier, RatesConfig, ServicePrice
+from clawproxy.config.prices import PriceConfig, PriceTier, RatesConfig, ServicePrice
+from clawproxy.config.schema import Config
 from clawproxy.config.structure import structure_section, suggest
 from clawproxy.config.units import shown
 

@@ -14,7 +14,8 @@ from typing import Any, NewType
 from cattrs.errors import IterableValidationError, IterableValidationNote
 
 from clawproxy.config.policies import Words
-from clawproxy.config.schema import Duration, Factor, Hedge, PerRequest, Price, Size
+from clawproxy.config.prices import Factor, PerRequest, Price
+from clawproxy.config.schema import Duration, Hedge, Size
 from clawproxy.config.units import (
     kind_of,
     parse_dollars,

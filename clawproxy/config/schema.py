@@ -1,6 +1,6 @@
 """The configuration as attrs classes: the keys are a contract (add to it, do not rename).
 
-Rule 1: a default stands here and nowhere else.
+Rule 1: a default stands here and nowhere else; those of policies, prices and roles in their own rooms, which this one shows.
 Rule 2: durations are seconds, sizes bytes, once structured; in the file they are `"5s"` and `"1MiB"` (`units`).
 Rule 3: what this version does not do is refused at load with a sentence; a key is never accepted and ignored.
 """
@@ -16,6 +16,7 @@ from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config.policies import PolicyConfig
+from clawproxy.config.prices import PriceConfig, RatesConfig
 from clawproxy.config.residency import ResidencyConfig
 from clawproxy.config.roles import RoleConfig
 from clawproxy.config.tls import TLSConfig
@@ -24,12 +25,6 @@ Duration = NewType("Duration", float)
 """Seconds."""
 Size = NewType("Size", int)
 """Bytes."""
-Price = NewType("Price", int)
-"""Micro-dollars per million tokens; in the file, dollars per million tokens: `"0.15"`."""
-PerRequest = NewType("PerRequest", int)
-"""Nano-dollars; in the file, dollars: `"0.005"`."""
-Factor = NewType("Factor", int)
-"""Millionths; in the file a decimal: `"0.5"`."""
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -166,79 +161,6 @@ class ProviderConfig:
         if self.oauth is not None:
             return (SecretRef("oauth", f"{self.oauth.client_id} {self.oauth.token_url}"),)
         return self.api_keys if self.api_key is None else (self.api_key, *self.api_keys)
-
-
-@frozen
-class PriceTier:
-    """What costs something else where the prompt is longer than `above` tokens: then for all tokens, not only those above."""
-
-    above: int
-    input: Price | None = None
-    output: Price | None = None
-    cached_input: Price | None = None
-    cache_write: Price | None = None
-    cache_write_1h: Price | None = None
-    cached_audio: Price | None = None
-    reasoning: Price | None = None
-    audio_input: Price | None = None
-    audio_output: Price | None = None
-    image_input: Price | None = None
-    image_output: Price | None = None
-
-
-@frozen
-class ServicePrice:
-    """What a model costs in another service tier: all of its price times `factor`, or prices of its own (and nothing of the
-    model's then)."""
-
-    factor: Factor | None = None
-    input: Price | None = None
-    output: Price | None = None
-    cached_input: Price | None = None
-    cache_write: Price | None = None
-    cache_write_1h: Price | None = None
-    cached_audio: Price | None = None
-    reasoning: Price | None = None
-    audio_input: Price | None = None
-    audio_output: Price | None = None
-    image_input: Price | None = None
-    image_output: Price | None = None
-    request: PerRequest | None = None
-    tiers: tuple[PriceTier, ...] = ()
-
-
-@frozen
-class PriceConfig:
-    """What a model costs, or one of its routes. Tokens of a kind without a price of its own cost what input, or output, does."""
-
-    input: Price
-    output: Price
-    cached_input: Price | None = None
-    cache_write: Price | None = None
-    cache_write_1h: Price | None = None
-    """For what the provider keeps for an hour; else it costs what `cache_write` does."""
-    cached_audio: Price | None = None
-    """Else what `cached_input` does."""
-    reasoning: Price | None = None
-    audio_input: Price | None = None
-    audio_output: Price | None = None
-    image_input: Price | None = None
-    image_output: Price | None = None
-    request: PerRequest | None = None
-    """For each attempt that is billed at all."""
-    tiers: tuple[PriceTier, ...] = ()
-    """By the length of the prompt, in rising order."""
-    service: Mapping[str, ServicePrice] = field(factory=dict)
-    """By the provider's name for a service tier: `flex`, `priority`, `batch`."""
-    origin: str = field(default="config", metadata={"internal": True})
-    """Where it is from: `config`, or the shipped card's version and entry. Not a key of the file."""
-
-
-@frozen
-class RatesConfig:
-    card: Literal["shipped", "none"] = "shipped"
-    prices: Mapping[str, PriceConfig] = field(factory=dict, metadata={"internal": True})
-    """By `PROVIDER/MODEL`: a name of `[providers]`, and the model's name there. In the file they stand beside `card`."""
 
 
 @frozen
@@ -409,7 +331,7 @@ class Config:
     path: Path | None = None
     """The file it came from."""
     budgets: Mapping[str, BudgetConfig] = field(factory=dict)
-    rates: RatesConfig = RatesConfig()
+    rates: RatesConfig = field(factory=RatesConfig)
     policies: Mapping[str, PolicyConfig] = field(factory=dict)
     """In the order they are written."""
     roles: Mapping[str, RoleConfig] = field(factory=dict)

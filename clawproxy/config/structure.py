@@ -8,6 +8,7 @@ Rule 3: plugins' own settings classes go through the same converter, so `Duratio
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from clawproxy.clocks import Deadlines
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.policies import Moment, Words
+from clawproxy.config.prices import Factor, PerRequest, Price, PriceConfig
 from clawproxy.config.scalars import (
     Clock,
     EnvText,
@@ -53,13 +55,9 @@ from clawproxy.config.scalars import (
 )
 from clawproxy.config.schema import (
     Duration,
-    Factor,
     Hedge,
     KeyConfig,
     ModelConfig,
-    PerRequest,
-    Price,
-    PriceConfig,
     ProviderConfig,
     ProviderTLSConfig,
     SecretRef,
@@ -67,6 +65,8 @@ from clawproxy.config.schema import (
     Size,
 )
 from clawproxy.config.units import kind_of, shown
+
+_VARIABLE = re.compile(r"(?:env:)?\$\{?[A-Z][A-Z0-9_]*\}?")
 
 
 def _sequence_hook(cl: Any, converter: Converter) -> Callable[[Any, Any], Any]:
@@ -141,6 +141,8 @@ def make_converter(base: Path) -> Converter:
             raise Wrong(f'is {kind_of(value)}; write a reference, like "env:NAME" or "file:PATH"')
         if not value:
             raise Wrong('is empty; write a reference, like "env:NAME" or "file:PATH", or leave the key out')
+        if _VARIABLE.fullmatch(value):  # as a shell would have it; taken for a secret, it would be found out by the provider
+            raise Wrong('is written like a variable in a shell, and those are not put in here; write "env:NAME", without $')
         reference = SecretRef.parse(str(value))
         return SecretRef("file", str(path(reference.value))) if reference.scheme == "file" else reference
 
@@ -227,7 +229,8 @@ def problems(error: BaseException, path: KeyPath = ()) -> Iterable[tuple[KeyPath
                 yield (*path, step), f"is missing; add `{step} = ...` here"
             elif isinstance(child, ForbiddenExtraKeysError):
                 assert isinstance(error, ClassValidationError)
-                known = [each.name for each in attrs.fields(child.cl) if not each.metadata.get("internal")]
+                ordered = sorted(attrs.fields(child.cl), key=lambda each: each.kw_only)  # what is inherited comes last
+                known = [each.name for each in ordered if not each.metadata.get("internal")]
                 for name in sorted(child.extra_fields):
                     yield (*path, name), f"is not a key here; {suggest(name, known)}"
             else:
@@ -235,7 +238,7 @@ def problems(error: BaseException, path: KeyPath = ()) -> Iterable[tuple[KeyPath
     elif isinstance(error, Wrong):
         yield path, str(error)
     else:  # a plugin's validator: its own words, on one line
-        yield path, f"is refused: {shown(' '.join(str(error.args[0] if error.args else error).split()))}"
+        yield path, f"is refused: {shown(' '.join(str(error.args[0] if error.args else error).split()), 300)}"
 
 
 def listed(names: Iterable[object]) -> str:

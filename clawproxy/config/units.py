@@ -172,12 +172,7 @@ def parse_price(value: object) -> int:
     Raises:
         ValueError: with what is wrong and what would be right.
     """
-    if not isinstance(value, str):
-        raise ValueError(f'{kind_of(value)} is no price; write dollars per million tokens as a string, like "0.15"')
-    match = _PRICE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f'"{shown(value)}" is no price; write dollars per million tokens, like "0.15", to six decimals at most')
-    return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
+    return _decimal(value, _PRICE, 6, "price", "dollars per million tokens", "0.15")
 
 
 def parse_dollars(value: object) -> int:
@@ -186,12 +181,7 @@ def parse_dollars(value: object) -> int:
     Raises:
         ValueError: with what is wrong and what would be right.
     """
-    if not isinstance(value, str):
-        raise ValueError(f'{kind_of(value)} is no price of a request; write dollars as a string, like "0.005"')
-    match = _DOLLARS.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f'"{shown(value)}" is no price of a request; write dollars, like "0.005", to nine decimals at most')
-    return int(match[1]) * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))
+    return _decimal(value, _DOLLARS, 9, "price of a request", "dollars", "0.005")
 
 
 def parse_factor(value: object) -> int:
@@ -200,12 +190,18 @@ def parse_factor(value: object) -> int:
     Raises:
         ValueError: with what is wrong and what would be right.
     """
+    return _decimal(value, _FACTOR, 6, "factor", "a decimal", "0.5")
+
+
+def _decimal(value: object, form: re.Pattern[str], places: int, what: str, right: str, like: str) -> int:
+    """Of a decimal in a string, so many of its places, as an integer."""
     if not isinstance(value, str):
-        raise ValueError(f'{kind_of(value)} is no factor; write a decimal as a string, like "0.5"')
-    match = _FACTOR.fullmatch(value.strip())
+        raise ValueError(f'{kind_of(value)} is no {what}; write {right} as a string, like "{like}"')
+    match = form.fullmatch(value.strip())
     if match is None:
-        raise ValueError(f'"{shown(value)}" is no factor; write a decimal, like "0.5", to six decimals at most')
-    return int(match[1]) * 1_000_000 + int((match[2] or "").ljust(6, "0"))
+        count = {6: "six", 9: "nine"}[places]
+        raise ValueError(f'"{shown(value)}" is no {what}; write {right}, like "{like}", to {count} decimals at most')
+    return int(match[1] + (match[2] or "").ljust(places, "0"))
 
 
 def render_price(price: int) -> str:
@@ -307,8 +303,8 @@ def kind_of(value: object) -> str:
     return next((name for kind, name in names if isinstance(value, kind)), "a date or time")
 
 
-def shown(text: str) -> str:
-    """Text of the operator's, fit for one line of a terminal: escaped, at most 80 characters."""
-    text = text if len(text) <= 80 else text[:77] + "..."
+def shown(text: str, most: int = 80) -> str:
+    """Text of the operator's, fit for one line of a terminal: escaped, at most so many characters."""
+    text = text if len(text) <= most else text[: most - 3] + "..."
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

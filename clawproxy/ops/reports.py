@@ -20,20 +20,10 @@ from clawproxy.config.structure import suggest
 from clawproxy.config.units import parse_duration, shown
 from clawproxy.dialects.claw_frames import dollars
 from clawproxy.stores.base import Dimension, GroupBy, Store, UsageRow
+from clawproxy.stores.usage import CLASSES
 
 MOST_GROUPS: Final = 4
 """Dimensions in one report."""
-CLASSES: Final = (
-    "cached_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "reasoning_tokens",
-    "cached_audio_tokens",
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-)
 
 
 @frozen

@@ -155,7 +155,7 @@ class Relay:
         current: Batch | None = batch
         began = time.perf_counter()
         for stage in self._stages:
-            current = stage.take(current)  # type: ignore[arg-type]
+            current = stage.take(current)  # type: ignore[arg-type]  # the loop ends where it is None
             ended = time.perf_counter()
             if ended - began > SLOW:
                 stage.slow()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from clawproxy.rates.hosts import vendor_of
 
 if TYPE_CHECKING:
-    from clawproxy.config.schema import Config, ModelConfig, PriceConfig, RouteConfig
+    from clawproxy.config.prices import PriceConfig
+    from clawproxy.config.schema import Config, ModelConfig, RouteConfig
     from clawproxy.rates.card import Card
 
 __all__ = ["may_price", "price_of", "prices_of", "route_price", "shipped"]

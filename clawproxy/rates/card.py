@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from attrs import field, frozen
 
-from clawproxy.config.schema import PerRequest, Price, PriceConfig, PriceTier, ServicePrice
+from clawproxy.config.prices import PerRequest, Price, PriceConfig, PriceTier, ServicePrice
 
 FILE = "card.json"
 _DATED = re.compile(r"(.+?)[-@](?:20[0-9]{2}-[01][0-9]-[0-3][0-9]|20[0-9]{2}[01][0-9][0-3][0-9])")

@@ -327,7 +327,7 @@ class HttpClient:
     def _write_pulse(self) -> None:
         was = self.committed
         if self._wire.write_now(self._framed(self._keepalive)):
-            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]
+            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]  # it pulses
         elif not was:
             # The kernel took nothing, so the head is still to be sent.
             self.committed, self.status = False, 0
@@ -337,7 +337,7 @@ class HttpClient:
             return
         try:
             await self._wire.write(self._framed(self._keepalive), self._limit)
-            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]
+            self._exchange.spoke = self._quiet_since  # type: ignore[union-attr]  # it pulses
         except ClawError:
             pass  # the exchange's next write, or the hang-up monitor, finds out as well
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hmac
 import importlib.util
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -26,7 +27,7 @@ from clawproxy.keys import digest
 from clawproxy.messages import ChatRequest, Credentials, Principal
 from clawproxy.stores.base import KeyRecord
 from clawproxy_auth.introspection import Introspection
-from clawproxy_auth.issuers import parse, principal_of
+from clawproxy_auth.issuers import IssuerSettings, parse, principal_of
 from clawproxy_auth.keyring import AuthSettings, Keyring, is_credential
 from clawproxy_auth.throttle import Throttle
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from clawproxy_auth.keysets import KeySet
 
 __all__ = ["AuthSettings"]
+
+_FILE: Final = "file:"
 
 
 @hookimpl
@@ -46,6 +49,7 @@ def register(registry: Registry) -> None:
 def configure(config: AuthSettings, app: App) -> Keyring:
     """Raises ConfigError: a key whose secret can not be found or used, or two keys with one secret."""
     problems: list[str] = []
+    config = evolve(config, issuers={name: _placed(issuer, app) for name, issuer in config.issuers.items()})
     caps = any(role.max_output is not None for role in app.config.roles.values())
     ring = Keyring(config, app.pepper, _issuers(config, app, problems), _introspection(config, app, problems), caps=caps)
     for name, key in app.config.keys.items():
@@ -152,6 +156,23 @@ def _keys(app: App, name: str, settings: AuthSettings) -> KeySet:
     return found
 
 
+def _placed(issuer: IssuerSettings, app: App) -> IssuerSettings:
+    """A file of keys is named from where the configuration is, like every other."""
+    if issuer.jwks is None or not issuer.jwks.startswith(_FILE):
+        return issuer
+    base = Path.cwd() if app.config.path is None else app.config.path.absolute().parent
+    return evolve(issuer, jwks=f"{_FILE}{base / issuer.jwks[len(_FILE) :]}")
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        file.open("rb").close()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not a usable path"
+        return f"{file} can not be read ({why}); name a file that this user may read"
+    return None
+
+
 def _issuers(config: AuthSettings, app: App, problems: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, issuer in config.issuers.items():
@@ -163,8 +184,11 @@ def _issuers(config: AuthSettings, app: App, problems: list[str]) -> dict[str, s
         place, key = issuer.jwks, "jwks"
         if place is None:
             place, key = issuer.issuer, "issuer"
-        if not place.startswith("file:") and (wrong := problem_with(place)) is not None:
+        wrong = _unreadable(Path(place[len(_FILE) :])) if place.startswith(_FILE) else problem_with(place)
+        if wrong is not None:
             problems.append(f"{where}.{key}: {wrong}.")
+        if issuer.ca_file is not None and (wrong := _unreadable(issuer.ca_file)) is not None:
+            problems.append(f"{where}.ca_file: {wrong}.")
         found[issuer.issuer] = name
     if config.issuers and not _installed("joserfc"):
         problems.append("plugins.auth.issuers: needs the package joserfc; run `pip install clawproxy[control]`.")
@@ -177,6 +201,8 @@ def _introspection(config: AuthSettings, app: App, problems: list[str]) -> Intro
         return None
     if (wrong := problem_with(settings.url)) is not None:
         problems.append(f"plugins.auth.introspection.url: {wrong}.")
+    if settings.ca_file is not None and (wrong := _unreadable(settings.ca_file)) is not None:
+        problems.append(f"plugins.auth.introspection.ca_file: {wrong}.")
     for what, names in (("a key", app.config.keys), ("an issuer", config.issuers)):
         if settings.key in names:
             where = "plugins.auth.introspection.key"

@@ -51,7 +51,7 @@ class IntrospectionSettings:
     roles: str | None = "scope"
     models: tuple[str, ...] = ("*",)
     tags: tuple[str, ...] = ()
-    ca_file: str | None = None
+    ca_file: Path | None = None
     grants: tuple[str, ...] = ()
     """Roles that each of its tokens has, beside those it names."""
 
@@ -100,9 +100,8 @@ class Introspection:
             ("accept", "application/json"),
         ]
         body = urlencode({"token": token, "token_type_hint": "access_token"}).encode()
-        ca_file = None if own.ca_file is None else Path(own.ca_file)
         answer = await fetch(
-            own.url, method="POST", headers=headers, body=body, limit=_MOST_ANSWER, seconds=SECONDS, ca_file=ca_file
+            own.url, method="POST", headers=headers, body=body, limit=_MOST_ANSWER, seconds=SECONDS, ca_file=own.ca_file
         )
         if answer.status != 200:
             raise FetchError(f"status {answer.status}")

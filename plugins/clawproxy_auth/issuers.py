@@ -15,6 +15,7 @@ import binascii
 import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -46,7 +47,7 @@ class IssuerSettings:
     algorithms: tuple[str, ...] = field(default=("RS256", "ES256", "EdDSA"), validator=validators.min_len(1))
     jwks: str | None = None
     """Where its keys are: a URL, or `file:PATH`. Else discovered, at `ISSUER/.well-known/openid-configuration`."""
-    ca_file: str | None = None
+    ca_file: Path | None = None
     leeway: Duration = field(
         default=Duration(30.0), validator=[validators.ge(Duration(0.0)), validators.le(Duration(MOST_LEEWAY))]
     )
@@ -146,9 +147,9 @@ def _audience(said: object, wanted: tuple[str, ...]) -> bool:
 
 def _moment(said: object) -> float | None:
     """A NumericDate (RFC 7519, 2)."""
-    if type(said) not in (int, float):
+    if isinstance(said, bool) or not isinstance(said, int | float):
         return None
-    moment = float(said) if abs(said) < 1e11 else math.inf  # type: ignore[arg-type]
+    moment = float(said) if abs(said) < 1e11 else math.inf
     return moment if math.isfinite(moment) else None
 
 

@@ -117,10 +117,9 @@ class KeySet:
             over.set()
 
     async def _fetch(self) -> bytes:
-        place, ca_file = self.settings.jwks, self.settings.ca_file
+        place, trusted = self.settings.jwks, self.settings.ca_file
         if place is not None and place.startswith("file:"):
             return await trio.to_thread.run_sync(_read, Path(place.removeprefix("file:")))
-        trusted = None if ca_file is None else Path(ca_file)
         if place is None:
             place = await self._discovered(trusted)
         return await _got(place, trusted)

@@ -113,7 +113,7 @@ class Recorder:
             if kind in CONTENT:
                 self.says = True
             if kind is Finish:
-                self.reason = event.reason  # type: ignore[union-attr]
+                self.reason = event.reason  # type: ignore[union-attr]  # by its kind
             elif kind is Opaque:
                 self.plain = False
         self.size += size

@@ -86,7 +86,7 @@ def test_windows(tmp_path: Path) -> None:
         "budgets.b.window: has no meaning for what is counted at once; remove it"
     ]
     assert budget(tmp_path, 'scope = "global"\nlimit = "2 tokens"') == [
-        'budgets.b: has no window; add window = "minute", "hour", "day", "month" or "total"'
+        'budgets.b.window: is missing; add window = "minute", "hour", "day", "month" or "total"'
     ]
     assert budget(tmp_path, 'scope = "global"\nlimit = "2 tokens"\nwindow = "total"\nsliding = true') == [
         "budgets.b.sliding: has no meaning for a total, which never begins anew; remove it"

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from clawproxy.clocks import CLOCKS, Deadlines
-from clawproxy.config import ResidencyConfig, RoleConfig, TLSConfig, TLSNameConfig, environment, policies, schema
+from clawproxy.config import ResidencyConfig, RoleConfig, TLSConfig, TLSNameConfig, environment, policies, prices, schema
 from clawproxy.config.load import load
 from clawproxy.config.units import render_duration, render_size
 from clawproxy.errors import ConfigError
@@ -35,7 +35,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[providers.NAME.health]`": schema.HealthConfig,
     "## `[models.NAME]`": schema.ModelConfig,
     "Each route:": schema.RouteConfig,
-    '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': schema.PriceConfig,
+    '`price = { input = "0.15", output = "0.60", cached_input = "0.075" }`': prices.PriceConfig,
     "## `[keys.NAME]`": schema.KeyConfig,
     "## `[policies.NAME]`": policies.PolicyConfig,
     "`when` and `unless`:": policies.WhenConfig,
@@ -50,7 +50,7 @@ SECTIONS: dict[str, type[Any]] = {
     "## `[budgets.NAME]`": schema.BudgetConfig,
     "## `[alerts]`": schema.AlertsConfig,
     "## `[log]`": schema.LogConfig,
-    "## `[rates]`": schema.RatesConfig,
+    "## `[rates]`": prices.RatesConfig,
     "### `[plugins.truncate.models.NAME]`": TruncateModel,
     "### `[plugins.audit.teams.NAME]`": AuditTeam,
     **{f"### `[plugins.{name}]`": cls for name, cls in PLUGINS.settings.items()},

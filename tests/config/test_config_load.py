@@ -167,7 +167,7 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     "budgets": (
         '[budgets.daily]\nscope = "key:bench"\nlimit = "5 requests"\n[budgets.b]\n',
         [
-            'claw.toml:1: budgets.daily: has no window; add window = "minute", "hour", "day", "month" or "total"',
+            'claw.toml:1: budgets.daily.window: is missing; add window = "minute", "hour", "day", "month" or "total"',
             "claw.toml:4: budgets.b.limit: is missing; add `limit = ...` here",
             "claw.toml:4: budgets.b.scope: is missing; add `scope = ...` here",
         ],

@@ -48,13 +48,15 @@ def wrongs(tmp_path: Path, text: str) -> list[str]:
 
 def test_a_price_in_full(tmp_path: Path) -> None:
     price = PriceConfig(
-        Price(1_250_000), Price(10_000_000), Price(125_000), Price(1_562_500), Price(2_500_000), Price(200_000),
-        Price(12_000_000), Price(32_000_000), Price(64_000_000), Price(5_000_000), Price(40_000_000), PerRequest(12_000_000),
+        Price(1_250_000), Price(10_000_000), PerRequest(12_000_000),
         (PriceTier(200_000, Price(2_500_000), Price(15_000_000)),),
         {
             "flex": ServicePrice(Factor(500_000)),
             "priority": ServicePrice(input=Price(2_500_000), output=Price(20_000_000), request=PerRequest(20_000_000)),
         },
+        cached_input=Price(125_000), cache_write=Price(1_562_500), cache_write_1h=Price(2_500_000), cached_audio=Price(200_000),
+        reasoning=Price(12_000_000), audio_input=Price(32_000_000), audio_output=Price(64_000_000),
+        image_input=Price(5_000_000), image_output=Price(40_000_000),
     )  # fmt: skip
     config = read(tmp_path, GOOD_PROVIDER + FULL)
     assert config.rates == RatesConfig("none", {"a/m": price})
@@ -82,9 +84,9 @@ def test_the_card_counts_unless_it_is_said(tmp_path: Path) -> None:
             '[rates."a/m"]\ninput = 1\noutput = "2"\norigin = "me"\nouput = "3"\n',
             [
                 '4: rates."a/m".input: an integer is no price; write dollars per million tokens as a string, like "0.15"',
-                '6: rates."a/m".origin: is not a key here; known are `input`, `output`, `cached_input`, `cache_write`, '
-                "`cache_write_1h`, `cached_audio`, `reasoning`, `audio_input`, `audio_output`, `image_input`, `image_output`, "
-                "`request`, `tiers`, `service`",
+                '6: rates."a/m".origin: is not a key here; known are `input`, `output`, `request`, `tiers`, `service`, '
+                "`cached_input`, `cache_write`, `cache_write_1h`, `cached_audio`, `reasoning`, `audio_input`, `audio_output`, "
+                "`image_input`, `image_output`",
                 '7: rates."a/m".ouput: is not a key here; did you mean `output`?',
             ],
         ),

@@ -19,7 +19,7 @@ from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, fetch
 
 OTHER = "sk-other-0123456789abcdefghijklmnop"
-PRICE = PriceConfig(Price(150_000), Price(600_000), Price(75_000))
+PRICE = PriceConfig(Price(150_000), Price(600_000), cached_input=Price(75_000))
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 PAGES = ("/v1/catalog", "/v1/usage", "/v1/me", "/v1/key/inspect")
 

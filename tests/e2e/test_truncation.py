@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from clawproxy.config import KeyConfig, ModelConfig, PriceConfig, RouteConfig, SecretRef
-from clawproxy.config.schema import Price
+from clawproxy.config.prices import Price
 from clawproxy.scripted import Script
 from clawproxy.scripted.script import parse
 from clawproxy_truncate.summary import HEADER

@@ -12,7 +12,8 @@ from attrs import evolve, field, frozen
 from trio.testing import MockClock
 
 from clawproxy.config import Config, ModelConfig, PipelineConfig, PriceConfig, ProviderConfig, RouteConfig
-from clawproxy.config.schema import LimitsConfig, Price
+from clawproxy.config.prices import Price
+from clawproxy.config.schema import LimitsConfig
 from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError
 from clawproxy.hookspecs import hookimpl

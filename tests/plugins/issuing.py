@@ -45,7 +45,7 @@ class Issuer:
             "issuer": self.url,
             "audiences": ("gateway",),
             "jwks": f"{self.url}/jwks",
-            "ca_file": str(self.ca_file),
+            "ca_file": self.ca_file,
         }
         return IssuerSettings(**(values | changes))
 

@@ -159,7 +159,7 @@ async def test_a_certificate_nobody_vouches_for(issuer: Issuer, tmp_path: Path) 
     other = tmp_path / "other.pem"
     trustme.CA().cert_pem.write_to_path(str(other))
     app = app_of()
-    ring = ring_of(app, issuers={"corp": issuer.settings(ca_file=str(other))})
+    ring = ring_of(app, issuers={"corp": issuer.settings(ca_file=other)})
     assert await verdict(app, ring, issuer.token()) == "auth.invalid"
     with pytest.raises(FetchError, match="certificate verify failed"):
         await fetch(f"{issuer.url}/jwks", ca_file=other)
@@ -235,7 +235,7 @@ async def test_over_http_a_token_asks(issuer: Issuer, tmp_path: Path) -> None:
 
 def introspecting(server: Issuer, **changes: Any) -> IntrospectionSettings:
     secret = SecretRef("", "s/ cret")
-    return IntrospectionSettings(f"{server.url}/introspect", "gate way", secret, ca_file=str(server.ca_file), **changes)
+    return IntrospectionSettings(f"{server.url}/introspect", "gate way", secret, ca_file=server.ca_file, **changes)
 
 
 async def test_an_opaque_token_is_introspected(issuer: Issuer) -> None:

@@ -309,7 +309,8 @@ async def test_a_dearer_service_tier_is_held_for_where_it_was_asked_for() -> Non
 def test_the_most_it_may_cost_is_more_than_any_kind_of_tokens_does(
     given_: int, taken: int, rates: list[int], cached: bool
 ) -> None:
-    price = PriceConfig(Price(rates[0]), Price(rates[1]), Price(rates[2]), Price(rates[3]) if cached else None)
+    write = Price(rates[3]) if cached else None
+    price = PriceConfig(Price(rates[0]), Price(rates[1]), cached_input=Price(rates[2]), cache_write=write)
     most = most_cost(given_, taken, price)
     assert most == most_nano(price, given_, taken)
     for usage in (Usage(given_, taken), Usage(given_, taken, given_), Usage(given_, taken, 0, given_, taken)):

@@ -17,7 +17,7 @@ from clawproxy.events import Text, UsageReport
 from clawproxy.messages import Usage
 from clawproxy.testing import Answer, Claw, Fail, claw
 
-PRICE = PriceConfig(Price(150_000), Price(600_000), Price(75_000), Price(187_500))
+PRICE = PriceConfig(Price(150_000), Price(600_000), cached_input=Price(75_000), cache_write=Price(187_500))
 FULL = PriceConfig(Price(150_000), Price(600_000))
 CONFIG = Config(
     providers={name: ProviderConfig(dialect="scripted") for name in ("one", "two")},

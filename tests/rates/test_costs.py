@@ -14,12 +14,12 @@ from clawproxy.config import Factor, PerRequest, Price, PriceConfig, PriceTier, 
 from clawproxy.costs import STANDARD, cost_nano, items, most_nano
 from clawproxy.messages import Usage
 
-PLAIN = PriceConfig(Price(1_250_000), Price(10_000_000), Price(125_000))
+PLAIN = PriceConfig(Price(1_250_000), Price(10_000_000), cached_input=Price(125_000))
 RICH = PriceConfig(
     Price(2_000_001),
     Price(8_000_003),
-    Price(500_007),
-    Price(2_500_009),
+    cached_input=Price(500_007),
+    cache_write=Price(2_500_009),
     cache_write_1h=Price(4_000_011),
     cached_audio=Price(600_013),
     reasoning=Price(9_000_017),
@@ -94,7 +94,9 @@ def test_tiers_at_their_edges(given_: int, nano: int) -> None:
 
 
 def test_the_tier_goes_by_the_whole_prompt_cached_tokens_included() -> None:
-    price = PriceConfig(Price(1_000_000), Price(0), Price(100_000), tiers=(PriceTier(1000, cached_input=Price(200_000)),))
+    price = PriceConfig(
+        Price(1_000_000), Price(0), cached_input=Price(100_000), tiers=(PriceTier(1000, cached_input=Price(200_000)),)
+    )
     assert cost_nano(Usage(1001, 0, cached_tokens=1001), price) == 1001 * 200
 
 

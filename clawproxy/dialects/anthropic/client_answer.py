@@ -126,11 +126,11 @@ class StreamEncoder(Identity):
             if kind is Text:
                 continue
             if kind is Begin and not self.begun:
-                self.adopt(event)  # type: ignore[arg-type]
+                self.adopt(event)  # type: ignore[arg-type]  # by its kind
             elif kind is Finish:
-                self.finished = event  # type: ignore[assignment]
+                self.finished = event  # type: ignore[assignment]  # by its kind
             elif kind is UsageReport:
-                self.usage = event.usage  # type: ignore[union-attr]
+                self.usage = event.usage  # type: ignore[union-attr]  # by its kind
         plain = self.begun and not self.made and self.ended is None
         if plain and b"event: content_block_st" not in raw and b"event: message_" not in raw:
             return raw  # nearly all

@@ -167,6 +167,7 @@ class Conversation:
         if isinstance(part, ImagePart):
             if part.detail is not None:
                 self._notice(dropped_notice("detail"))
+            source: dict[str, str] | None
             if part.data is not None:
                 source = {"type": "base64", "media_type": part.media_type or "image/png", "data": part.data}
             elif part.url is not None:
@@ -174,7 +175,7 @@ class Conversation:
                     refuse(where, f"is a data URL that is not in base64, which {WORDS}")
                 source = {"type": "url", "url": part.url}
             else:
-                source = extra.get("source")  # type: ignore[assignment]
+                source = extra.get("source")
             if source is None:
                 refuse(where, f"holds no image and {WORDS}")
             return {**extra, "type": "image", "source": source}

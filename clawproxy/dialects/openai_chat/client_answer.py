@@ -162,7 +162,7 @@ class StreamEncoder(_Encoder):
         kind = type(event)
         if kind is Text or kind is Reasoning or kind is Refused:
             name = b"content" if kind is Text else b"reasoning_content" if kind is Reasoning else b"refusal"
-            return self._delta(b'{"%s":%s}' % (name, jsonio.encode(event.text)))  # type: ignore[union-attr]
+            return self._delta(b'{"%s":%s}' % (name, jsonio.encode(event.text)))  # type: ignore[union-attr]  # by its kind
         if isinstance(event, ToolCallDelta):
             self.calls = True
             return self._delta(jsonio.encode({"tool_calls": [_call_delta(event)]}))
@@ -173,7 +173,7 @@ class StreamEncoder(_Encoder):
             return b""
         if isinstance(event, Begin | End | Failed | KeepAlive | Opaque | Embedding):
             return b""  # the first content begins, `finish` ends, `fail` tells of failures
-        assert_never(event)  # type: ignore[arg-type]
+        assert_never(event)  # type: ignore[arg-type]  # the first three by their kind
 
     def _delta(self, delta: bytes) -> bytes:
         self.refuse_several()
