@@ -46,7 +46,11 @@ class Opened:
         self.refused.append(error)
 
 
-VERDICTS = {"good": Principal("bench"), "gone": ClawError("auth.expired"), "unknown": ClawError("store_unavailable")}
+VERDICTS: dict[str, Principal | ClawError] = {
+    "good": Principal("bench"),
+    "gone": ClawError("auth.expired"),
+    "unknown": ClawError("store_unavailable"),
+}
 
 
 @pytest.mark.parametrize("known", VERDICTS)
