@@ -5,7 +5,7 @@ Rule 1: a detour is no attempt: nothing was sent. Once there was content none le
 Rule 2: each model is asked for once, and at most `MOST` of them.
 Rule 3: a request has one turn at a time. One that another takes the place of is left, and so is the last at the request's end.
         What a plugin's own code does then ends nothing.
-Rule 4: all the waiting of a request is under one `queue` clock.
+Rule 4: all turns of a request are waited for under one `queue` clock.
 """
 
 from __future__ import annotations

@@ -271,7 +271,8 @@ class _Story:
 
     def _hedge(self) -> Attempt | None:
         """The attempt to run beside the one under way."""
-        leg = self.exchange.attempts[self.leg :]
+        history = self.exchange.attempts
+        leg = history[self.leg :] if self.leg else history  # itself where it can be: a plan may look at it later
         route = self.plan.next(leg) if self.plan is not None else None
         if route is None or route.reason != "hedge" or not self.exchange.principal.may_reach(route.provider):
             return None

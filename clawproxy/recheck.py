@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import trio
 
-from clawproxy.config import Config
 from clawproxy.errors import ClawError
 from clawproxy.gateway import Gateway
 from clawproxy.messages import Credentials, Principal
@@ -21,7 +20,9 @@ EVERY = 1.0
 """Seconds between two rounds."""
 _NO = frozenset({"auth.missing", "auth.invalid", "auth.expired", "auth.throttled"})
 _AT_ONCE = 50
-"""Credentials looked at before others have their turn."""
+"""Connections, or requests, looked at before others have their turn: 0.5 ms."""
+_Verdict = Principal | None | ClawError
+"""Whose a credential is; None where it is no good any more; an error where that can not be known."""
 
 
 class Rechecks:
@@ -38,38 +39,29 @@ class Rechecks:
 
     async def round(self) -> None:
         """Ask for every credential in use, once."""
-        config: Config = self._gateway.config
-        looked: dict[Credentials, Principal | None] = {}
-        for number, (credentials, sessions) in enumerate(self._websockets.credentials().items()):
+        known: dict[Credentials, _Verdict] = {}
+        for number, session in enumerate(tuple(self._websockets)):
             if number % _AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            try:
-                looked[credentials] = principal = await self._still_good(credentials)
-            except ClawError:
-                continue
-            self._websockets.judged(credentials, sessions, principal)
-        if config.server.on_revoke == "cut":
-            await self._cut_requests(looked)
+            credentials = session.credentials
+            if credentials is not None and not session.barred:
+                self._websockets.judged(session, credentials, await self._verdict(credentials, known))
+        if self._gateway.config.server.on_revoke == "cut":
+            await self._cut_requests(known)
 
-    async def _cut_requests(self, looked: dict[Credentials, Principal | None]) -> None:
+    async def _cut_requests(self, known: dict[Credentials, _Verdict]) -> None:
         """Requests over HTTP: nothing but their own answer belongs to them."""
-        for call in tuple(self._gateway.calls):
+        for number, call in enumerate(tuple(self._gateway.calls)):
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             credentials = call.credentials
-            if credentials is None:
-                continue
-            try:
-                if credentials not in looked:
-                    looked[credentials] = await self._still_good(credentials)
-            except ClawError:
-                continue
-            if looked[credentials] is None:
+            if credentials is not None and await self._verdict(credentials, known) is None:
                 call.lifetime.cancel(ClawError("auth.expired"))
 
-    async def _still_good(self, credentials: Credentials) -> Principal | None:
-        """Whose it is; None where it is no good any more. Raises ClawError where that can not be known."""
-        try:
-            return await self._gateway.authenticate(credentials)
-        except ClawError as error:
-            if error.slug in _NO:
-                return None
-            raise
+    async def _verdict(self, credentials: Credentials, known: dict[Credentials, _Verdict]) -> _Verdict:
+        if credentials not in known:
+            try:
+                known[credentials] = await self._gateway.authenticate(credentials)
+            except ClawError as error:
+                known[credentials] = None if error.slug in _NO else error
+        return known[credentials]

@@ -18,7 +18,7 @@ from clawproxy.context import Attempt
 from clawproxy.errors import ClawError
 from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
-from clawproxy_router.plan import ELSEWHERE
+from clawproxy_router.plan import ELSEWHERE, Supposed
 
 if TYPE_CHECKING:
     from clawproxy_router.resting import Guard
@@ -48,9 +48,9 @@ class Continuing:
         if last.error is None or last.error.slug not in CUT or made >= MOST or len(history) >= self.max_attempts:
             return None
         # As if each had failed before it said anything: then the plan names another.
-        silent = [evolve(attempt, content=False, error=LOST if attempt.content else attempt.error) for attempt in history]
+        silent = (evolve(attempt, content=False, error=LOST if attempt.content else attempt.error) for attempt in history)
         try:
-            route = self.plan.next(silent)
+            route = self.plan.next(Supposed(silent, history))
         except ClawError:  # every one rests
             return None
         if route is None:

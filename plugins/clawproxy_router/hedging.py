@@ -23,7 +23,7 @@ from clawproxy.errors import ClawError
 from clawproxy.hookspecs import Plan
 from clawproxy.messages import Route
 from clawproxy_router.learned import Key
-from clawproxy_router.plan import ELSEWHERE
+from clawproxy_router.plan import ELSEWHERE, Supposed
 
 ENOUGH: Final = 20
 """First tokens seen at a place before a quantile of them is believed."""
@@ -141,7 +141,7 @@ class Hedging:
             if elsewhere:
                 self.count("clawproxy_hedges_total", result="withheld")
             return None
-        route = self.plan.next([*history[:-1], evolve(running, sent=True, error=SLOW)])
+        route = self.plan.next(Supposed([*history[:-1], evolve(running, sent=True, error=SLOW)], history))
         if route is None or route.provider == running.route.provider or route.after or route.recorded is not None:
             return None
         self.hedges.buy()
@@ -160,7 +160,7 @@ def raced_last(history: Sequence[Attempt]) -> Sequence[Attempt]:
     if len(raced) < 2:
         return history
     raced.sort(key=_says_more)
-    return [*raced, *(attempt for attempt in history if attempt.timing is None)]
+    return Supposed([*raced, *(attempt for attempt in history if attempt.timing is None)], history)
 
 
 def _says_more(attempt: Attempt) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import evolve, field, frozen, validators
@@ -100,6 +100,20 @@ class PriorityPlan:
             if not attempt.sent and not waited and attempt.route.provider not in spent:
                 return evolve(attempt.route, reason="retry")
         return None
+
+
+class Supposed(list[Attempt]):
+    """A history as it would be had attempts of it ended otherwise.
+
+    Attributes:
+        real: the request's own, to which the next attempt will be added.
+    """
+
+    __slots__ = ("real",)
+
+    def __init__(self, attempts: Iterable[Attempt], of: Sequence[Attempt]) -> None:
+        super().__init__(attempts)
+        self.real: Sequence[Attempt] = of.real if isinstance(of, Supposed) else of
 
 
 def may_go_elsewhere(attempt: Attempt) -> bool:

@@ -25,7 +25,7 @@ from clawproxy_router.breakers import Breaker, BreakerSettings, Probe
 from clawproxy_router.credentials import FAULTS, LEAST, LIMITED, MOST, SPENT, CredentialSettings
 from clawproxy_router.ejection import EjectionSettings, Key, ejected, fails_more
 from clawproxy_router.health import Health, health_of
-from clawproxy_router.plan import may_go_elsewhere, place_of, unknown_to
+from clawproxy_router.plan import Supposed, may_go_elsewhere, place_of, unknown_to
 from clawproxy_router.retries import RetrySettings, may_be_sent_again, wait_before
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Guard:
         if breaker is not None and breaker.state == "half_open":
             self.health.marks += 1
             route = evolve(route, mark=self.health.marks)
-            breaker.probe = Probe(route.mark, history, now)
+            breaker.probe = Probe(route.mark, history.real if isinstance(history, Supposed) else history, now)
         return route
 
     def _again(self, plan: PriorityPlan, history: Sequence[Attempt], unknown: frozenset[str], now: float) -> Route | None:

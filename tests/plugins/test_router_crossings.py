@@ -23,6 +23,7 @@ from clawproxy.lifetime import Lifetime
 from clawproxy.messages import Route
 from clawproxy.stores.base import Account, Standing
 from clawproxy.testing import Answer, Claw, Fail, Pause, claw, sweep
+from clawproxy.testing.upstream import Step
 from clawproxy_router.health import Health, health_of
 from clawproxy_router.hedging import hedges_of
 
@@ -139,6 +140,28 @@ async def test_a_route_that_may_be_hedged_or_go_on_is_known_again_as_the_probe(
         it.claw.upstream.will_say("well again")
         assert story(await it.ask()) == [("a", "first", "complete")]
         assert it.state("a") == "closed"
+
+
+@pytest.mark.parametrize("way", ["hedge", "continue"])
+@pytest.mark.parametrize("seconds", [5, 20])
+async def test_a_probe_that_races_or_goes_on_is_seen_at_work(autojump_clock: MockClock, way: str, seconds: int) -> None:
+    """Once it says something the place is well; until then it stays the only one, however long it takes to."""
+    model: dict[str, Any] = {"hedge": HEDGED} if way == "hedge" else {"continuation": True}
+    speaks = seconds == 5
+    async with crossing(**model) as it:
+        it.bring_down("b", half_open=True)
+        upstream = it.claw.upstream
+        first: list[Step] = [Pause(90)] if way == "hedge" else ["Once ", Fail("provider_error.cut")]
+        probe: list[Step] = ["b ", Pause(60), "answers"] if speaks else [Pause(60), "b answers"]
+        upstream.will_say(*first)
+        upstream.will_say(*probe)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(it.ask)
+            await trio.sleep(seconds)
+            upstream.will_fail(DOWN)
+            upstream.will_say("b again")
+            story_now = [provider for provider, *_ in story(await it.ask())]
+        assert story_now == (["a", "b"] if speaks else ["a"])
 
 
 class Refuses:

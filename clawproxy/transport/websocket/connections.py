@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from clawproxy.errors import ClawError
@@ -45,19 +45,15 @@ class Connections:
             expel(session)
         return len(hit)
 
-    def credentials(self) -> dict[Credentials, list[Session]]:
-        """What clients of open connections showed, and which connections those are; without those already barred."""
-        shown: dict[Credentials, list[Session]] = {}
-        for session in self._open:
-            if session.credentials is not None and not session.barred:
-                shown.setdefault(session.credentials, []).append(session)
-        return shown
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._open)
 
-    def judged(self, credentials: Credentials, sessions: Iterable[Session], principal: Principal | None) -> None:
-        """These connections' credential was looked at again. `principal`: None where it is no good any more."""
-        for session in sessions:
-            if session in self._open and session.credentials == credentials and not session.barred:
-                if principal is None:
-                    expel(session)
-                else:
-                    renew(session, principal)
+    def judged(self, session: Session, credentials: Credentials, verdict: Principal | ClawError | None) -> None:
+        """What this connection showed was looked at again. `verdict`: None where it is no good any more, an error where that can
+        not be known."""
+        if isinstance(verdict, ClawError) or session not in self._open or session.credentials != credentials or session.barred:
+            return
+        if verdict is None:
+            expel(session)
+        else:
+            renew(session, verdict)
