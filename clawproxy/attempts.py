@@ -4,7 +4,8 @@ Rule 1: one alarm carries all clocks of an exchange (`ExchangeClock`); an attemp
         stall) only interrupt it, the others end the request. While the client is written to, no provider clock runs.
 Rule 2: nothing is released before the first *content*: until then another route may take over and the client never knows.
 Rule 3: whatever happens, in this order: the provider's stream is closed (synchronously), what became of the attempt is written
-        into it, the plugins' contexts are left (shielded, bounded).
+        into it, the plugins' contexts are left (shielded, bounded). A stream that is to be drained is not closed but kept: it
+        goes to the service when the contexts are left (`draining`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from clawproxy.context import Attempt, Exchange
+from clawproxy import draining
+from clawproxy.context import Attempt, Exchange, Rest
 from clawproxy.dialects.base import OutboundRequest
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import CONTENT, Batch, End, Event, Failed, Finish, FinishReason, UsageReport
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from clawproxy.lifetime import Lifetime
     from clawproxy.pipeline import Relay
     from clawproxy.service import Sink
-    from clawproxy.upstream.base import Opening
+    from clawproxy.upstream.base import KeptStream, Opening
 
 UNDELIVERED = frozenset({"client_gone", "timeout.write"})
 """What the client's side of an answer comes to; a provider that had ended by then had its say all the same."""
@@ -54,6 +56,7 @@ class AttemptRun:
         """Part of a complete answer was still held by a transform when the attempt was interrupted."""
         self.known = False
         """A plugin has opened it, so that it may stand in the books under its id."""
+        self._kept: KeptStream | None = None
 
     async def run(self, attempt: Attempt, request: ChatRequest, *, has_fallback: bool) -> None:
         """Make the attempt. What the provider did is in `attempt.error`; what ends the exchange is raised. Where a clock of the
@@ -82,6 +85,9 @@ class AttemptRun:
             if contexts.entered:
                 self.known = True
                 await contexts.leave()  # noqa: ASYNC102  # shielded and bounded inside, each plugin on its own
+            if self._kept is not None and attempt.rest is not None:
+                provider = self.generation.config.providers[attempt.route.provider]
+                draining.begin(self.generation.app, attempt, attempt.rest, self._kept, provider)
             self.generation.pipeline.attempt_finished(self.exchange, attempt)
 
     async def _relay(self, attempt: Attempt, request: ChatRequest) -> None:
@@ -93,21 +99,26 @@ class AttemptRun:
         try:
             async with opening as stream:
                 attempt.status = stream.status
-                while (batch := await stream.receive()) is not None:
-                    failure, got_content = self._look(attempt, batch)
-                    if got_content:
-                        self.clock.content(batch)
-                    if failure is not None:
-                        batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
-                    released = relay.take(batch) if batch.events or batch.raw else None
-                    if attempt.cut is not None:  # nothing more is wanted of the provider: it is closed before anything else
-                        self.finish, self.ended, last = attempt.cut, True, released
-                        break
-                    if released is not None:
-                        await self._release(attempt, held, released, got_content if released is batch else released.has_content())
-                    if failure is not None:
-                        raise failure.error
-                    self.clock.resume(content=got_content)
+                try:
+                    while (batch := await stream.receive()) is not None:
+                        failure, got_content = self._look(attempt, batch)
+                        if got_content:
+                            self.clock.content(batch)
+                        if failure is not None:
+                            batch = batch.replaced([e for e in batch.events if type(e) is not Failed])
+                        released = relay.take(batch) if batch.events or batch.raw else None
+                        if attempt.cut is not None:  # nothing more is wanted of the provider: it is closed before anything else
+                            self.finish, self.ended, last = attempt.cut, True, released
+                            break
+                        if released is not None:
+                            content = got_content if released is batch else released.has_content()
+                            await self._release(attempt, held, released, content)
+                        if failure is not None:
+                            raise failure.error
+                        self.clock.resume(content=got_content)
+                except BaseException as error:
+                    self._keep(attempt, opening, error)
+                    raise
                 self.clock.stop()
             good = True
         finally:
@@ -126,6 +137,16 @@ class AttemptRun:
         if held:
             attempt.content = True
             await self.client.send(joined(held))
+
+    def _keep(self, attempt: Attempt, opening: Opening, error: BaseException) -> None:
+        """Where the provider is to be read on for its figures, take the stream out of what would close it."""
+        cause = self.lifetime.cause
+        if cause is None and isinstance(error, ClawError):
+            cause = error
+        if not self.ended and draining.is_wanted(self.generation.config.providers.get(attempt.route.provider), cause):
+            keep = getattr(opening, "keep", None)  # a plugin's upstream need not have it
+            self._kept = None if keep is None else keep()
+            attempt.rest = None if self._kept is None else Rest()
 
     def _open(self, attempt: Attempt, request: ChatRequest) -> Opening:
         """What entering calls the provider, or plays the answer that the route brings with it."""

@@ -111,6 +111,22 @@ class Attribution:
 
 
 @define(slots=True, eq=False)
+class Rest:
+    """What is still read of an answer whose client has left (`[providers.NAME] on_cancel = "drain"`)."""
+
+    size: int = 0
+    """Bytes of content that came after nobody listened."""
+    whole: bool = False
+    """It was read to its end."""
+    waiting: list[Callable[[], Awaitable[None]]] = field(factory=list)
+
+    def then(self, settle: Callable[[], Awaitable[None]]) -> None:
+        """For a plugin that is left (`open_attempt`) with this in `attempt.rest`: called once, when nothing more is read, in a
+        task of the service, shielded and bounded. Its `exchange` is over by then."""
+        self.waiting.append(settle)
+
+
+@define(slots=True, eq=False)
 class Attempt:
     """One call of one provider."""
 
@@ -139,6 +155,8 @@ class Attempt:
     """Set by a transform that ended the answer here: the provider is not read on, its connection is closed."""
     timing: Timing | None = None
     """Its own phases, where it was tried in a race (`Route.hedge_after`); else they are the exchange's."""
+    rest: Rest | None = None
+    """Its client has left, and the provider is read on for its figures: `usage` may still come."""
 
 
 @define(slots=True, eq=False)

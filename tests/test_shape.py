@@ -34,7 +34,7 @@ LAYERS: list[tuple[int, str]] = [
     (2, r"clawproxy\.fetch$"),
     (
         3,
-        r"clawproxy\.(admission|asking|attempts|continuing|detours|exchange|exchange_clock|gateway|hedging|lastresort|listeners|rate)$",
+        r"clawproxy\.(admission|asking|attempts|continuing|detours|draining|exchange|exchange_clock|gateway|hedging|lastresort|listeners|rate)$",
     ),
     (3, r"clawproxy\.(servertls|reach)$"),
     (4, r"clawproxy\.(server|recheck|reload|testing|doctor)(\..*)?$"),

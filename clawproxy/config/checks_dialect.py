@@ -23,6 +23,8 @@ OPENAI_FAMILY = ("openai_chat", "azure")
 VERSIONED = ("azure", "anthropic")
 """The dialects that have an `api_version`."""
 WITH_SOCKETS = "openai_responses"
+MOST_DRAINED = 600.0
+"""Seconds an answer may be read on for nobody."""
 _AZURE = ("azure", "azure_entra")
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -40,6 +42,7 @@ def check_dialect_options(provider: ProviderConfig, path: KeyPath, known: bool, 
             found.wrong((*path, "profile"), f'"{profile}" is not Azure\'s; write one of {", ".join(_AZURE)}, or leave it out')
     if provider.websocket and provider.dialect != WITH_SOCKETS:
         found.wrong((*path, "websocket"), f'has no meaning for dialect = "{provider.dialect}"; only {WITH_SOCKETS} has that mode')
+    _check_drain(provider, path, found)
     azure = provider.dialect == "azure" or (family and profile in _AZURE)
     if version is not None:
         if known and not azure and provider.dialect not in VERSIONED:
@@ -48,6 +51,23 @@ def check_dialect_options(provider: ProviderConfig, path: KeyPath, known: bool, 
             found.wrong((*path, "api_version"), f'"{shown(version)}" is no version; write it like "2024-10-21"')
     if azure and provider.base_url is not None:
         _check_azure(provider.base_url, version, (*path, "base_url"), found)
+
+
+def _check_drain(provider: ProviderConfig, path: KeyPath, found: Findings) -> None:
+    if provider.on_cancel != "drain":
+        for name in ("drain_time", "drain_bytes"):
+            if getattr(provider, name) != getattr(ProviderConfig(), name):
+                found.wrong((*path, name), 'has no meaning without on_cancel = "drain"; write that too, or remove it')
+        return
+    if provider.websocket:
+        sentence = '"drain" can not be had with websocket = true: an answer there is ended by a message; remove one of the two'
+        found.wrong((*path, "on_cancel"), sentence)
+    if provider.base_url is None and provider.dialect == "scripted":
+        found.wrong((*path, "on_cancel"), '"drain" has no meaning for the scripted provider in this process; remove it')
+    if not 0 < provider.drain_time <= MOST_DRAINED:
+        found.wrong((*path, "drain_time"), f'must be above "0s" and at most "{MOST_DRAINED // 60:.0f}m"')
+    if provider.drain_bytes < 1:
+        found.wrong((*path, "drain_bytes"), 'must be at least 1; for none at all write on_cancel = "cancel"')
 
 
 def _check_azure(url: str, version: str | None, where: KeyPath, found: Findings) -> None:

@@ -154,6 +154,11 @@ class ProviderConfig:
     """None: nothing reaches it unless a client asked."""
     region: str | None = None
     """Where it processes what it is sent: of all its routes that do not say otherwise."""
+    on_cancel: Literal["cancel", "drain"] = "cancel"
+    """What becomes of an answer whose client left: its connection is closed, or it is read on for the provider's figures."""
+    drain_time: Duration = Duration(30.0)
+    drain_bytes: Size = Size(MIB)
+    """How far it is read on, at most; bytes of content."""
 
     @property
     def credentials(self) -> tuple[SecretRef, ...]:

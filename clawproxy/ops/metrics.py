@@ -95,6 +95,7 @@ def families() -> list[Family]:
         Family("clawproxy_jwks_fetches_total", "counter", "Issuers' key sets fetched.", ("result",)),
         Family("clawproxy_plugin_faults_total", "counter", "Hooks that raised or were slow.", ("plugin", "what"), open=True),
         Family("clawproxy_ledger_rows_total", "counter", "Attempts booked.", ("source", "outcome"), open=True),
+        Family("clawproxy_drained_total", "counter", "Answers read on for their figures.", ("provider", "result")),
         Family("clawproxy_usage_clamped_total", "counter", "Usage figures of providers out of bounds.", ("provider",)),
         Family(
             "clawproxy_policy_verdicts_total",

@@ -166,6 +166,11 @@ class Opening:
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.leave(exc_type is None)
 
+    def keep(self) -> Answer | None:
+        """The answer under way: from now on it is the caller's to leave."""
+        answer, self._answer = self._answer, None
+        return answer
+
     def leave(self, well: bool) -> None:
         """See `Answer.leave`."""
         if self._answer is not None:

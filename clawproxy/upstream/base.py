@@ -39,6 +39,14 @@ class ProviderStream(Protocol):
         ...
 
 
+class KeptStream(ProviderStream, Protocol):
+    """One that was taken out of its opening, to be read on by somebody else."""
+
+    def leave(self, well: bool) -> None:
+        """`close`; a connection is only kept where `well`: its reader came to the end."""
+        ...
+
+
 class Opening(Protocol):
     """The async context manager `Upstream.open` returns: entering connects, sends and reads the head; leaving closes,
     synchronously, whatever happened, Cancelled included."""

@@ -19,6 +19,7 @@ from clawproxy.costs import cost_nano
 from clawproxy.counting import Count, Limited, Running, only_text
 from clawproxy.errors import ClawError, ProviderFault
 from clawproxy.events import Batch, End, Finish, Reasoning, Refused, Text, ToolCallDelta, UsageReport
+from clawproxy.hookspecs import DONE
 from clawproxy.messages import ChatRequest, Route, Usage
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy_meter import figures
@@ -242,8 +243,19 @@ class Metered:
     def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> Awaitable[None]:
-        attempt = self.attempt
         outcome = self._outcome(exc)
+        rest = self.attempt.rest
+        if rest is None:
+            return self._finish(outcome)
+        self.reckon(outcome)
+        self._books.settle(self._exchange)  # by what is known now: its client is told before the rest is read
+        self._exchange.notice("draining", "The provider is read on for its figures: the bill may differ from this receipt.")
+        rest.then(lambda: self._finish(outcome))
+        return DONE
+
+    def _finish(self, outcome: str) -> Awaitable[None]:
+        """Close the row, once."""
+        attempt = self.attempt
         usage = self.reckon(outcome)
         self.closed = True
         self._books.settle(self._exchange)
@@ -301,6 +313,9 @@ class Metered:
         elif not self.attempt.sent or self._request.operation == "count_tokens" or self._turned_away():
             self.billed = self.cost = None
         else:
+            rest = self.attempt.rest
+            if rest is not None and rest.whole:
+                self._final = True
             whole = self._final or (outcome in ("complete", "truncated") and self.attempt.cut is None)
             before = self.billed
             self.billed = self._reckon(whole)
@@ -333,7 +348,13 @@ class Metered:
         if given is None:
             given = self._reserved if self._running else figures.estimate(self._reserved, self._bytes_per_token)
         if taken is None or not whole:  # an early report of an answer that was cut knows less than what came after it
-            counted = self._running.tokens if self._running else figures.estimate(self._size, self._bytes_per_token)
+            size = self._size
+            counted = 0
+            if self._running is not None:
+                counted, size = self._running.tokens, 0
+            if self.attempt.rest is not None:
+                size += self.attempt.rest.size  # came after the taps had ended
+            counted += figures.estimate(size, self._bytes_per_token)
             taken, measured = max(taken or 0, counted), False
         return evolve(usage, input_tokens=given, output_tokens=taken, source="measured" if measured else "estimated")
 

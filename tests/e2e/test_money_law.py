@@ -88,7 +88,7 @@ def scripts(chance: random.Random, count: int) -> Iterable[Any]:
         script = chance.choices(
             [
                 paced + pause + said + pause + said + "end",
-                pause + said + f"usage {chance.randrange(0, 90)} {chance.randrange(0, 60)}; end",
+                pause + said + f"usage {chance.randrange(1, 90)} {chance.randrange(0, 60)}; end",
                 pause + said + "usage 900000 800000; end",
                 said + "usage absurd; end",
                 paced + said + pause + "cut",

@@ -231,6 +231,8 @@ class ClawClient:
             if exchange.attempts:
                 closed = [attempt.closed_at for attempt in exchange.attempts if attempt.closed_at is not None]
                 receipt["upstream_closed_at"] = max(closed, default=None)
+                if any(attempt.rest is not None for attempt in exchange.attempts):  # it is read on: the ledger will know better
+                    receipt["upstream_closed_at"], receipt["draining"] = None, True
             if exchange.usage is not None and exchange.usage.output_tokens is not None:
                 receipt["delivered_tokens"] = exchange.usage.output_tokens
                 receipt["source"] = exchange.usage.source
