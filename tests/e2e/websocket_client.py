@@ -55,6 +55,12 @@ class Frames:
             if opcode == 1:
                 return dict(json.loads(payload))
 
+    async def close_code(self) -> int:
+        """Of the close frame that comes next. Raises AssertionError where another frame does."""
+        opcode, payload = await self._frame()
+        assert opcode == 8, payload
+        return int.from_bytes(payload[:2], "big")
+
     async def _frame(self) -> tuple[int, bytes]:
         await self._need(2)
         length, at = self._data[1] & 127, 2

@@ -22,7 +22,8 @@ def run_one(name: str, words: list[str]) -> None:
 
     with atheris.instrument_imports(include=["clawproxy", "clawproxy_auth"]):
         from tests.fuzz.targets import timed
-    atheris.Setup([sys.argv[0], *words], lambda data: timed(name, data))
+    again = f"{sys.executable} -m tests.fuzz --one {name}"  # with which libFuzzer calls itself to merge
+    atheris.Setup([again, *words], lambda data: timed(name, data))
     atheris.Fuzz()
 
 

@@ -30,6 +30,13 @@ ED = jwk.OKPKey.generate_key("Ed25519", {"kid": "ed"})
 KEYS = {"keys": [each.as_dict(private=False) for each in (RSA, EC, ED)]}
 
 
+@attrs.frozen
+class Elsewhere:
+    """A page that is a redirect."""
+
+    url: str
+
+
 @attrs.define
 class Issuer:
     """An authorization server: what it says by path, and what it was asked."""
@@ -94,9 +101,12 @@ async def issuing(tmp_path: Path) -> AsyncIterator[Issuer]:
             page = issuer.pages.get(issuer.asked[-1])
             if callable(page):
                 page = await page()
-            status = 404 if page is None else 200
-            body = page if isinstance(page, bytes) else json.dumps(page).encode()
-            head = h11.Response(status_code=status, headers=[("content-length", str(len(body))), ("connection", "close")])
+            status = 302 if isinstance(page, Elsewhere) else 404 if page is None else 200
+            body = page if isinstance(page, bytes) else b"" if status == 302 else json.dumps(page).encode()
+            fields = [("content-length", str(len(body))), ("connection", "close")]
+            if isinstance(page, Elsewhere):
+                fields.append(("location", page.url))
+            head = h11.Response(status_code=status, headers=fields)
             await stream.send_all(connection.send(head) + connection.send(h11.Data(data=body)))
             await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
         except trio.BrokenResourceError:

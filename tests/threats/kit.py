@@ -97,7 +97,8 @@ def post(
     """A whole request that asks for the connection's end. A header of None is left out; `extra`: whole lines, as they are."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {"Host": "gw.test", "Authorization": f"Bearer {KEY}", "Content-Type": "application/json", "Connection": "close"}
-    fields = {**fields, **(headers or {})}
+    given = {name.lower() for name in headers or ()}
+    fields = {**{name: value for name, value in fields.items() if name.lower() not in given}, **(headers or {})}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
     return f"POST {path} HTTP/1.1\r\n{lines}Content-Length: {len(data)}\r\n".encode() + extra + b"\r\n" + data
 

@@ -115,6 +115,12 @@ content_key = "env:CANARY_CONTENT"
 issuer = "https://login.test"
 audiences = ["gateway"]
 jwks = "file:{folder}/keys.json"
+[plugins.router.retries]
+most = 0
+[plugins.router.breaker]
+enabled = false
+[plugins.router.credentials]
+enabled = false
 [deadlines]
 first_token = "1s"
 {providers}
@@ -210,7 +216,9 @@ async def use(run: Run, jwt: str, created: str) -> None:
         for script in echo:
             question = asking.HTTP[dialect](Ask("Go.", stream=len(run.said) % 2 == 0), f"via-{dialect}")
             provider.will(script)
+            before = provider.log.requests
             await run.say(post(question.body, question.path, headers={**run.auth(), **question.headers}))
+            assert provider.log.requests > before, "the provider was asked"
             provider.queue.clear()
     for credential in (jwt, created, jwt[:-2] + "AA", created[:-1], run.held["CANARY_CLIENT"][:-1], "x"):
         await run.say(post(document(model="via-openai_chat"), headers=run.auth(credential)))

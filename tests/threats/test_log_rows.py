@@ -38,7 +38,9 @@ async def scrape(address: tuple[str, int]) -> Raw:
 
 
 def series(page: Raw) -> set[str]:
-    return {line.rpartition(" ")[0] for line in page.body.decode().splitlines() if line and not line.startswith("#")}
+    """But for those that a busy machine makes: a hook that took long."""
+    lines = [line for line in page.body.decode().splitlines() if line and not line.startswith("#") and '_slow"' not in line]
+    return {line.rpartition(" ")[0] for line in lines}
 
 
 @pytest.fixture
