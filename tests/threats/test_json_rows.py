@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
-from clawproxy.config.schema import LimitsConfig, Size
+from clawproxy.config.schema import Size
 from clawproxy.scripted import ScriptedProvider
-from tests.e2e.harness import Running, gateway
+from tests.e2e.harness import CALM, Running, gateway
 from tests.e2e.http_client import fetch
 from tests.e2e.process import served, settings
 from tests.threats.kit import SAID, closed, document, post, say
@@ -167,7 +168,7 @@ def picture(size: int) -> dict[str, Any]:
 
 
 async def test_s09_a_picture_above_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    async with gateway(tmp_path, limits=LimitsConfig(body=Size(1024 * 1024))) as running:
+    async with gateway(tmp_path, limits=attrs.evolve(CALM, body=Size(1024 * 1024))) as running:
         body = json.dumps(picture(20_000_000)).encode()
         async with closed(running):
             answer = await say(running.address, post(body))
