@@ -183,7 +183,7 @@ class Injection:
             said: all texts of the request.
             data: the same as UTF-8, a line break between them.
         """
-        hits = self._hits(data if len(said) < 2 else b"%b\n%b" % (data, _encode(_seams(said))))
+        hits = self._set.Match(data if len(said) < 2 else b"%b\n%b" % (data, _encode(_seams(said))))
         if not hits:
             return {}
         weights: dict[str, float] = {}
@@ -210,7 +210,7 @@ def _outside(request: ChatRequest) -> list[str]:
 
 
 def _seams(said: Sequence[str]) -> str:
-    return "\n".join(one[-SEAM:] + other[:SEAM] for one, other in itertools.pairwise(said))
+    return "\n".join([one[-SEAM:] + other[:SEAM] for one, other in itertools.pairwise(said)])
 
 
 def _unwrapped(text: str, how: set[int]) -> Iterable[str]:
