@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between two looks at the files."""
+AGAIN = 1.0
+"""Seconds until what looks after providers is begun anew, where it failed."""
 SETTLE = 0.1
 """Seconds a changed file must stay as it is before it is read: most editors write in more than one step."""
 _SETTLE_LOOKS = 20
@@ -343,8 +345,14 @@ class Reloader:
 
 
 async def _until(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
+    """A defect in what looks after providers is logged and tried anew: requests need neither to end for it."""
     with scope:
-        await work()
+        while True:
+            try:
+                return await work()
+            except Exception as error:
+                log_exception("providers.care_crashed", error)
+            await trio.sleep(AGAIN)
 
 
 async def _serve_scripted(  # noqa: ASYNC114

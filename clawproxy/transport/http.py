@@ -179,7 +179,7 @@ class HttpClient:
     @property
     def keep(self) -> bool:
         """Whether the connection may serve another request."""
-        return self.ended and not self._close and not self._wire.broken
+        return self.delivered and not self._close and not self._wire.broken
 
     # --- service.Client ----------------------------------------------------------------------------------------------------
 

@@ -151,11 +151,11 @@ class Wire:
     async def _write_pieces(self, data: bytes, limit: float) -> None:
         """Over TLS: what the engine encrypted is not counted, so the clock is armed for each piece."""
         assert self._tls_busy is not None
-        async with self._tls_busy:
-            if self.broken:
-                raise ClawError("client_gone")
-            whole = False
-            try:
+        whole = False
+        try:
+            async with self._tls_busy:
+                if self.broken:
+                    raise ClawError("client_gone")
                 with trio.CancelScope(deadline=trio.current_time() + limit) as scope:
                     for at in range(0, len(data), PIECE):
                         try:
@@ -164,11 +164,11 @@ class Wire:
                             raise ClawError("client_gone") from None
                         scope.deadline = trio.current_time() + limit
                     whole = True
-            finally:
-                # Not before: whoever writes next meanwhile is to wait for its turn, and not to take the client for gone.
-                self.broken |= not whole
-            if not whole:
-                raise expired("write", limit)
+        finally:
+            # Not before: whoever writes next meanwhile is to wait for its turn, and not to take the client for gone.
+            self.broken |= not whole
+        if not whole:
+            raise expired("write", limit)
 
     def write_now(self, data: bytes) -> bool:
         """Write what can be written without waiting, and keep the rest for the next write; False where another write is under

@@ -138,10 +138,11 @@ def prefix_of(request: ChatRequest, key: bytes) -> Trail | None:
             size += _about(message)
             continue
         for text in _texts(message):
-            piece = text.encode("utf-8", "surrogatepass")
+            begun = text[: max(0, most - read)]  # one message may have many MiB
+            piece = begun.encode("utf-8", "surrogatepass")
             pieces.append(piece)
             read += len(piece)
-            size += len(piece)
+            size += len(piece) + len(text) - len(begun)
         if root is None and message.role == "user":
             root = read
     data = memoryview(b"".join(pieces))
@@ -151,8 +152,8 @@ def prefix_of(request: ChatRequest, key: bytes) -> Trail | None:
         blocks.append(digest)
     if not blocks:
         return None
-    begun = data[: min(root or read, most)]
-    return Trail(tuple(blocks), blake2b(begun, key=key, digest_size=DIGEST).digest(), size)
+    opening = data[: min(root or read, most)]
+    return Trail(tuple(blocks), blake2b(opening, key=key, digest_size=DIGEST).digest(), size)
 
 
 def _texts(message: Message) -> Iterator[str]:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 import trio
 import trio.testing
 import trustme
 
+from clawproxy import reload
 from clawproxy.config import PipelineConfig, ProviderConfig, ServerConfig, TLSConfig
 from clawproxy.context import Registry
 from clawproxy.errors import ConfigError
 from clawproxy.hookspecs import hookimpl
+from clawproxy.upstream.provider import Provider
 from tests.e2e.harness import CALM, KEY, PROVIDER_KEY, Running, descriptors, gateway
 from tests.e2e.http_client import Reply, chat
 from tests.e2e.test_claw_socket import socket, text
@@ -141,6 +144,23 @@ async def test_nothing_piles_up(tmp_path: Path) -> None:
         assert held() == before
         it.running.server.reloader._let_go()
         assert it.running.server.reloader._retired == []
+
+
+async def test_a_defect_in_what_looks_after_providers_ends_no_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swept: list[Provider] = []
+
+    def sweep(provider: Provider) -> None:
+        swept.append(provider)
+        if len(swept) == 1:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(Provider, "sweep", sweep)
+    monkeypatch.setattr(reload, "AGAIN", 0.01)
+    async with world(tmp_path) as w:
+        with trio.fail_after(5):
+            while len(swept) < 2:
+                await trio.sleep(0.01)
+        assert (await w.ask()).status == 200
 
 
 async def test_a_websocket_goes_on_until_its_key_is_revoked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any, cast
 
 import attrs
@@ -39,6 +40,21 @@ def prefix(request: ChatRequest) -> Trail:
 
 
 # --- what a prompt is known by ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_of_one_message_of_many_mebibytes_only_the_beginning_is_read(letter: str) -> None:
+    whole = prompt("", letter * (16 << 20))
+    tracemalloc.start()
+    try:
+        trail = prefix(whole)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 8 << 20
+    assert len(trail.blocks) == MOST_BLOCKS
+    assert trail.blocks == prefix(prompt("", letter * (2 << 20))).blocks
+    assert trail.size >= 16 << 20
 
 
 def test_what_is_said_later_changes_nothing_of_what_was_said_before() -> None:

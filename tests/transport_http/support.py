@@ -150,7 +150,7 @@ class Dialect:
 class Small:
     """`service.Service`. A request may hold `say` (a list of texts), `pause` (seconds before each), `size` (bytes of each text),
     `fail` (a slug, after the texts), `hold` (wait for ever after them), `close` (seconds between the provider's end and the
-    answer's), `after` (seconds of work once it was answered)."""
+    answer's), `cancel` (itself, before this text or the "end"), `after` (seconds of work once it was answered)."""
 
     config: Config = field(factory=Config)
     refuse: ClawError | None = None
@@ -209,6 +209,8 @@ class Small:
             say = request.extra
             for text in say.get("say", ["hello", " world"]):
                 await trio.sleep(say.get("pause", 0))
+                if say.get("cancel") == text:
+                    call.lifetime.cancel(ClawError("shutting_down"))
                 events: Sequence[Event] = (Text(text * say.get("size", 1)),)
                 await client.send(Batch(events))
                 self.sends += 1
@@ -218,6 +220,8 @@ class Small:
                 raise ClawError(say["fail"], retry_after_ms=1500)
             await client.send(Batch((Finish("stop"), End()) if "close" in say else (Finish("stop"),)))
             await trio.sleep(say.get("close", 0))
+            if say.get("cancel") == "end":
+                call.lifetime.cancel(ClawError("shutting_down"))
             await client.finish(Outcome("complete"), None)
             await trio.sleep(say.get("after", 0))
         except ClawError as error:

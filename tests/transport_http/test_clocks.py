@@ -231,6 +231,24 @@ async def test_over_tls_content_waits_for_a_keep_alive_that_is_being_written(
         assert [outcome.label for outcome in door.service.outcomes] == ["complete"]
 
 
+@pytest.mark.parametrize(("stream", "at"), [(True, "a"), (True, "b"), (True, "end"), (False, "end")])
+async def test_over_tls_an_answer_that_was_not_written_to_its_end_ends_its_connection(
+    stream: bool, at: str, authority: trustme.CA, server_context: ssl.SSLContext
+) -> None:
+    """Its request ended in the moment it was to be written: what was framed is lost, so nothing can follow on the connection."""
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    wrap = partial(trio.SSLStream, ssl_context=server_context, server_side=True, https_compatible=True)
+    async with opened(config(), wrap=wrap) as door:
+        plain = await door.connect()
+        raw = Raw(trio.SSLStream(plain.stream, client, server_hostname="gw.test", https_compatible=True))
+        await raw.send(post({"stream": stream, "say": ["a", "b"], "cancel": at}))
+        rest = await raw.rest()
+        assert rest == b"" or rest.startswith(b"HTTP/1.1 200"), rest
+        assert b"0\r\n\r\n" not in rest
+        await door.rest()
+
+
 # --- many ------------------------------------------------------------------------------------------------------------------
 
 
