@@ -14,10 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import clawproxy_audit as audit
+from clawproxy.cli.audit import command
 from clawproxy.config import Config
 from clawproxy.config.schema import Duration, Size
 from clawproxy.context import App
@@ -337,6 +339,32 @@ async def test_the_command_shows_and_exports(tmp_path: Path) -> None:
     assert len(lines) == 5
     assert "'=u0" in lines[0], "a spreadsheet must not take it for a formula"
     assert cli("export", "--config", str(config), "--since", "yesterday").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"5",
+        b"[" * 100_000,
+        b'{"time":"0001-01-01T00:00:00+14:00","outcome":"x","request_id":"r"}',
+        b'{"time":"2026-01-01T00:00:00Z","outcome":"x","request_id":"r","usage":"many"}',
+        b'{"time":"2026-01-01T00:00:00Z","outcome":5,"request_id":[],"route":{}}',
+        b'{"time":5,"outcome":"x","request_id":"r"}',
+        b"\xff\x00",
+    ],
+)
+def test_who_looks_into_a_log_that_was_damaged_is_told_of_the_rest(
+    line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "clawproxy.toml"
+    config.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
+    (tmp_path / "audit").mkdir()
+    good = b'{"time":"2026-01-01T00:00:00Z","outcome":"complete","request_id":"r-1","route":{"provider":"p","model":"m"}}'
+    (tmp_path / "audit" / "gw.jsonl").write_bytes(b"\n".join((line, good, b"")))
+    for words in (["show"], ["export"], ["export", "--format", "csv"]):
+        result = CliRunner().invoke(command, [*words, "--config", str(config)])
+        assert (result.exit_code, result.exception) == (0, None)
+        assert "r-1" in result.stdout
 
 
 @pytest.mark.slow
