@@ -80,7 +80,7 @@ async def fetch(
     try:
         with trio.fail_after(seconds):
             async with (
-                httpcore2.AsyncConnectionPool(_context(ca_file), max_connections=1) as pool,
+                httpcore2.AsyncConnectionPool(_context(ca_file, _changed(ca_file)), max_connections=1) as pool,
                 pool.stream(method, url, headers=[*headers, ("accept-encoding", "identity")], content=body) as answer,
                 aclosing(answer.aiter_stream()) as chunks,
             ):
@@ -97,8 +97,16 @@ async def fetch(
 
 
 @lru_cache(maxsize=16)
-def _context(ca_file: Path | None) -> ssl.SSLContext:
+def _context(ca_file: Path | None, _: tuple[int, int, int] | None) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=ca_file)
+
+
+def _changed(file: Path | None) -> tuple[int, int, int] | None:
+    """What is another one where the file is: authorities are replaced while the gateway runs. Raises OSError."""
+    if file is None:
+        return None
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _cause(error: BaseException) -> str:

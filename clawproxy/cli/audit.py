@@ -29,6 +29,7 @@ from clawproxy.pipeline import Plugins
 if TYPE_CHECKING:
     from clawproxy_audit.verify import Report
 
+_TABLES = ("usage", "route", "attribution", "timing_ms")
 COLUMNS = ("time", "key", "user", "model", "route", "outcome", "input", "output", "ms", "request_id")
 _MOST = 100_000
 
@@ -207,7 +208,7 @@ def export(config_file: Path | None, form: str, **wanted: str | None) -> None:
 
 def _flat(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in row.items():
-        if name in ("usage", "route", "attribution", "timing_ms"):
+        if name in _TABLES:
             fields = {"usage": ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "source"),
                       "route": ("provider", "model"), "attribution": ("client", "agent_id", "session_id", "project_id"),
                       "timing_ms": ("queue", "first_token", "upstream", "gateway", "total")}[name]  # fmt: skip
@@ -234,7 +235,9 @@ def _rows(
                             continue
                         at = datetime.datetime.fromisoformat(row["time"]).timestamp()
                         said = row["outcome"], row["request_id"]
-                    except (ValueError, KeyError, TypeError):
+                        if not all(isinstance(row.get(name), dict | None) for name in _TABLES):
+                            raise TypeError
+                    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # who looks may suspect as much
                         unreadable += 1
                         continue
                     if not begin <= at <= end or (key is not None and row.get("key") != key):
@@ -270,7 +273,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     usage, route, timing = row.get("usage") or {}, row.get("route") or {}, row.get("timing_ms") or {}
     values = (
         str(row.get("time"))[:19], row.get("key"), row.get("user"), row.get("model"),
-        f"{route['provider']}/{route['model']}" if route else None, row.get("outcome"),
+        f"{route.get('provider')}/{route.get('model')}" if route else None, row.get("outcome"),
         usage.get("input_tokens"), usage.get("output_tokens"), timing.get("total"), row.get("request_id"),
     )  # fmt: skip
     return tuple("-" if value is None else printable(str(value))[:40] for value in values)

@@ -169,7 +169,7 @@ class Conversation:
     def _show(self, frame: Frame, spoken: list[str]) -> None:
         if frame["type"] == "llm_token" and isinstance(frame.get("content"), str):
             spoken.append(frame["content"])
-            write(printable(frame["content"]))
+            write(printable(frame["content"], lines=True))
         elif frame["type"] == "llm_notice":
             say(f"[{printable(str(frame.get('code')))}] {printable(str(frame.get('message')))}")
 

@@ -124,10 +124,13 @@ def pepper(loaded: Loaded, plugins: Plugins) -> bytes:
     return load_or_create_pepper(state_dir(loaded))
 
 
-def printable(text: str) -> str:
-    """A model's or a gateway's text without what moves a cursor, changes a terminal or reorders a line; those become `·`."""
+def printable(text: str, *, lines: bool = False) -> str:
+    """A model's, a client's or a gateway's text without what moves a cursor, changes a terminal or reorders a line; those become
+    `·`. So do line ends and tabs, with which a name could pass for a row of its own, but for `lines`."""
     return "".join(
-        char if char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") and char not in _BIDI) else "·"
+        char
+        if (lines and char in "\n\t") or (unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp") and char not in _BIDI)
+        else "·"
         for char in text
     )
 

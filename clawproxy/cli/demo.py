@@ -145,7 +145,7 @@ class Demo:
 
     def token(self, text: str) -> None:
         """As it comes; a word that does not fit begins a line."""
-        text = printable(text)
+        text = printable(text, lines=True)
         if self.column + len(text) > self.console.width - 2 or not self.column:
             text = ("\n  " if self.column else "  ") + text.lstrip(" ")
             self.column = 0

@@ -95,7 +95,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name:<11}{printable(text)}".replace("\n", " ")
+    return f"{name:<11}{printable(text)}"
 
 
 def _hits(row: Row, *, shadow: bool) -> list[str]:

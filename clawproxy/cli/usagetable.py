@@ -56,7 +56,7 @@ def _wide(cells: dict[str, list[str]]) -> int:
 
 def _lines(heads: Sequence[str], groups: Sequence[list[str]], cells: dict[str, list[str]], columns: int) -> list[str]:
     """Names to the left, cut where they must be; figures to the right."""
-    groups = [[printable(name).replace("\n", "·").replace("\t", "·") for name in column] for column in groups]
+    groups = [[printable(name) for name in column] for column in groups]
     widths = [max(len(head), *map(len, column)) for head, column in zip(heads, groups, strict=True)]
     room = columns - _wide(cells) - 2 * max(0, len(heads) - 1)
     while sum(widths) > room and max(widths, default=0) > LEAST_NAME:
@@ -127,7 +127,7 @@ def chart(made: Report, what: str, columns: int | None = None) -> list[str]:
         return ["Nothing was used in that time."]
     bars: list[tuple[str, int, str]] = []
     for row in _filled(made):
-        label = printable(" ".join("-" if name is None else name for name in row.groups)).replace("\n", "·")
+        label = printable(" ".join("-" if name is None else name for name in row.groups))
         if what == "cost":
             bars.append((label, row.known_nano or 0, cost_cell(row)))
         else:

@@ -33,6 +33,12 @@ def number(line: Mapping[str, Any], name: str) -> float | None:
     return float(value)
 
 
+def add(counter: Counter[str], name: str, count: int) -> None:
+    """Of so many names; what comes after is in none."""
+    if name in counter or len(counter) < MOST_GROUPS:
+        counter[name] += count
+
+
 @define
 class Sample:
     """A distribution, by an even sample of it."""
@@ -124,7 +130,7 @@ class Evidence:
             self._failed(line, saved=False)
         elif event == "log.suppressed":
             cause = text(line, "cause") or ""
-            self.stray[cause.partition(" ")[2]] += int(number(line, "suppressed") or 0)
+            add(self.stray, cause.partition(" ")[2], int(number(line, "suppressed") or 0))
 
     def _closed(self, line: Mapping[str, Any]) -> None:
         alike = 1 + int(number(line, "suppressed") or 0)
@@ -140,7 +146,7 @@ class Evidence:
             gone = self.gone.setdefault(line.get("stream") is True, Gone())
             gone.quiet.add((number(line, "quiet_ms") or 0.0) / 1000)
             gone.before_content += first is None
-            gone.keys[text(line, "key") or "nobody"] += 1
+            add(gone.keys, text(line, "key") or "nobody", 1)
         else:
             self._failed(line, saved=False)
 
@@ -161,8 +167,8 @@ class Evidence:
         group.fault = text(line, "fault") or group.fault
         for counter, name in ((group.keys, "key"), (group.models, "model"), (group.surfaces, "surface")):
             value = text(line, name)
-            if value is not None and (value in counter or len(counter) < MOST_GROUPS):
-                counter[value] += alike
+            if value is not None:
+                add(counter, value, alike)
 
     def settle(self) -> None:
         """Give what the log left out to the largest group it may have belonged to."""

@@ -179,7 +179,7 @@ class Writer:
             self._complain(error)
             return
         self._anchored, self._anchored_at = seq, trio.current_time()
-        log.info("%s", said(chain.name, seq, mac))
+        self._app.log("audit.anchor", message=said(chain.name, seq, mac))
 
     async def _write(self) -> None:
         """Everything that waits. Raises nothing: what could not be written waits on."""

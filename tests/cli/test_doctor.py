@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from clawproxy.config import Config
 from clawproxy.config.units import parse_duration
-from clawproxy.doctor import BALANCERS, CAUSES, Evidence, as_json, as_text, diagnose, gather
+from clawproxy.doctor import BALANCERS, CAUSES, Evidence, as_json, as_text, diagnose, evidence, gather
 from clawproxy.doctor.balancers import named
 from clawproxy.doctor.clients import cluster
 from clawproxy.doctor.findings import round_up
@@ -158,3 +158,21 @@ def test_a_clock_is_found_among_people(limit: float, times: int, people: list[fl
     found = cluster([limit * (1 + 0.001 * (n % 5)) for n in range(times)] + people)
     assert found is not None
     assert found.count >= times
+
+
+def test_what_is_remembered_of_a_log_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "MOST_GROUPS", 20)
+    lines = [
+        json.dumps(line)
+        for at in range(100)
+        for line in (
+            {"event": "log.suppressed", "cause": f"x {at}", "suppressed": 1},
+            {"event": "exchange.closed", "outcome": "client_gone", "key": f"k{at}"},
+            {"event": "exchange.closed", "outcome": "x", "error": f"e{at}", "key": f"k{at}"},
+        )
+    ]
+    found = evidence.Evidence()
+    for line in lines:
+        found.read(json.loads(line))
+    assert max(len(found.stray), len(found.gone[False].keys), *(len(group.keys) for group in found.groups.values())) <= 20
+    assert found.gone[False].quiet.count == 100

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import attrs
 import pytest
+from click.testing import CliRunner
 
-from clawproxy.cli import serve
+from clawproxy.cli import audit, serve
 from clawproxy.cli.common import no_formula
 from clawproxy.cli.usagetable import standings
 from clawproxy.ops.standings import BudgetStanding
@@ -29,6 +30,24 @@ def test_no_line_about_budgets_moves_a_cursor() -> None:
         lines = standings([shown], 100)
         assert any("overrun by 1" in line for line in lines)
         assert not any("\x1b" in line or "\u202e" in line for line in lines)
+
+
+@pytest.mark.parametrize("words", [["show"], ["show", "r-1"]])
+def test_no_name_passes_for_a_row(words: list[str], tmp_path: Path) -> None:
+    """What a client calls its model is one field of one line."""
+    (tmp_path / "audit").mkdir()
+    row = {
+        "time": "2026-01-01T00:00:00Z",
+        "outcome": "refused.auth",
+        "request_id": "r-1",
+        "key": "k",
+        "model": "m\noutcome  complete\t",
+    }
+    (tmp_path / "audit" / "gw.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "clawproxy.toml").write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
+    shown = CliRunner().invoke(audit.command, [*words, "--config", str(tmp_path / "clawproxy.toml")]).stdout
+    assert "m·outcome  complete·" in shown
+    assert not any(line.startswith("outcome  complete") for line in shown.splitlines())
 
 
 def test_the_ready_file_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import clawproxy_audit as audit
+from clawproxy.cli.audit import command
 from clawproxy.config import Config
 from clawproxy.config.schema import Duration, Size
 from clawproxy.context import App
 from clawproxy.events import Outcome
+from clawproxy.ops import logs
 from clawproxy.stores.memory import MemoryStore
 from clawproxy.testing.factories import make_exchange
 from clawproxy_audit import anchors as anchors_module
@@ -218,14 +223,45 @@ async def test_rows_older_than_they_are_kept_for_go(tmp_path: Path) -> None:
     assert report.last == 40
 
 
-async def test_where_it_is_is_anchored_and_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What the gateway's log has, rationed as it is."""
+    lines, bridge = io.StringIO(), logs.Bridge()
+    monkeypatch.setattr(logs, "LOG", logs.Log(lines))
+    monkeypatch.setattr(logging.getLogger("clawproxy.audit"), "level", logging.INFO)
+    logging.getLogger().addHandler(bridge)
+    yield lines
+    logging.getLogger().removeHandler(bridge)
+
+
+async def test_no_anchor_is_left_out_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: io.StringIO) -> None:
+    """However many there are: who cuts off the end, and the anchors, is found out by the last one alone."""
+    monkeypatch.setattr(writer, "ANCHOR_ROWS", 1)
+    monkeypatch.setattr(writer, "WRITE_EVERY", 0.001)
+    path = tmp_path / "anchors" / "gw"
+    async with trio.open_nursery() as nursery:
+        app = App(Config(), MemoryStore(), "gw", tmp_path, pepper=PEPPER, nursery=nursery, log=logs.log_event)
+        async with audit.lifespan(app):
+            for number in range(1, 9):
+                closing = audit.exchange_closed(make_exchange(instance="gw"), DONE, audit.Audit(AuditSettings()))
+                assert closing is not None
+                await closing
+                with trio.fail_after(5):
+                    while not path.exists() or path.read_bytes().count(b"\n") < number:
+                        await trio.sleep(0.002)
+        nursery.cancel_scope.cancel()
+    assert logged.getvalue().count("audit anchor gw ") == 8
+    path.unlink()
+    change(tmp_path / "audit" / "gw.jsonl", lambda rows: rows[:-1])
+    assert checked(tmp_path).intact
+    assert not checked(tmp_path, log=logged.getvalue().splitlines()).intact
+
+
+async def test_where_it_is_is_anchored_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: io.StringIO) -> None:
     monkeypatch.setattr(writer, "ANCHOR_ROWS", 5)
     monkeypatch.setattr(writer, "WRITE_EVERY", 0.001)
-    caplog.set_level("INFO", "clawproxy.audit")
     async with trio.open_nursery() as nursery:
-        app = App(Config(), MemoryStore(), "gw", tmp_path, pepper=PEPPER, nursery=nursery)
+        app = App(Config(), MemoryStore(), "gw", tmp_path, pepper=PEPPER, nursery=nursery, log=logs.log_event)
         async with audit.lifespan(app):
             for _ in range(7):
                 closing = audit.exchange_closed(make_exchange(instance="gw"), DONE, audit.Audit(AuditSettings()))
@@ -236,8 +272,8 @@ async def test_where_it_is_is_anchored_and_said(
                     await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
     assert checked(tmp_path).tail == 0
-    assert checked(tmp_path, log=caplog.text.splitlines()).intact
-    assert "audit anchor gw 7 " in caplog.text
+    assert checked(tmp_path, log=logged.getvalue().splitlines()).intact
+    assert "audit anchor gw 7 " in logged.getvalue()
 
 
 def test_the_statements_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +373,32 @@ async def test_the_command_shows_and_exports(tmp_path: Path) -> None:
     assert len(lines) == 5
     assert "'=u0" in lines[0], "a spreadsheet must not take it for a formula"
     assert cli("export", "--config", str(config), "--since", "yesterday").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"5",
+        b"[" * 100_000,
+        b'{"time":"0001-01-01T00:00:00+14:00","outcome":"x","request_id":"r"}',
+        b'{"time":"2026-01-01T00:00:00Z","outcome":"x","request_id":"r","usage":"many"}',
+        b'{"time":"2026-01-01T00:00:00Z","outcome":5,"request_id":[],"route":{}}',
+        b'{"time":5,"outcome":"x","request_id":"r"}',
+        b"\xff\x00",
+    ],
+)
+def test_who_looks_into_a_log_that_was_damaged_is_told_of_the_rest(
+    line: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "clawproxy.toml"
+    config.write_text(f'[server]\nstate_dir = "{tmp_path}"\n')
+    (tmp_path / "audit").mkdir()
+    good = b'{"time":"2026-01-01T00:00:00Z","outcome":"complete","request_id":"r-1","route":{"provider":"p","model":"m"}}'
+    (tmp_path / "audit" / "gw.jsonl").write_bytes(b"\n".join((line, good, b"")))
+    for words in (["show"], ["export"], ["export", "--format", "csv"]):
+        result = CliRunner().invoke(command, [*words, "--config", str(config)])
+        assert (result.exit_code, result.exception) == (0, None)
+        assert "r-1" in result.stdout
 
 
 @pytest.mark.slow

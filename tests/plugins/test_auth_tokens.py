@@ -165,6 +165,19 @@ async def test_a_certificate_nobody_vouches_for(issuer: Issuer, tmp_path: Path) 
         await fetch(f"{issuer.url}/jwks", ca_file=other)
 
 
+async def test_authorities_that_are_replaced_are_believed(issuer: Issuer, tmp_path: Path) -> None:
+    """Without a restart, and those before are not any more."""
+    path = tmp_path / "authorities.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    with pytest.raises(FetchError, match="certificate verify failed"):
+        await fetch(f"{issuer.url}/jwks", ca_file=path)
+    path.write_bytes(issuer.ca_file.read_bytes())
+    assert (await fetch(f"{issuer.url}/jwks", ca_file=path)).status == 200
+    path.unlink()
+    with pytest.raises(FetchError, match="FileNotFoundError"):
+        await fetch(f"{issuer.url}/jwks", ca_file=path)
+
+
 async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
     issuer.pages["/jwks"] = None
     with pytest.raises(FetchError, match="sent more than 3 bytes"):
