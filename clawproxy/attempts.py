@@ -141,8 +141,8 @@ class AttemptRun:
     def _keep(self, attempt: Attempt, opening: Opening, error: BaseException) -> None:
         """Where the provider is to be read on for its figures, take the stream out of what would close it."""
         cause = self.lifetime.cause
-        if cause is None and isinstance(error, ClawError):
-            cause = error
+        if cause is None and isinstance(error, ClawError) and error.slug in UNDELIVERED:
+            cause = error  # noticed in writing to it; who lost a race has another client that hears the winner
         if not self.ended and draining.is_wanted(self.generation.config.providers.get(attempt.route.provider), cause):
             keep = getattr(opening, "keep", None)  # a plugin's upstream need not have it
             self._kept = None if keep is None else keep()

@@ -172,6 +172,18 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
             "claw.toml:4: budgets.b.scope: is missing; add `scope = ...` here",
         ],
     ),
+    "what is read on, and can not be": (
+        '[providers.a]\nbase_url = "http://127.0.0.1:9/v1"\ndrain_time = "5s"\n'
+        '[providers.b]\ndialect = "openai_responses"\nbase_url = "http://127.0.0.1:9/v1"\nwebsocket = true\non_cancel = "drain"\n'
+        '[providers.c]\nbase_url = "http://127.0.0.1:9/v1"\non_cancel = "drain"\ndrain_time = "1h"\ndrain_bytes = 0\n',
+        [
+            'claw.toml:3: providers.a.drain_time: has no meaning without on_cancel = "drain"; write that too, or remove it',
+            'claw.toml:8: providers.b.on_cancel: "drain" can not be had with websocket = true: an answer there is ended by a message; '
+            "remove one of the two",
+            'claw.toml:12: providers.c.drain_time: must be above "0s" and at most "10m"',
+            'claw.toml:13: providers.c.drain_bytes: must be at least 1; for none at all write on_cancel = "cancel"',
+        ],
+    ),
     "workers": (
         "[server]\nworkers = 4\n",
         [

@@ -13,6 +13,7 @@ import trio
 from clawproxy.config import (
     BudgetConfig,
     Duration,
+    Hedge,
     ModelConfig,
     PoolConfig,
     Price,
@@ -22,11 +23,11 @@ from clawproxy.config import (
     SecretRef,
 )
 from clawproxy.config.schema import Size
-from clawproxy.scripted import ScriptedProvider
+from clawproxy.scripted import ScriptedProvider, parse
 from clawproxy.stores.base import LedgerRow
 from clawproxy.stores.sqlite import SqliteStore
 from tests.e2e.harness import KEY, PROVIDER_KEY, Running, gateway
-from tests.e2e.http_client import chat_body
+from tests.e2e.http_client import chat, chat_body
 from tests.e2e.test_claw_socket import socket, text
 
 MODELS = {
@@ -170,3 +171,25 @@ async def test_what_is_not_the_clients_doing_is_not_read_on(tmp_path: Path) -> N
         row = await settled(running)
         assert row.closed is not None
         assert (row.closed.outcome, row.closed.source) == ("provider_error.cut", "estimated")
+
+
+async def test_whoever_lost_a_race_is_not_read_on(tmp_path: Path) -> None:
+    """Its client hears the winner. It is cancelled at once, whatever its provider bills for that."""
+    async with ScriptedProvider.running() as provider:
+        provider.queue.extend([parse("head; stall"), parse("say hello; end")])
+        providers = {
+            name: ProviderConfig(base_url=provider.base_url, api_key=SecretRef("", PROVIDER_KEY), on_cancel="drain")
+            for name in ("one", "two")
+        }
+        routes = (RouteConfig("one", "scripted-1"), RouteConfig("two", "scripted-1"))
+        models = {"test-model": ModelConfig(routes, hedge=Hedge(Duration(0.01)))}
+        sections = {"router": {"hedge_share": 1.0}}
+        async with gateway(tmp_path, providers=providers, models=models, sections=sections) as running:
+            with trio.fail_after(10):
+                async with await running.connect() as connection:
+                    assert (await chat(connection, "hello", key=KEY)).status == 200
+                await running.at_rest()
+                await provider.log.wait_for(lambda log: not log.in_progress)
+            assert sorted(entry.state for entry in provider.log.entries) == ["closed_by_peer", "finished"]
+            rows = await running.server.gateway.app.store.rows()
+            assert sorted(row.closed.outcome for row in rows if row.closed) == ["cancelled", "complete"]

