@@ -73,6 +73,7 @@ def _limits(config: Config) -> Iterator[Finding]:
         "requests_per_connection",
         "errors_per_connection",
         "response",
+        "media",
     ):
         was, now = getattr(default, name), getattr(config.limits, name)
         if now > was or not now:

@@ -257,6 +257,25 @@ async def test_the_last_resort_is_sent_to_nobody(tmp_path: Path) -> None:
         assert asked(running) == ["m-eu"]
 
 
+@frozen
+class Careless:
+    """Sets a route aside that may not be taken: the last look before anything is sent is the core's."""
+
+    @hookimpl
+    async def choose_route(self, exchange: Exchange) -> Any:
+        await trio.lowlevel.checkpoint()
+        exchange.last_resort = R_US
+        return Astray([R_EU])
+
+
+async def test_the_last_look_is_before_anything_is_sent(tmp_path: Path) -> None:
+    async with bound(tmp_path, first=Careless()) as running:
+        assert (await chat(running, BOUND, "script: status 500", "both")).status == 403
+        assert asked(running) == ["m-eu"]
+        assert (await chat(running, FREE, "script: status 500", "both")).status >= 500
+        assert asked(running) == ["m-eu", "m-us"]
+
+
 async def test_without_models_it_is_the_providers_own_region(tmp_path: Path) -> None:
     """No route could say one there."""
     rules = {"clinics": ResidencyConfig(Words(("global",)), region=Words(("eu",)))}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import attrs
@@ -138,6 +139,32 @@ async def closed(running: Running, calls: int = 0) -> AsyncIterator[None]:
         while descriptors() > held + idle or trio.lowlevel.current_statistics().tasks_living > tasks + idle:
             await trio.sleep(0.01)
     assert not running.provider.log.malformed
+
+
+@attrs.define(eq=False)
+class Step(trio.abc.Instrument):
+    """The longest that a task of the gateway's held the others up, in seconds of this thread's own time: a busy machine's wait is
+    none of it."""
+
+    seconds: float = 0.0
+    _begun: float = attrs.field(factory=time.thread_time)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._begun = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task.name.startswith("clawproxy.server"):
+            self.seconds = max(self.seconds, time.thread_time() - self._begun)
+
+
+@contextmanager
+def longest_step() -> Iterator[Step]:
+    step = Step()
+    trio.lowlevel.add_instrument(step)
+    try:
+        yield step
+    finally:
+        trio.lowlevel.remove_instrument(step)
 
 
 async def _well(running: Running) -> None:

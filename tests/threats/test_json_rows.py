@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import trio
 from clawproxy.config import ModelConfig, RouteConfig, Size
 from tests.e2e.harness import CALM, KEY, Running, gateway
 from tests.e2e.websocket_client import Frames, masked, open_raw
-from tests.threats.kit import SAID, closed, document, post, say
+from tests.threats.kit import SAID, closed, document, longest_step, post, say
 
 PATHS = (
     "/v1/chat/completions",
@@ -121,16 +120,17 @@ async def test_j07_bytes_that_are_no_utf8_and_nul_in_keys(running: Running) -> N
 
 
 async def test_j08_too_many_values(running: Running) -> None:
-    many = {str(number): 1 for number in range(200_000)}
-    bodies = [
-        json.dumps(many).encode(),
+    bodies = [  # made in no time: while this test works, the gateway beside it is late
+        b"{" + b",".join([b'"%d":1' % number for number in range(200_000)]) + b"}",
         b"[" + b"1," * 999_999 + b"1]",
-        json.dumps({"model": "test-model", "messages": [{"role": "user", "content": "x"}] * 100_001}).encode(),
+        b'{"model":"test-model","messages":[' + b'{"role":"user","content":"x"},' * 100_000 + b'{"role":"user","content":"x"}]}',
     ]
     async with closed(running):
         for body in bodies:
-            answer = await say(running.address, post(body), seconds=20)
+            with longest_step() as step:
+                answer = await say(running.address, post(body), seconds=20)
             assert answer.status in (400, 413)
+            assert step.seconds < 0.1
 
 
 @pytest.mark.parametrize(
@@ -147,17 +147,12 @@ async def test_j09_other_kinds_of_content(running: Running, kind: str) -> None:
         assert answer.status == 431
 
 
-async def test_j10_two_megabytes_of_text_are_fine(running: Running) -> None:
-    text = "word " * 400_000
-    async with closed(running, calls=1):
-        said = [{"role": "user", "content": text}, SAID]
+async def test_j10_two_megabytes_of_text_are_fine(tmp_path: Path) -> None:
+    models = {"test-model": ModelConfig((RouteConfig("scripted", "scripted-1"),))}
+    async with gateway(tmp_path, models=models) as running, closed(running, calls=1):
         running.provider.will("say fine")
-        answer = await say(running.address, post(document(messages=said)), seconds=20)
-        assert answer.status in (200, 400)
-        if answer.status == 400:  # a model's window is another matter
-            assert answer.code == "context_length_exceeded"
-            running.provider.queue.clear()
-            await say(running.address, post(document()))
+        said = [{"role": "user", "content": "word " * 400_000}]
+        assert (await say(running.address, post(document(messages=said)), seconds=20)).status == 200
 
 
 def picture(size: int) -> dict[str, Any]:
@@ -210,43 +205,27 @@ async def test_s09_media_have_a_limit_of_their_own(tmp_path: Path) -> None:
 
 
 async def test_s09_a_body_above_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    body = json.dumps(picture(20_000_000)).encode()
     async with gateway(tmp_path, limits=attrs.evolve(CALM, body=Size(1024 * 1024))) as running:
-        body = json.dumps(picture(20_000_000)).encode()
         async with closed(running):
             answer = await say(running.address, post(body))
         assert (answer.status, answer.code) == (413, "body_too_large")
 
 
-class Longest(trio.abc.Instrument):
-    """The longest that a task of the gateway's held the others up, in seconds of this thread's own time."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._begun = time.thread_time()
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._begun = time.thread_time()
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task.name.startswith("clawproxy.server"):
-            self.seconds = max(self.seconds, time.thread_time() - self._begun)
-
-
 async def test_s09_at_the_limit_others_wait_less_than_100_ms(tmp_path: Path) -> None:
     """A picture of 20 MiB in base64, through the whole gateway to the provider."""
+    size = LimitsConfig().media
+    assert size == 20 * 1024 * 1024
+    data = post(picture(size))
     async with gateway(tmp_path) as running:
-        size = running.config.limits.media
-        data = post(picture(size))
         took = []
         for _ in range(3):
-            longest = Longest()
             async with closed(running, calls=1):
-                trio.lowlevel.add_instrument(longest)
-                answer = await say(running.address, data, seconds=30)
-                trio.lowlevel.remove_instrument(longest)
+                with longest_step() as step:
+                    answer = await say(running.address, data, seconds=30)
             assert answer.status == 200
-            took.append(longest.seconds)
-            if longest.seconds < 0.1:
+            took.append(step.seconds)
+            if step.seconds < 0.1:
                 break
         print(f"the longest step took {[round(each * 1000) for each in took]} ms")
         assert 0.001 < min(took) < 0.1
