@@ -103,12 +103,17 @@ class Answer:
     def _is_clean(self, events: Sequence[Event]) -> bool:
         """Whether nothing is held, and all the text of this batch may go on: one look, however many tokens it is."""
         said = []
+        over = False
         for event in events:
             kind = type(event)
             if kind is self._key:
+                if over:
+                    return False  # the text before its end is a text of its own
                 said.append(event.text)  # type: ignore[union-attr]
             elif kind in CONTENT:
                 return False
+            elif kind is Finish or kind is End or kind is Failed:
+                over = True
         return self._current.passes(said[0] if len(said) == 1 else "".join(said))
 
     def end(self) -> Sequence[Event]:

@@ -74,7 +74,7 @@ def test_each_pattern_is_linear(name: str) -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_each_wording_is_linear(pattern: str) -> None:
     compiled = re2.compile(pattern.encode(), options())
-    for unit in (
+    units = (
         "a",
         " ",
         "\t",
@@ -87,7 +87,8 @@ def test_each_wording_is_linear(pattern: str) -> None:
         "read ",
         "忽略之前",
         "aа",
-    ):
+    )
+    for unit in units:
         assert seconds(compiled, (unit * (100_000 // len(unit.encode())) + "!").encode()) < 0.05
 
 
@@ -192,9 +193,8 @@ def test_check_digits(check: Any, good: list[str], bad: list[str]) -> None:
 
 
 def test_what_follows_an_iban_is_none_of_it() -> None:
-    assert (
-        once(EVERYTHING, "DE89 3704 0044 0532 0130 00 AND BE68 5390 0754 7034 THEN") == "[redacted:iban] AND [redacted:iban] THEN"
-    )
+    text = "DE89 3704 0044 0532 0130 00 AND BE68 5390 0754 7034 THEN"
+    assert once(EVERYTHING, text) == "[redacted:iban] AND [redacted:iban] THEN"
 
 
 def test_a_number_within_a_longer_one_is_none() -> None:
@@ -356,10 +356,8 @@ def test_links_that_carry_data_away(text: str, counts: bool) -> None:
 
 def test_all_links_but_those_allowed() -> None:
     found = scanner(links=LinkSettings("redact", ("good.example",), "all"))
-    assert (
-        once(found, "[a](https://other.example/) [b](https://good.example/x)")
-        == "[a]([redacted:link]) [b](https://good.example/x)"
-    )
+    text = "[a](https://other.example/) [b](https://good.example/x)"
+    assert once(found, text) == "[a]([redacted:link]) [b](https://good.example/x)"
 
 
 def test_links_are_looked_for_in_answers_only() -> None:

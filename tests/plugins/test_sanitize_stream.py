@@ -323,6 +323,7 @@ def merged(events: Sequence[Event]) -> list[tuple[object, str]]:
 
 @pytest.mark.parametrize("found", [SCANNER, CUSTOM], ids=["default", "custom"])
 @given(st.lists(st.lists(EVENTS, max_size=6), max_size=6))
+@example([[Text("Ünder"), Finish("stop"), Text("x")]])
 @settings(max_examples=LONG or 150, deadline=None)
 def test_a_batch_looked_at_at_once_says_the_same(found: Scanner, batches: list[list[Event]]) -> None:
     class OneByOne(Answer):
