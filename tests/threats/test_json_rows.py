@@ -214,7 +214,7 @@ async def test_s09_a_body_above_the_limit_is_refused_before_it_is_read(tmp_path:
 
 async def test_s09_at_the_limit_others_wait_less_than_100_ms(tmp_path: Path) -> None:
     """A picture of 20 MiB in base64, through the whole gateway to the provider."""
-    size = LimitsConfig().media
+    size = CALM.media
     assert size == 20 * 1024 * 1024
     data = post(picture(size))
     async with gateway(tmp_path) as running:
