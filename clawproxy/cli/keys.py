@@ -17,7 +17,7 @@ import trio
 
 from clawproxy.cli import say
 from clawproxy.cli.common import config_option, load_config, pepper, printable, state_dir
-from clawproxy.config import KeyConfig
+from clawproxy.config import KeyConfig, fits
 from clawproxy.config.load import Loaded
 from clawproxy.config.units import parse_duration
 from clawproxy.errors import ConfigError
@@ -72,8 +72,13 @@ def create(
         raise ConfigError([f"NAME: requests of {place} are booked under `{name}`; choose another name"])
     problems = [f'--role: "{printable(role)}" is not in [roles] of {loaded.config.path}' for role in fields["roles"]
                 if loaded.config.roles and role not in loaded.config.roles]  # fmt: skip
+    problems += [f'--model: "{printable(model)}" is no pattern; write a model\'s name, "prefix*" or "*"'
+                 for model in models if not model or "*" in model[:-1]]  # fmt: skip
     if problems:
         raise ConfigError(problems)
+    for model in models:
+        if loaded.config.models and not any(fits(name, (model,)) for name in loaded.config.models):
+            say(f'warning: --model: "{printable(model)}" fits none of [models] of {loaded.config.path}')
     secret, record = new_record(name, pepper(loaded, plugins), models=models or ("*",), expires=until, **fields)
 
     async def work(store: Store) -> None:

@@ -21,7 +21,7 @@ from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import Config, Moment, Words, authorized
-from clawproxy.config.checks_policies import NEEDS
+from clawproxy.config.checks_policies import NEEDS, SURFACES
 from clawproxy.config.load import Loaded, Source, parse, read
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import lines
@@ -148,6 +148,8 @@ def _nonsense(case: Case) -> Iterator[tuple[KeyPath, str]]:
             yield ("request", "needs"), f'"{shown(need)}" is not known; {suggest(need, NEEDS)}'
     if case.request.operation not in ("chat", "embeddings", "count_tokens"):
         yield ("request", "operation"), f'"{shown(case.request.operation)}" is not known; write chat, embeddings or count_tokens'
+    if case.request.surface not in SURFACES:
+        yield ("request", "surface"), f'"{shown(case.request.surface)}" is not known; {suggest(case.request.surface, SURFACES)}'
     if case.expect == Expected():
         yield ("expect",), f"is empty; write any of {listed(attrs.fields_dict(Expected))}"
     if case.expect.error is not None and case.expect.error not in KINDS:

@@ -263,7 +263,8 @@ def structure_section(converter: Converter, cl: type[Any], section: Any, path: K
             return converter.structure(section, cl), wrong
         except Exception as error:
             rows = list(problems(error, path))
-            known = {row[0] for row in wrong}  # a required key that was pruned is now missing: said already
+            # A required key that was pruned, or the table around one, is now missing: said already.
+            known = {path[:length] for path, _ in wrong for length in range(len(path) + 1)}
             wrong += [row for row in rows if row[0] not in known]
             pruned = section
             for where in sorted((row[0] for row in rows), key=lambda where: [str(part) for part in where], reverse=True):

@@ -91,6 +91,14 @@ def test_what_can_not_be_done() -> None:
     assert said("show", "bench", "--json")[0]["from"] == "configuration"
 
 
+def test_models_that_nothing_fits() -> None:
+    assert '--model: "d*o" is no pattern; write a model' in wrong("create", "x", "--model", "d*o")
+    made = run("create", "x", "--model", "demmo", "--model", "de*")
+    assert made.exit_code == 0
+    assert made.stderr.splitlines()[0] == 'warning: --model: "demmo" fits none of [models] of clawproxy.toml'
+    assert "de*" not in made.stderr
+
+
 def test_a_name_that_an_issuers_requests_are_booked_under(folder: Path) -> None:
     issuer = '[plugins.auth.issuers.corp]\nissuer = "https://issuer.example"\naudiences = ["gw"]\n'
     (folder / "clawproxy.toml").write_text(CONFIG + issuer)

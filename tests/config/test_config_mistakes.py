@@ -131,6 +131,29 @@ def test_what_serve_finds_has_its_place_too(folder: Path) -> None:
     assert problem.startswith("claw.toml:4: server.state_dir: ")
 
 
+@pytest.mark.parametrize(
+    ("asked", "sentences"),
+    [
+        ('surface = "openai"', ['case[0].request.surface: "openai" is not known; did you mean `openai_chat`?']),
+        ("roles = 5", ["case[0].request.roles: is an integer; write a string, or an array of them"]),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_case_that_tests_nothing_is_refused(asked: str, sentences: list[str]) -> None:
+    Path("cases.toml").write_text(f'[[case]]\nrequest = {{ model = "m", {asked} }}\nexpect = {{ route = "a/m" }}\n')
+    assert said(GOOD, "policy", "test", "cases.toml") == [f"cases.toml:2: {sentence}" for sentence in sentences]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_table_that_is_left_out_for_its_mistakes_is_not_missed() -> None:
+    text = '[[case]]\nrequest = { modle = "m" }\nexpect = { route = "a/m" }\n'
+    Path("cases.toml").write_text(text)
+    assert said(GOOD, "policy", "test", "cases.toml") == [
+        "cases.toml:2: case[0].request.model: is missing; add `model = ...` here",
+        "cases.toml:2: case[0].request.modle: is not a key here; did you mean `model`?",
+    ]
+
+
 def helps(command: click.Command, words: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     text = CliRunner().invoke(cli.clawproxy, [*words, "--help"], terminal_width=80).output
     found = [(" ".join(words), text)]
