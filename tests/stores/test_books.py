@@ -220,7 +220,7 @@ async def test_a_clock_far_ahead_is_not_believed_for_ever(tmp_path: Path, caplog
 
 
 async def test_nothing_is_forgotten_by_a_time_that_no_book_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock jumps ahead, a request is turned away, old totals are forgotten, the gateway starts again and the clock is put right:
+    """A clock jumps ahead, a request is turned away, old totals are forgotten, the gateway starts again and the clock is right:
     what was used in the minute before is still known."""
     minute = Account("global", "requests", "minute", True)
     now = began = 1_800_000_000.0
