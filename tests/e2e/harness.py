@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from clawproxy.config import Config, KeyConfig, ModelConfig, PoolConfig, ProviderConfig, RouteConfig, SecretRef, ServerConfig
-from clawproxy.config.schema import LimitsConfig
+from clawproxy.config.schema import Duration, LimitsConfig
 from clawproxy.scripted import ScriptedProvider
 from clawproxy.server import Listening, Server
 
@@ -26,6 +26,9 @@ ONCE: Mapping[str, Any] = {"retries": {"most": 0}}
 """`[plugins.router]` unless a test has its own: a provider fails as often as it was told to, and is not asked again."""
 NOTHING_RESTS: Mapping[str, Any] = {"router": {**ONCE, "breaker": {"enabled": False}, "credentials": {"enabled": False}}}
 """`sections` for tests that make a provider fail again and again, and want it asked each time."""
+
+CALM = LimitsConfig(shed_lag=Duration(60.0))
+"""`limits` unless a test has its own: a busy machine is no reason to turn clients away."""
 
 
 @attrs.define
@@ -80,7 +83,7 @@ def make_config(tmp_path: Path, base_url: str, **changes: Any) -> Config:
         },
         models={"test-model": ModelConfig((RouteConfig("scripted", "scripted-1", context_tokens=100_000),))},
         keys={"test": KeyConfig(SecretRef("", KEY))},
-        limits=LimitsConfig(),
+        limits=CALM,
     )
     changes["plugins"] = changes.pop("config_plugins", {})
     return attrs.evolve(config, **changes)

@@ -31,6 +31,8 @@ from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import chat, chat_body
 from tests.e2e.websocket_client import Frames, open_raw
 
+pytestmark = pytest.mark.timed
+
 FAST = Deadlines(connect=0.1, queue=0.1, first_token=0.2, stall=0.2, total=2.0, keepalive_sse=0.05, keepalive_ws=5.0, write=0.5)
 SLOW = attrs.evolve(FAST, first_token=5.0, stall=5.0, stall_reasoning=5.0, total=10.0, keepalive_sse=4.0)
 OLD = "sk-test-old-0123456789abcdefghijklmnop"

@@ -19,12 +19,14 @@ import trio
 
 from clawproxy.clocks import Deadlines, Rate
 from clawproxy.config import ModelConfig, PoolConfig, ProviderConfig, RouteConfig
-from clawproxy.config.schema import Duration, LimitsConfig
+from clawproxy.config.schema import Duration
 from clawproxy.ops.logs import LOG, Ration
 from tests.e2e.faultworld import error_of, over_websocket
-from tests.e2e.harness import KEY, Running, gateway
+from tests.e2e.harness import CALM, KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, chat_body
 from tests.e2e.websocket_client import Frames, open_raw
+
+pytestmark = pytest.mark.timed
 
 FAST = Deadlines(first_token=0.2, stall=0.2, total=5.0, connect=0.2, queue=0.2, write=0.2, head=0.2, body=0.2, auth=0.2)
 
@@ -152,7 +154,7 @@ async def test_no_place_in_the_pool_or_in_the_gateway(tmp_path: Path, log: io.St
     async with gateway(tmp_path / "one", deadlines=deadlines) as other:
         base_url = other.config.providers["scripted"].base_url
         small = {"scripted": ProviderConfig(base_url=base_url, pool=PoolConfig(max=1))}
-        full: list[dict[str, Any]] = [{"providers": small}, {"limits": LimitsConfig(in_flight=1)}]
+        full: list[dict[str, Any]] = [{"providers": small}, {"limits": attrs.evolve(CALM, in_flight=1)}]
         for number, changes in enumerate(full):
             async with gateway(tmp_path / str(number), deadlines=deadlines, **changes) as running:
                 with trio.fail_after(5):

@@ -19,6 +19,8 @@ from tests.e2e.faultworld import DOORS, LIMIT, QUICK, Door, World, of_reply, wor
 from tests.e2e.harness import KEY
 from tests.e2e.http_client import chat, fetch
 
+pytestmark = pytest.mark.timed
+
 ON_EACH_DOOR = pytest.mark.parametrize("door", DOORS)
 
 # --- refuses, unroutable, DNS fails or hangs ---------------------------------------------------------------------------

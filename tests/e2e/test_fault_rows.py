@@ -18,6 +18,8 @@ from clawproxy.scripted import parse
 from clawproxy.upstream import answer
 from tests.e2e.faultworld import DOORS, LIMIT, Door, Seen, world
 
+pytestmark = pytest.mark.timed
+
 SPENT = r'body "{\"error\": {\"code\": \"insufficient_quota\", \"message\": \"You exceeded your current quota.\"}}"'
 LINE = r'raw "data: {\"choices\": [{\"index\": 0, \"delta\": {\"content\": \"'
 

@@ -19,6 +19,8 @@ from trio_websocket import ConnectionClosed, connect_websocket
 
 from tests.e2e.harness import KEY, Running, descriptors, gateway
 
+pytestmark = pytest.mark.timed
+
 CLIENTS = 200
 AT_ONCE = 10
 SCRIPTS = [

@@ -11,11 +11,12 @@ import trio
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import ModelConfig, ProviderConfig, RouteConfig
-from clawproxy.config.schema import LimitsConfig
 from clawproxy.scripted import parse
 from clawproxy.transport.pulse import Pulse
-from tests.e2e.harness import KEY, Running, gateway
+from tests.e2e.harness import CALM, KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, fetch
+
+pytestmark = pytest.mark.timed
 
 FAST = Deadlines(first_token=0.3, stall=0.3, queue=0.3, total=3.0, keepalive_sse=0.05)
 
@@ -47,7 +48,7 @@ async def beside_another(running: Running, stream: bool) -> Reply:
 async def test_in_the_queue(tmp_path: Path, stream: bool) -> None:
     """The first one commits the 200, so that what follows is an error event; an answer without `stream` keeps its status."""
     deadlines = attrs.evolve(FAST, first_token=5.0, total=10.0)
-    async with gateway(tmp_path, deadlines=deadlines, limits=LimitsConfig(in_flight=1)) as running:
+    async with gateway(tmp_path, deadlines=deadlines, limits=attrs.evolve(CALM, in_flight=1)) as running:
         with trio.fail_after(5):
             reply = await beside_another(running, stream)
     if not stream:

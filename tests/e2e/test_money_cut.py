@@ -19,6 +19,8 @@ from tests.e2e.websocket_client import Frames, masked, open_raw
 from tests.matrix import asking, reading
 from tests.matrix.asking import Ask
 
+pytestmark = pytest.mark.timed
+
 LIMIT = 60
 TRIES = 5
 """The best of them counts: the machine has other things to do."""

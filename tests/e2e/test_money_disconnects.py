@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from clawproxy.config import BudgetConfig, Duration, ModelConfig, Price, PriceConfig, RouteConfig
-from clawproxy.config.schema import LimitsConfig
+from clawproxy.config import BudgetConfig, ModelConfig, Price, PriceConfig, RouteConfig
 from clawproxy.counting import counter_for
 from clawproxy.scripted import Entry, parse
 from clawproxy.stores.base import LedgerClose
@@ -82,8 +81,7 @@ async def test_b_05_clients_that_leave_at_random_bytes(tmp_path: Path) -> None:
     words = TEXT.split(" ")
     budgets = {"day": BudgetConfig("global", "1_000_000_000 tokens", "day"), "money": BudgetConfig("key:*", "$1000", "day")}
     seen: Counter[str] = Counter()
-    limits = LimitsConfig(shed_lag=Duration(60.0))  # a busy machine is no reason to turn clients away
-    async with gateway(tmp_path, budgets=budgets, models=MODELS, limits=limits) as running:
+    async with gateway(tmp_path, budgets=budgets, models=MODELS) as running:
         running.provider.log.max_entries = 10**6
         running.provider.default = parse(f"pace 1ms; say {TEXT}; end")
         prompt = "Tell me what a gateway is for, in plain words and at some length, as you would to a friend."

@@ -31,7 +31,6 @@ from clawproxy.config import (
     RouteConfig,
     SecretRef,
 )
-from clawproxy.config.schema import LimitsConfig
 from clawproxy.scripted import ScriptedProvider, parse
 from clawproxy.stores.base import Account, LedgerRow, Store, Unit
 from tests.e2e.harness import PROVIDER_KEY, Running, gateway
@@ -159,7 +158,6 @@ async def one_round(folder: Path, chance: random.Random, told: Counter[str], see
             keys=KEYS,
             budgets=budgets(AT_ONCE),
             deadlines=Deadlines(queue=0.3),
-            limits=LimitsConfig(shed_lag=Duration(60.0)),
             sections={"router": {"hedge_share": 1.0, "breaker": {"enabled": False}}},
         ) as running:
             async with trio.open_nursery() as nursery:

@@ -30,6 +30,8 @@ from clawproxy.upstream.renewal import Unobtainable
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat
 
+pytestmark = pytest.mark.timed
+
 SECONDS = float(os.environ.get("CLAW_OAUTH_SECONDS", "2.5"))
 LIFE = float(os.environ.get("CLAW_OAUTH_LIFE", "1"))
 RATE = 200

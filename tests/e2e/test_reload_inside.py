@@ -15,11 +15,10 @@ import trio.testing
 import trustme
 
 from clawproxy.config import PipelineConfig, ProviderConfig, ServerConfig, TLSConfig
-from clawproxy.config.schema import LimitsConfig
 from clawproxy.context import Registry
 from clawproxy.errors import ConfigError
 from clawproxy.hookspecs import hookimpl
-from tests.e2e.harness import KEY, PROVIDER_KEY, Running, descriptors, gateway
+from tests.e2e.harness import CALM, KEY, PROVIDER_KEY, Running, descriptors, gateway
 from tests.e2e.http_client import Reply, chat
 from tests.e2e.test_claw_socket import socket, text
 
@@ -245,7 +244,7 @@ async def test_a_plugin_may_refuse(tmp_path: Path) -> None:
 
 
 async def test_limits_of_the_new_generation_hold_for_who_comes(tmp_path: Path) -> None:
-    async with world(tmp_path, limits=LimitsConfig()) as it, trio.open_nursery() as nursery:
+    async with world(tmp_path, limits=CALM) as it, trio.open_nursery() as nursery:
         nursery.start_soon(it.ask, "script: stall")
         with trio.fail_after(5):
             await it.running.provider.log.wait_for(lambda log: log.in_progress)

@@ -23,6 +23,8 @@ from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, fetch
 from tests.e2e.test_cache import claw
 
+pytestmark = pytest.mark.timed
+
 KEYS = ("sk-canary-first-0123456789abcdef", "sk-canary-second-0123456789abcd")
 FAST = Deadlines(first_token=1.0, stall=1.0, total=3.0, connect=0.5)
 QUICK = {"first": "1ms", "longest": "1s"}

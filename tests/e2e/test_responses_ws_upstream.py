@@ -55,6 +55,7 @@ async def test_answers_share_a_socket_and_each_has_its_row(tmp_path: Path) -> No
         assert [(row.closed.input_tokens, row.closed.output_tokens) for row in rows if row.closed] == [(11, 7)] * 3
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("script", ["stall", "say One; stall", "tokens 100000 every 1ms"])
 async def test_a_client_that_leaves_closes_the_providers_socket(tmp_path: Path, script: str) -> None:
     """Within 20 ms, the best of five: a busy machine can only add to it."""

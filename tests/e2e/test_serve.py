@@ -16,7 +16,7 @@ import trio
 from clawproxy.scripted import ScriptedProvider, parse
 from tests.e2e.http_client import chat
 from tests.e2e.process import Served, served, settings
-from tests.transport_websocket.test_node_and_browser import CHROMIUM, NODE, SAMPLE, page, run, websocket_flags
+from tests.transport_websocket.test_node_and_browser import CHROMIUM, NODE, SAMPLE, browse, page, run, websocket_flags
 
 CLIENT_KEY = "sk-client-canary-0918273645abcdef"
 PROVIDER_KEY = "sk-provider-canary-5a6b7c8d9e0f1122"
@@ -199,7 +199,6 @@ async def test_the_sample_client_in_node(world: World) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 async def test_the_sample_client_in_chromium(tmp_path: Path) -> None:
     """In a page of an origin that is listed."""
-    assert CHROMIUM is not None
     async with ScriptedProvider.running("say Hello, wörld 😀") as provider, page("") as origin_holder:
         extra = f'origins = ["{origin_holder.origin}"]\n'
         config = settings(tmp_path, provider.base_url, extra=extra)
@@ -208,9 +207,7 @@ async def test_the_sample_client_in_chromium(tmp_path: Path) -> None:
             report = "(text) => fetch('/', { method: 'POST', body: text + '|END' })"
             script = f"{SAMPLE}\nsample('{url}', '{CLIENT_KEY}', {report});"
             origin_holder.body = f"<!doctype html><meta charset=utf-8><body><script>{script}</script>"
-            flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-            command = [CHROMIUM, *flags.split(), "--disable-component-update", "--disable-sync", "--remote-debugging-port=0"]
-            nursery.start_soon(lambda: run(*command, f"--user-data-dir={tmp_path / 'profile'}", f"{origin_holder.origin}/"))
+            nursery.start_soon(browse, f"{origin_holder.origin}/", tmp_path / "profile")
             with trio.fail_after(60):
                 while origin_holder.report is None:
                     await trio.sleep(0.05)

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from clawproxy.config import LimitsConfig, ModelConfig, RouteConfig, Size
-from tests.e2e.harness import KEY, Running, gateway
+from tests.e2e.harness import CALM, KEY, Running, gateway
 from tests.e2e.websocket_client import Frames, masked, open_raw
 from tests.threats.kit import SAID, closed, document, longest_step, post, say
 
@@ -163,7 +164,7 @@ def picture(size: int) -> dict[str, Any]:
 
 async def test_s09_media_have_a_limit_of_their_own(tmp_path: Path) -> None:
     """S-09: above it 413, in any format, though the body itself is within its limit; a text of that length is none of it."""
-    limits = LimitsConfig(media=Size(1_000_000), frame=Size(4_000_000))
+    limits = attrs.evolve(CALM, media=Size(1_000_000), frame=Size(4_000_000))
     models = {name: ModelConfig((RouteConfig("scripted", "scripted-1"),)) for name in ("test-model", "wide")}
     async with gateway(tmp_path, limits=limits, models=models) as running:
         for size, status in ((1_000_000, 200), (1_000_004, 413)):
@@ -205,7 +206,7 @@ async def test_s09_media_have_a_limit_of_their_own(tmp_path: Path) -> None:
 
 async def test_s09_a_body_above_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
     body = json.dumps(picture(20_000_000)).encode()
-    async with gateway(tmp_path, limits=LimitsConfig(body=Size(1024 * 1024))) as running:
+    async with gateway(tmp_path, limits=attrs.evolve(CALM, body=Size(1024 * 1024))) as running:
         async with closed(running):
             answer = await say(running.address, post(body))
         assert (answer.status, answer.code) == (413, "body_too_large")

@@ -17,6 +17,8 @@ from clawproxy.transport.limits import ConnectionLimits, ReserveDescriptor
 
 from .support import P, Raw, get, opened, post
 
+pytestmark = pytest.mark.timed
+
 
 def config(**deadlines: float) -> Config:
     return Config(deadlines=Deadlines(**deadlines))

@@ -14,6 +14,8 @@ from clawproxy.transport.front import Front
 
 from .support import Door, Raw, get, opened, post
 
+pytestmark = pytest.mark.timed
+
 
 async def leave_by_fin(raw: Raw) -> None:
     await trio.lowlevel.checkpoint()

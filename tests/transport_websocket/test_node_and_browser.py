@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,9 +27,11 @@ NODE = shutil.which("node")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-async def run(*command: str, limit: float = 60.0) -> bytes:
+async def run(*command: str, limit: float = 60.0, env: dict[str, str] | None = None) -> bytes:
     """Standard output of a program, which is ended with everything it started."""
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = await trio.lowlevel.open_process(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, env=env
+    )
     out = b""
     try:
         with trio.fail_after(limit):
@@ -112,13 +115,21 @@ async def page(body: str) -> AsyncIterator[Page]:
         nursery.cancel_scope.cancel()
 
 
+async def browse(url: str, profile: Path) -> None:
+    """Chromium with that page, until it is cancelled. Its socket needs a folder with a short name, and would stay there."""
+    assert CHROMIUM is not None
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    more = ("--disable-component-update", "--disable-sync", "--remote-debugging-port=0", f"--user-data-dir={profile}")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        await run(CHROMIUM, *flags.split(), *more, url, env={**os.environ, "TMPDIR": folder})
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_the_sample_client_in_a_browser(allowed: bool, tmp_path: Path) -> None:
     """W-20: a page of an origin that is not listed gets nothing."""
-    assert CHROMIUM is not None
     service = FakeService()
     async with gateway(service) as gw:
         report = "(text) => fetch('/', { method: 'POST', body: text + '|END' })"
@@ -127,11 +138,7 @@ async def test_the_sample_client_in_a_browser(allowed: bool, tmp_path: Path) -> 
         async with page(html) as here, trio.open_nursery() as nursery:
             if allowed:
                 service.config = Config(server=ServerConfig(origins=(here.origin,)))
-            nursery.start_soon(
-                run, CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", f"{here.origin}/",
-            )  # fmt: skip
+            nursery.start_soon(browse, f"{here.origin}/", tmp_path)
             await until(lambda: here.report is not None, 60)
             nursery.cancel_scope.cancel()
     if allowed:

@@ -381,6 +381,7 @@ async def test_an_upgrade_that_hangs_is_under_the_connect_clock() -> None:
 # --- leaving ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("script", ["stall", "begin; stall", "say One; stall", "tokens 1000000"])
 async def test_leaving_early_closes_the_socket(script: str) -> None:
     """Within 20 ms, the best of five: a busy machine can only add to it."""
