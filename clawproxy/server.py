@@ -127,6 +127,7 @@ class Server:
             async with AsyncExitStack() as stack:
                 stack.push_async_callback(_close_bounded, store.aclose)
                 await self._serve(stack, bound, admin, tls, store, state_dir, ready, signals=signals)
+            log_event("server.stopped", "info")  # plugins had their last words
         finally:
             for each in [*bound, *([admin] if admin else [])]:
                 each.close()
@@ -199,7 +200,6 @@ class Server:
                 log_event("server.listening", "info", listen=listening.listen, admin=listening.admin)
                 ready(listening)
             service.cancel_scope.cancel()
-        log_event("server.stopped", "info")
 
     def _resolve(self, ref: SecretRef) -> Secret:
         try:
