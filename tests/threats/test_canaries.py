@@ -298,12 +298,12 @@ async def reload(run: Run, world: World, folder: Path) -> None:
         await run.page("/readyz")
         if number < 2:
             run.said.append(await trio.to_thread.run_sync(command, folder, run.held, "check"))
-    world.write(world.text.replace('level = "debug"', 'level = "info"').replace("CANARY_OTHER_CLIENT", "CANARY_NEXT_CLIENT"))
-    world.hang_up()
-    await world.until("ok", await world.reloads("ok") + 1)
-    world.write(world.text)
-    world.hang_up()
-    await world.until("ok", await world.reloads("ok") + 1)
+    changed = world.text.replace('level = "debug"', 'level = "info"').replace("CANARY_OTHER_CLIENT", "CANARY_NEXT_CLIENT")
+    for text in (changed, world.text):
+        before = await world.reloads("ok")
+        world.write(text)
+        world.hang_up()
+        await world.until("ok", before + 1)
 
 
 @asynccontextmanager
