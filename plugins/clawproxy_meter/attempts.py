@@ -191,7 +191,14 @@ class Metered:
     # --- what the tap sees ---------------------------------------------------------------------------------------------------
 
     def see(self, batch: Batch) -> None:
-        for event in batch.events:
+        events = batch.events
+        if len(events) > 4 and self._running is None:  # tokens that were read together: half the time
+            texts = [event.text for event in events if type(event) is Text]
+            self._size += figures.text_bytes("".join(texts))
+            if len(texts) == len(events):
+                return
+            events = [event for event in events if type(event) is not Text]
+        for event in events:
             kind = type(event)
             if kind is Text or kind is Reasoning or kind is Refused:
                 text: str = event.text  # type: ignore[union-attr]
