@@ -279,7 +279,9 @@ class Store(Protocol):
         """More for a running attempt, all of it or nothing: `amount` is what is to be added. It is a reservation of its own,
         in the window of the latest time the store has seen.
 
-        Raises LookupError where the attempt holds nothing (`reserve` with a claim comes first), ClawError("store_unavailable").
+        Where it can not be written down it may be taken all the same: running answers finish. What a crash then leaves is settled
+        at what was written. Raises LookupError where the attempt holds nothing (`reserve` with a claim comes first),
+        ClawError("store_unavailable").
         """
         ...
 

@@ -18,6 +18,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -196,10 +197,10 @@ class SqliteStore:
         plan = self._accounts.plan(claims)
         if isinstance(plan, Shortage):
             return Ready(plan)
-        entries = held_entries(plan)
-        line = top_up_line(attempt, entries)
-        self._append(line)
-        self._remember(Line("t", (attempt,), entries), len(line))
+        line = top_up_line(attempt, entries := held_entries(plan))
+        with suppress(ClawError):  # running streams finish; their closing, from the spool, says what they were charged
+            self._append(line)
+            self._remember(Line("t", (attempt,), entries), len(line))
         self._accounts.hold(attempt, plan)
         return DONE
 

@@ -148,9 +148,9 @@ async def test_a_reservation_that_can_not_be_written_holds_nothing(tmp_path: Pat
     real, store._segment._fd = store._segment._fd, os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
     with pytest.raises(ClawError):
         await store.reserve(make_open(opened=time.time()), claims())
-    with pytest.raises(ClawError):
-        await store.top_up(running.id, claims())
     assert await used(store) == [(0, 10), (0, 1000)]
+    assert await store.top_up(running.id, claims()) is None, "running answers finish (FAULTS, disk full)"
+    assert await used(store) == [(0, 20), (0, 2000)]
     await store.close_row(make_close(running.id), charges())
     assert await used(store) == [(4, 0), (400, 0)], "settled at once, written when it can be"
     os.close(store._segment._fd)
