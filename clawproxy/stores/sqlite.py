@@ -130,10 +130,7 @@ class SqliteStore:
 
     @classmethod
     def open_tool(cls, state_dir: Path) -> SqliteStore:
-        """For commands (`keys`, `usage`), with the gateway up or down: all but `open_row` works. Takes no lock.
-
-        Raises ConfigError.
-        """
+        """For commands (`keys`, `usage`), with the gateway up or down: all but `open_row` works. No lock. Raises ConfigError."""
         state_dir = state_dir.expanduser()
         make_private_dir(state_dir)
         make_private_dir(state_dir / "journal")
@@ -293,11 +290,12 @@ class SqliteStore:
             self._fresh, self._fresh_from, self._fresh_bytes = [], segment.size, 0
         try:
             folded = await self._writer.run(self._fold_now, fresh)
-        except ClawError as error:
+        except Exception as error:  # a defect, too: what runs finishes
             self._sick = True
             if not was_sick:
-                log.error("the ledger can not be written (%s): new requests are refused until it can", error.__cause__)
-            raise
+                why = error.__cause__ or type(error).__name__
+                log.error("the ledger can not be written (%s): new requests are refused until it can", why)
+            raise ClawError("store_unavailable") from error
         self._sick = False
         if was_sick:
             log.warning("the ledger can be written again")

@@ -13,7 +13,20 @@ import attrs
 import pytest
 import trio
 
-from clawproxy.config import Config, KeyConfig, ModelConfig, Price, PriceConfig, ProviderConfig, RouteConfig, SecretRef
+from clawproxy.config import (
+    Config,
+    KeyConfig,
+    ModelConfig,
+    PipelineConfig,
+    Price,
+    PriceConfig,
+    ProviderConfig,
+    RouteConfig,
+    SecretRef,
+)
+from clawproxy.context import App
+from clawproxy.hookspecs import hookimpl
+from clawproxy.messages import Credentials, Principal
 from clawproxy.transport.catalog import catalog
 from tests.e2e.harness import KEY, Running, gateway
 from tests.e2e.http_client import Reply, chat, fetch
@@ -158,6 +171,27 @@ def test_limits_are_those_of_every_route() -> None:
 
 
 # --- what was used -----------------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """Users of one issuer: their tokens share its key."""
+
+    @hookimpl
+    async def authenticate(self, credentials: Credentials, app: App) -> Principal | None:
+        await trio.lowlevel.checkpoint()
+        token = credentials.token or ""
+        return Principal("corp", user=token.removeprefix("token-of-")) if token.startswith("token-of-") else None
+
+
+async def test_a_user_is_not_told_what_others_of_the_same_issuer_use(tmp_path: Path) -> None:
+    order = PipelineConfig(("issuer", *PipelineConfig().order))
+    async with gateway(tmp_path, **models(), plugins={"issuer": Issuer()}, pipeline=order) as running:
+        for user, times in (("ann", 1), ("bob", 2)):
+            for _ in range(times):
+                assert (await ask(running, "test-model", f"token-of-{user}")).status == 200
+        for user, times in (("ann", 1), ("bob", 2), ("eve", 0)):
+            summary = (await get(running, "/v1/usage", f"token-of-{user}")).json()["usage"]["summary"]
+            assert summary["requestCount"] == times
 
 
 async def test_usage_is_counted_by_key_and_priced(tmp_path: Path) -> None:
