@@ -38,7 +38,7 @@ from clawproxy.ops.standings import BudgetStanding, own_budget
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
 from clawproxy.reach import candidates_for, reached, shown_provider
 from clawproxy.service import Call, Client
-from clawproxy.stores.base import ALL, UsageRow
+from clawproxy.stores.base import ALL, UsageRow, Where
 from clawproxy.upstream.base import Upstream
 
 CREDENTIAL_CACHE = 3.0
@@ -339,7 +339,7 @@ class Gateway:
     async def usage(self, principal: Principal, since: float) -> UsageRow:
         """What this principal's key has used since a Unix time: an issuer's tokens share one, and each user is told of the own
         part alone. Raises ClawError("store_unavailable")."""
-        own = ALL if principal.user is None or principal.may_assert else {"user": principal.user}
+        own: Where = ALL if principal.user is None or principal.may_assert else {"user": principal.user}
         try:
             [row] = await self.app.store.usage(since=since, key=principal.key, where=own)
         except ClawError:
