@@ -1,6 +1,7 @@
 """The audit log as commands read it: rows as dicts, with the gateway up or down.
 
-Rule: a line that is no whole row (torn by a crash, still being written) is passed over; `clawproxy audit verify` is who judges.
+Rule: a line that is no whole row (torn by a crash, still being written, changed by somebody) is passed over; `clawproxy audit
+      verify` is who judges.
 """
 
 from __future__ import annotations
@@ -20,6 +21,38 @@ from clawproxy.errors import ConfigError
 LONGEST = 1 << 20
 """Bytes of a line; a row has a hundredth of it."""
 Row = dict[str, Any]
+
+
+class _Place(msgspec.Struct):
+    provider: str
+    model: str
+
+
+class _Attempt(_Place):
+    reason: str
+    outcome: str | None
+
+
+class _Weighed(_Place):
+    why: str
+    score: float | None
+
+
+class _Hit(msgspec.Struct):
+    rule: str
+    action: str
+    shadow: bool
+
+
+class _Shape(msgspec.Struct):
+    """Of a row, what commands rely on."""
+
+    request_id: str
+    attempts: list[_Attempt] = []
+    considered: list[_Weighed] = []
+    rules: list[_Hit] = []
+    residency: list[str] = []
+    notices: list[str] = []
 
 
 def files(state_dir: Path) -> list[Path]:
@@ -66,10 +99,11 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 def _row(line: bytes) -> Row | None:
     try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        row: Row = msgspec.json.decode(line)
+        msgspec.convert(row, _Shape)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("request_id"), str) else None
+    return row
 
 
 def parse_since(text: str | None) -> float | None:

@@ -13,7 +13,7 @@ import trio
 from click.testing import CliRunner
 
 from clawproxy.cli import policyexplain
-from clawproxy.cli.auditrows import rows
+from clawproxy.cli.auditrows import row_of, rows
 from clawproxy.cli.policy import command
 from clawproxy.cli.policyexplain import explained, lines
 from clawproxy.config.load import load
@@ -136,6 +136,16 @@ def test_why_in_a_sentence(attempts: list[tuple[str, str, str]], why: str) -> No
         for at, (provider, reason, outcome) in enumerate(attempts, 1)
     ]
     assert policyexplain._why({"attempts": rows}) == why
+
+
+@pytest.mark.parametrize(
+    "changed", ['"attempts":5', '"attempts":[{"provider":"a"}]', '"rules":[7]', '"considered":[{"why":null}]', '"notices":[null]']
+)
+def test_a_row_that_somebody_changed_is_passed_over(tmp_path: Path, changed: str) -> None:
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "a.jsonl").write_text('{"request_id":"1",' + changed + '}\n[]\n7\n{"request_id":"2"}\n')
+    assert [row["request_id"] for row in rows(tmp_path)] == ["2"]
+    assert row_of(tmp_path, "1") is None
 
 
 # --- explain, dry-run, diff ---------------------------------------------------------------------------------------------------
