@@ -186,7 +186,7 @@ async def test_tokens_that_expire_under_load(tmp_path: Path) -> None:
     times = [at for at, _ in issuer.issued]
     assert len(times) >= SECONDS / LIFE
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert all(gap > LIFE * 0.6 for gap in gaps), gaps
+    assert all(gap > LIFE * 0.4 for gap in gaps), gaps
     assert len(issuer.asked) == len(issuer.issued), "one request each"
     print(f"{len(statuses)} requests, {statuses.count(200)} answered; {len(times)} tokens; {issuer.refused} refusals")
 
