@@ -64,7 +64,10 @@ async def _drain(app: App, attempt: Attempt, rest: Rest, stream: KeptStream, pro
         app.count("clawproxy_drained_total", provider=attempt.route.provider, result="ok" if rest.whole else "failed")
         with trio.move_on_after(SETTLING, shield=True):
             for settle in rest.waiting:
-                await settle()  # noqa: ASYNC102
+                try:
+                    await settle()  # noqa: ASYNC102
+                except Exception as error:  # one plugin's: the others' books are closed, the service goes on
+                    app.log("drain.failed", "error", error=type(error).__name__, provider=attempt.route.provider)
 
 
 def _look(attempt: Attempt, rest: Rest, batch: Batch) -> bool:

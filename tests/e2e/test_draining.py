@@ -4,6 +4,7 @@ once."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from clawproxy.config import (
     Duration,
     Hedge,
     ModelConfig,
+    PipelineConfig,
     PoolConfig,
     Price,
     PriceConfig,
@@ -23,6 +25,8 @@ from clawproxy.config import (
     SecretRef,
 )
 from clawproxy.config.schema import Size
+from clawproxy.context import Attempt
+from clawproxy.hookspecs import hookimpl
 from clawproxy.scripted import ScriptedProvider, parse
 from clawproxy.stores.base import LedgerRow
 from clawproxy.stores.sqlite import SqliteStore
@@ -40,10 +44,11 @@ REST = "say one two three; pause 60ms; say four; usage 11 7; end"
 class Drained:
     """A gateway whose provider is drained; the provider outlives it."""
 
-    def __init__(self, folder: Path, time: float = 30.0, size: int = 1024 * 1024) -> None:
+    def __init__(self, folder: Path, time: float = 30.0, size: int = 1024 * 1024, **changes: Any) -> None:
         self._folder = folder
         self._time = time
         self._size = size
+        self._changes = changes
 
     async def __aenter__(self) -> Running:
         self._stack = contextlib.AsyncExitStack()
@@ -58,7 +63,7 @@ class Drained:
             drain_bytes=Size(self._size),
         )
         running = await self._stack.enter_async_context(
-            gateway(self._folder, providers={"drained": drained}, models=MODELS, budgets=BUDGETS)
+            gateway(self._folder, providers={"drained": drained}, models=MODELS, budgets=BUDGETS, **self._changes)
         )
         running.provider = provider
         return running
@@ -107,6 +112,41 @@ async def test_the_figures_are_the_providers(tmp_path: Path) -> None:
         assert entry.state == "finished"
         pool = running.server.gateway.current.upstream.statistics()["drained"]  # type: ignore[attr-defined]
         assert (pool.active, pool.idle) == (0, 1), "a whole answer gives its connection back"
+
+
+class Clumsy:
+    """Its part of settling fails, for each attempt."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    @hookimpl
+    @contextlib.asynccontextmanager
+    async def open_attempt(self, attempt: Attempt) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if attempt.rest is not None:
+                attempt.rest.then(self.settle)
+
+    async def settle(self) -> None:
+        self.asked += 1
+        raise ValueError("what was said")
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_plugin_that_fails_at_it_ends_nothing_else(tmp_path: Path, first: bool) -> None:
+    order = PipelineConfig().order
+    clumsy = Clumsy()
+    pipeline = PipelineConfig(("clumsy", *order) if first else (*order, "clumsy"))
+    async with Drained(tmp_path, plugins={"clumsy": clumsy}, pipeline=pipeline) as running:
+        await leave(running, REST)
+        row = await settled(running)
+        assert row.closed is not None
+        assert (row.closed.source, row.closed.output_tokens) == ("measured", 7)
+        assert clumsy.asked == 1
+        async with await running.connect() as connection:
+            assert (await chat(connection, "hello", key=KEY)).status == 200
 
 
 async def test_a_receipt_says_that_more_may_come(tmp_path: Path) -> None:
