@@ -15,7 +15,7 @@ demo: $(VENV)/.runtime        ## start the gateway with the scripted provider an
 
 # Tests over sockets wait more than they compute: they run beside the others (not those of Ctrl-C: a shell's background job ignores it).
 # What measures real time runs alone, after both.
-WHOLE := tests/e2e tests/benchmarks
+WHOLE := tests/e2e tests/threats tests/benchmarks
 REST  := tests $(addprefix --ignore=,$(WHOLE))
 
 test: $(VENV)/.dev            ## all tests, under ten minutes (ARGS=...: only these)
