@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import trio
@@ -69,11 +70,16 @@ async def bound(tmp_path: Path, *, first: object | None = None, **changes: Any) 
         yield running
 
 
+_told: WeakKeyDictionary[ScriptedProvider, int] = WeakKeyDictionary()
+
+
 def asked(running: Running) -> list[str]:
-    """The models that providers were asked for since the last time."""
-    found = [dict(each.body)["model"] for each in running.provider.log.entries]
-    running.provider.log.clear()
-    return found
+    """The models that providers were asked for since the last time. By their numbers: a request that was asked about may still be
+    open at the provider."""
+    last = _told.get(running.provider, 0)
+    found = [each for each in running.provider.log.entries if each.serial > last]
+    _told[running.provider] = max([last, *(each.serial for each in found)])
+    return [dict(each.body)["model"] for each in found]
 
 
 async def audited(tmp_path: Path, count: int) -> list[dict[str, Any]]:
