@@ -29,6 +29,7 @@ from clawproxy.errors import ClawError
 from clawproxy.events import Batch, End, Finish, Text
 from clawproxy.hookspecs import hookimpl
 from clawproxy.messages import ChatRequest, Message, Route
+from clawproxy.scripted import ScriptedProvider
 from clawproxy_router import PriorityPlan
 from tests.matrix.expected import BASE
 

@@ -129,6 +129,7 @@ async def test_no_request_goes_where_no_role_reaches_and_it_is_told_why(tmp_path
             [("m-west", "weighted"), ("m-east", "role")],
         ]
         assert [route.model for route in witness.seen[0].candidates] == ["m-west"]
+        await running.provider.log.wait_for(lambda log: not log.in_progress)
         running.provider.log.clear()
         # a provider that fails is followed by none that is out of reach
         assert (await chat(running, TOKEN.format("eu"), "script: status 500", "both")).status >= 500
