@@ -27,17 +27,8 @@ from clawproxy.stores.windows import oldest
 
 log = logging.getLogger("clawproxy.store")
 
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS holds (id TEXT NOT NULL, entries TEXT NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS holds_id ON holds (id)",
-    'CREATE TABLE IF NOT EXISTS totals (scope TEXT NOT NULL, unit TEXT NOT NULL, "window" TEXT NOT NULL, '
-    "sliding INTEGER NOT NULL, period INTEGER NOT NULL, used INTEGER NOT NULL, overrun INTEGER NOT NULL, "
-    'PRIMARY KEY (scope, unit, "window", sliding, period)) WITHOUT ROWID',
-    'CREATE INDEX IF NOT EXISTS totals_period ON totals ("window", sliding, period)',
-    "CREATE INDEX IF NOT EXISTS attempts_open ON attempts (id) WHERE closed IS NULL",
-)
-
-OUTCOME = "orphaned"
+ORPHANED: Values = ("orphaned", 1, "estimated", None, None)
+"""How what a crash left has ended (`ledger.ENDING`)."""
 MOST = 2**62
 """A total stays there: one more charge must not overflow it."""
 CLOCK_OFF = 86_400.0
@@ -65,9 +56,9 @@ _HOLD = "INSERT INTO holds (id, entries) VALUES (?, ?)"
 _LET_GO = "DELETE FROM holds WHERE id = ?"
 _TOTALS = 'SELECT scope, unit, "window", sliding, period, used, overrun FROM totals'
 _SETTLE = (
-    f"UPDATE attempts SET closed = max(opened, ?), outcome = '{OUTCOME}', sent = 1, input_tokens = reserved_input, "
+    "UPDATE ledger SET closed = max(opened, ?), ending = ?, input_tokens = reserved_input, "
     "output_tokens = nullif(max(coalesce(reserved_output, -1), coalesce(?, -1), coalesce(? - reserved_input, -1)), -1), "
-    "source = 'estimated', cost_nano = coalesce(?, reserved_nano) WHERE closed IS NULL"
+    "cost_nano = coalesce(?, reserved_nano) WHERE closed IS NULL"
 )
 """What was held at last: an answer may have been given more than it began with."""
 
@@ -110,17 +101,18 @@ def charge(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     connection.executemany(_CHARGE, [(*key, min(used, MOST), min(overrun, MOST)) for key, (used, overrun) in sums.items()])
 
 
-def settle_orphans(connection: sqlite3.Connection, now: float) -> int:
-    """How many attempts were closed (rule 3). Those open are found by an index of their own: a big ledger costs nothing."""
+def settle_orphans(connection: sqlite3.Connection, now: float, ending: int) -> int:
+    """How many attempts were closed (rule 3). Those open are found by an index of their own: a big ledger costs nothing.
+    `ending`: the number of `ORPHANED`."""
     held: dict[str, list[Entry]] = {}
     for id_, entries in connection.execute("SELECT id, entries FROM holds"):
         held.setdefault(id_, []).extend(_decode(entries))
     charge(connection, (entry for entries in held.values() for entry in entries))
     connection.execute("DELETE FROM holds")
-    figures = [(now, *(_most(entries, unit) for unit in _SETTLED), id_) for id_, entries in held.items()]
+    figures = [(now, ending, *(_most(entries, unit) for unit in _SETTLED), id_) for id_, entries in held.items()]
     before = connection.total_changes
     connection.executemany(f"{_SETTLE} AND id = ?", figures)
-    connection.execute(_SETTLE, (now, None, None, None))
+    connection.execute(_SETTLE, (now, ending, None, None, None))
     return connection.total_changes - before
 
 
@@ -146,7 +138,7 @@ def prune(connection: sqlite3.Connection, now: float) -> None:
 def last_time(connection: sqlite3.Connection) -> float:
     """The latest time that the books know of; 0.0 where there is nothing in them."""
     newest = 'SELECT max(period) FROM totals WHERE "window" = ? AND sliding = ?'  # a top-up may be later than all openings
-    times = [connection.execute("SELECT max(opened) FROM attempts").fetchone()[0]]
+    times = [connection.execute("SELECT max(opened) FROM ledger").fetchone()[0]]
     times += [connection.execute(newest, kind).fetchone()[0] for kind in _KINDS]
     return max(at or 0.0 for at in times)
 

@@ -14,7 +14,8 @@ import attrs
 import msgspec
 
 from clawproxy.stores.base import KeyRecord, LedgerClose, LedgerOpen, LedgerRow
-from clawproxy.stores.database import COLUMNS, immediate
+from clawproxy.stores.database import immediate
+from clawproxy.stores.ledger import COLUMNS
 from clawproxy.stores.records import OPEN_FIELDS
 
 _KEY_FIELDS = tuple(field.name for field in attrs.fields(KeyRecord))

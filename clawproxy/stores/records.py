@@ -13,7 +13,6 @@ Rule 2: what is written can be folded: integers fit SQLite's and can not overflo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
@@ -59,9 +58,6 @@ class Line(NamedTuple):
     entries: Sequence[Entry] | None = None
     """None where there is no such part."""
 
-
-line_of = partial(tuple.__new__, Line)
-"""From a whole tuple: half the time of calling the class, twice an attempt."""
 
 Record = TypeVar("Record", LedgerOpen, LedgerClose)
 

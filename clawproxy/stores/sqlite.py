@@ -46,7 +46,8 @@ from clawproxy.stores.base import (
 )
 from clawproxy.stores.journal import Segment, segment_name
 from clawproxy.stores.lane import Lane
-from clawproxy.stores.records import Entry, Line, close_record, line_of, open_record, top_up_line
+from clawproxy.stores.ledger import Names
+from clawproxy.stores.records import Entry, close_record, open_record, top_up_line
 from clawproxy.stores.statedir import Lock, make_private_dir
 
 log = logging.getLogger("clawproxy.store")
@@ -80,8 +81,9 @@ class SqliteStore:
         self._lanes: list[Lane] = []
         self._segment: Segment | None = None
         self._accounts = Accounts()
+        self._names = Names()
         self._spool: deque[tuple[LedgerClose, Sequence[Entry] | None]] = deque()
-        self._fresh: list[LedgerOpen | LedgerClose | Line] = []
+        self._fresh: list[books.Booked] = []
         """What was appended to the active segment from byte `_fresh_from` on, `_fresh_bytes` in all."""
         self._fresh_from = self._fresh_bytes = 0
         self._dropped = 0
@@ -139,10 +141,10 @@ class SqliteStore:
     def _recover(self) -> None:
         connection = self._writer.connection
         try:
-            database.fold(connection, self._folder)
+            database.fold(connection, self._names, self._folder)
             now = time.time()
             with database.immediate(connection):
-                orphans = books.settle_orphans(connection, now)
+                orphans = books.settle_orphans(connection, now, self._names.orphaned(connection))
             if orphans:
                 log.warning("%d attempts were under way when the last process ended: closed at what was reserved", orphans)
             self._accounts = books.load(connection, now)
@@ -172,7 +174,7 @@ class SqliteStore:
         """Does not checkpoint: its caller is about to open a connection. `held`: what the attempt holds, for `reserve`."""
         kept, line = open_record(row, held)
         self._append(line)
-        self._remember(kept if held is None else line_of(("o", astuple(kept), held)), len(line))
+        self._remember(("o", astuple(kept), held), len(line))
         return DONE
 
     def reserve(self, row: LedgerOpen, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
@@ -197,7 +199,7 @@ class SqliteStore:
         line = top_up_line(attempt, entries := held_entries(plan))
         with suppress(ClawError):  # running streams finish; their closing, from the spool, says what they were charged
             self._append(line)
-            self._remember(Line("t", (attempt,), entries), len(line))
+            self._remember(("t", (attempt,), entries), len(line))
         self._accounts.hold(attempt, plan)
         return DONE
 
@@ -242,10 +244,10 @@ class SqliteStore:
             segment.append(line)
         except OSError:
             return False
-        self._remember(kept if charged is None else line_of(("c", astuple(kept), charged)), len(line))
+        self._remember(("c", astuple(kept), charged), len(line))
         return True
 
-    def _remember(self, kept: LedgerOpen | LedgerClose | Line, size: int) -> None:
+    def _remember(self, kept: books.Booked, size: int) -> None:
         """It is in the journal. For the fold it is at hand, too, unless there are too many."""
         if len(self._fresh) < FRESH_ROWS:
             self._fresh.append(kept)
@@ -308,7 +310,7 @@ class SqliteStore:
 
     def _fold_now(self, connection: sqlite3.Connection, fresh: database.Fresh | None) -> dict[str, int]:
         """In the writer's thread."""
-        folded = database.fold(connection, self._folder, fresh)
+        folded = database.fold(connection, self._names, self._folder, fresh)
         if self._lock is not None:
             database.remove_folded(connection, self._folder, fresh.name if fresh else None)
             now = time.time()

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from clawproxy.context import new_id
+from clawproxy.stores import schema
 from clawproxy.stores.base import KeyRecord, LedgerClose, LedgerOpen
+from clawproxy.stores.statedir import make_private_dir
 
-BEFORE_MAKERS = "ALTER TABLE keys DROP COLUMN maker"
-"""Takes back what schema 4 brought."""
+
+@contextlib.contextmanager
+def database_of(version: int, state_dir: Path) -> Iterator[sqlite3.Connection]:
+    """What that version of the schema left in a state directory, to be written into."""
+    make_private_dir(state_dir)
+    with contextlib.closing(sqlite3.connect(state_dir / "clawproxy.db")) as connection:
+        for step in range(1, version + 1):
+            for statement in schema._STEPS[step].split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
+        yield connection
+        connection.commit()
 
 
 def make_open(**changes: Any) -> LedgerOpen:

@@ -12,13 +12,14 @@ import pytest
 import trio
 
 from clawproxy.errors import ClawError
-from clawproxy.stores import books, database, sqlite
+from clawproxy.stores import books, schema, sqlite
 from clawproxy.stores.accounts import Accounts
 from clawproxy.stores.base import Account, Charge, Claim, Store
 from clawproxy.stores.journal import segments
+from clawproxy.stores.ledger import Names
 from clawproxy.stores.sqlite import SqliteStore
 
-from .conftest import BEFORE_MAKERS, make_close, make_open
+from .conftest import database_of, make_close, make_open
 from .test_sqlite import crash
 
 TOKENS = Account("key:bench", "tokens", "month", False)
@@ -177,7 +178,7 @@ async def test_a_start_does_not_look_at_the_ledger(tmp_path: Path) -> None:
     connection = store._writer.connection
     asked: list[str] = []
     connection.set_trace_callback(asked.append)
-    books.settle_orphans(connection, time.time())
+    books.settle_orphans(connection, time.time(), Names().orphaned(connection))
     books.prune(connection, time.time())
     books.load(connection, time.time())
     connection.set_trace_callback(None)
@@ -185,18 +186,20 @@ async def test_a_start_does_not_look_at_the_ledger(tmp_path: Path) -> None:
     for statement in asked:
         plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}"))
         assert "SCAN totals" not in plan, statement
-        assert "SCAN attempts" not in plan or "USING INDEX attempts_open" in plan or "max(opened)" in statement, (statement, plan)
+        assert "SCAN ledger" not in plan or "USING INDEX ledger_open" in plan or "max(opened)" in statement, (statement, plan)
     await store.aclose()
 
 
 async def test_a_start_after_a_crash_with_a_big_ledger(tmp_path: Path) -> None:
     await SqliteStore.open(tmp_path, "one").aclose()
     connection = sqlite3.connect(tmp_path / "clawproxy.db")
+    names = Names()
+    labels = names.labels(connection, ("i", 1, "k", None, None, None, "m", "p", "pm"))
     connection.execute(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50000) "
-        "INSERT INTO attempts (id, request_id, number, reason, opened, instance, generation, key, model, provider, "
-        "provider_model, reserved_input, closed, outcome, sent) "
-        "SELECT printf('%08d', n), 'r', 1, 'first', n, 'i', 1, 'k', 'm', 'p', 'pm', 1, n, 'complete', 1 FROM n"
+        "INSERT INTO ledger (id, request_id, labels, opened, reserved_input, closed, ending) "
+        "SELECT printf('%08d', n), 'r', ?, n, 1, n, ? FROM n",
+        (labels, names.orphaned(connection)),
     )
     connection.commit()
     connection.close()
@@ -294,24 +297,14 @@ async def test_a_tool_neither_settles_nor_reserves(tmp_path: Path) -> None:
 
 
 async def test_the_schema_before_accounts_is_brought_up(tmp_path: Path) -> None:
-    await SqliteStore.open(tmp_path, "one").aclose()
-    connection = sqlite3.connect(tmp_path / "clawproxy.db")
-    for statement in (
-        "DROP TABLE holds",
-        "DROP TABLE totals",
-        "DROP INDEX attempts_open",
-        BEFORE_MAKERS,
-        "ALTER TABLE attempts DROP COLUMN reserved_nano",
-        "PRAGMA user_version = 2",
-    ):
-        connection.execute(statement)
-    connection.close()
+    with database_of(2, tmp_path):
+        pass
     store = SqliteStore.open(tmp_path, "one")
     row = make_open(opened=time.time())
     await store.reserve(row, claims())
     await store.close_row(make_close(row.id), charges())
     await store.flush()
     assert len(await store.totals()) == 2
-    assert store._reader.connection.execute("PRAGMA user_version").fetchone() == (database.SCHEMA,)
+    assert store._reader.connection.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
     await trio.lowlevel.checkpoint()
     await store.aclose()

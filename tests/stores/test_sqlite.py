@@ -17,7 +17,7 @@ import trio.testing
 
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.secrets import Secret
-from clawproxy.stores import database, sqlite
+from clawproxy.stores import database, schema, sqlite
 from clawproxy.stores.sqlite import SqliteStore
 
 from .conftest import eventually, make_close, make_key, make_open
@@ -169,7 +169,7 @@ async def test_a_failed_open_lets_go_of_the_lock(state_dir: Path) -> None:
 async def test_a_newer_schema_is_refused(state_dir: Path) -> None:
     await SqliteStore.open(state_dir, "one").aclose()
     connection = sqlite3.connect(state_dir / "clawproxy.db")
-    connection.execute(f"PRAGMA user_version = {database.SCHEMA + 1}")
+    connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     connection.close()
     with pytest.raises(ConfigError, match="newer clawproxy"):
         SqliteStore.open(state_dir, "one")
@@ -283,7 +283,7 @@ async def test_a_record_is_applied_once_even_if_the_row_is_gone(state_dir: Path)
     await store.open_row(make_open())
     await store.flush()
     connection = sqlite3.connect(state_dir / "clawproxy.db")
-    connection.execute("DELETE FROM attempts")
+    connection.execute("DELETE FROM ledger")
     connection.commit()
     connection.close()
     await store.open_row(make_open(model="second"))
