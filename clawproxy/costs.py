@@ -44,6 +44,8 @@ def cost_nano(usage: Usage, price: PriceConfig) -> int | None:
             return None
         lines, factor = found
         return _rounded(sum(line.count * line.price for line in lines), factor)
+    if not usage.cached_tokens and not usage.cache_write_tokens:
+        return (given * price.input + taken * price.output + 500) // 1000
     cached = min(usage.cached_tokens or 0, given)
     written = min(usage.cache_write_tokens or 0, given - cached)
     pico = (

@@ -249,10 +249,12 @@ class SqliteStore:
 
     def _remember(self, kept: books.Booked, size: int) -> None:
         """It is in the journal. For the fold it is at hand, too, unless there are too many."""
-        if len(self._fresh) < FRESH_ROWS:
-            self._fresh.append(kept)
+        fresh = self._fresh
+        if not fresh:  # since the last fold
+            self._dirty.set()
+        if len(fresh) < FRESH_ROWS:
+            fresh.append(kept)
             self._fresh_bytes += size
-        self._dirty.set()
 
     def _unspool(self) -> bool:
         """Write what waits in the spool; whether all of it is written."""

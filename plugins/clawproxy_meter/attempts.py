@@ -44,14 +44,12 @@ class Books:
 
     def settle(self, exchange: Exchange) -> None:
         """Set `exchange.usage` and `exchange.cost_nano` to the sums of what is known by now."""
-        if len(self.attempts) == 1:  # nearly always
-            only = self.attempts[0]
-            exchange.usage = only.billed if only.closed else only.reckon()
-            exchange.cost_nano = only.cost
-            return
         for metered in self.attempts:
             if not metered.closed:
                 metered.reckon()
+        if len(self.attempts) == 1:  # nearly always
+            exchange.usage, exchange.cost_nano = metered.billed, metered.cost
+            return
         exchange.usage = _sum([metered.billed for metered in self.attempts if metered.billed is not None])
         exchange.cost_nano = self._cost()
 
@@ -157,20 +155,20 @@ class Metered:
         self._bytes_per_token = bytes_per_token
         self._default_output = default_output
         self._price = price
-        self._reserved_output: int | None
         self._running: Running | None = None
         """Counts the answer, where tokens are counted and not bytes."""
+        output: int | None = 0  # vectors and counts are no tokens
         if route.recorded is not None:
-            self._reserved, self._reserved_output = 0, 0
-        elif count is not None and only_text(request):
-            self._running = Running(count)
-            self._reserved = figures.prompt_bound(request, route.context_tokens, Limited(count))
-            self._reserved_output = figures.output_bound(request, route)
+            self._reserved = 0
         else:
-            self._reserved = figures.prompt_bound(request, route.context_tokens)
-            self._reserved_output = figures.output_bound(request, route)
-        if request.operation != "chat":
-            self._reserved_output = 0  # vectors and counts are no tokens
+            if count is not None and only_text(request):
+                self._running = Running(count)
+                self._reserved = figures.prompt_bound(request, route.context_tokens, Limited(count))
+            else:
+                self._reserved = figures.prompt_bound(request, route.context_tokens)
+            if request.operation == "chat":
+                output = figures.output_bound(request, route)
+        self._reserved_output = output
         self._books = books_of(exchange)
         self._flagged = False
         self._size = 0
@@ -180,7 +178,7 @@ class Metered:
         self._final = False
         """It said that its answer is whole, so its last report counts."""
         self._believed_whole: Usage | None = None
-        """A report that was looked at and needs no second look."""
+        """A whole answer's report that was looked at and needs no second look: it is what was billed."""
         self.route = route
         self.billed: Usage | None = None
         """What it comes to; None where it is free: never sent, or turned away unserved."""
@@ -192,12 +190,16 @@ class Metered:
 
     def see(self, batch: Batch) -> None:
         events = batch.events
-        if len(events) > 4 and self._running is None:  # tokens that were read together: half the time
-            texts = [event.text for event in events if type(event) is Text]
-            self._size += figures.text_bytes("".join(texts))
-            if len(texts) == len(events):
-                return
-            events = [event for event in events if type(event) is not Text]
+        end = len(events)
+        if end > 4 and self._running is None:  # tokens that were read together, and perhaps what follows the last
+            while end and type(events[end - 1]) is not Text:
+                end -= 1
+            try:
+                self._size += figures.text_bytes("".join([event.text for event in events[:end]]))  # type: ignore[union-attr]
+            except AttributeError:
+                pass  # something else is among them: one by one, then
+            else:
+                events = events[end:]
         for event in events:
             kind = type(event)
             if kind is Text or kind is Reasoning or kind is Refused:
@@ -250,7 +252,7 @@ class Metered:
     def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> Awaitable[None]:
-        outcome = self._outcome(exc)
+        outcome = self.attempt.outcome or self._outcome(exc)
         rest = self.attempt.rest
         if rest is None:
             return self._finish(outcome)
@@ -315,17 +317,24 @@ class Metered:
     def reckon(self, outcome: str | None = None) -> Usage | None:
         """What the attempt comes to by now: `billed`. By the end it is known better than when it was reckoned before. Counting
         tokens uses none."""
+        attempt = self.attempt
+        said = attempt.usage or self._reported
+        if said is not None and said is self._believed_whole:
+            return said  # a whole answer's own figures: nothing that comes later is better
         if self.route.recorded is not None:
             self.billed, self.cost = evolve(self._reported or _NOTHING, source="cache"), 0
-        elif not self.attempt.sent or self._request.operation == "count_tokens" or self._turned_away():
+        elif not attempt.sent or self._request.operation == "count_tokens" or (said is None and self._turned_away()):
             self.billed = self.cost = None
         else:
-            rest = self.attempt.rest
+            rest = attempt.rest
             if rest is not None and rest.whole:
                 self._final = True
-            whole = self._final or (outcome in ("complete", "truncated") and self.attempt.cut is None)
+            whole = self._final or (outcome in ("complete", "truncated") and attempt.cut is None)
             before = self.billed
-            self.billed = self._reckon(whole)
+            if whole and said is not None and said.source == "measured" and figures.is_sane(said):
+                self.billed = self._believed_whole = said
+            else:
+                self.billed = self._guess(said, whole)
             if self._price is not None and self.billed is not before:
                 self.cost = cost_nano(self.billed, self._price)
         return self.billed
@@ -333,7 +342,7 @@ class Metered:
     def _turned_away(self) -> bool:
         """The provider answered with an error status and nothing else, or is known not to have begun: none bills for that."""
         attempt = self.attempt
-        if self._size or self._reported is not None or attempt.usage is not None:
+        if self._size:
             return False
         if isinstance(attempt.error, ProviderFault) and not attempt.error.sent:
             return True
@@ -342,14 +351,9 @@ class Metered:
             status = attempt.error.details.provider_status
         return status is not None and status >= 300
 
-    def _reckon(self, whole: bool) -> Usage:
-        said = self.attempt.usage or self._reported
-        if said is None:
-            said = _NOTHING
-        elif whole and (said is self._believed_whole or (said.source == "measured" and figures.is_sane(said))):
-            self._believed_whole = said
-            return said
-        usage = self._believed(said)
+    def _guess(self, said: Usage | None, whole: bool) -> Usage:
+        """What is missing or not to be believed is estimated."""
+        usage = self._believed(said or _NOTHING)
         given, taken = usage.input_tokens, usage.output_tokens
         measured = given is not None and taken is not None
         if given is None:
@@ -381,11 +385,9 @@ class Metered:
         return error is not None and error.slug == "provider_error.cut" and attempt.sent and attempt.status is None
 
     def _outcome(self, exc: BaseException | None) -> str:
-        attempt = self.attempt
-        if attempt.outcome is not None:
-            return attempt.outcome
-        if attempt.error is not None:
-            return attempt.error.kind.outcome
+        """Where nobody has said."""
+        if self.attempt.error is not None:
+            return self.attempt.error.kind.outcome
         if exc is None:
             return "complete"
         if isinstance(exc, ClawError):

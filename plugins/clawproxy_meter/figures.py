@@ -26,7 +26,7 @@ ANSWERS = ("n", "generationConfig.candidateCount")
 def output_bound(request: ChatRequest, route: Route) -> int | None:
     """At most how many tokens the answer can be; None where nobody said. Each of several answers to one prompt may be as long."""
     longest = request.max_tokens if request.max_tokens is not None else route.max_output_tokens
-    return longest if longest is None else longest * answers(request)
+    return longest * answers(request) if longest and request.extra else longest
 
 
 def answers(request: ChatRequest) -> int:
@@ -62,16 +62,18 @@ def is_sane(usage: Usage) -> bool:
     if type(given) is not int or type(taken) is not int or not (0 <= given <= CLAMP_FLOOR and 0 <= taken <= CLAMP_FLOOR):
         return False
     cached, written, thought = usage.cached_tokens, usage.cache_write_tokens, usage.reasoning_tokens
+    long, heard, audio = usage.cache_write_1h_tokens, usage.cached_audio_tokens, usage.audio_input_tokens
+    spoken, seen, drawn = usage.audio_output_tokens, usage.image_input_tokens, usage.image_output_tokens
     return (
         (cached is None or _is_less(cached, given))
-        and (written is None or _is_part(written, given))
         and (thought is None or _is_less(thought, taken))
-        and ((long := usage.cache_write_1h_tokens) is None or _is_part(long, given))
-        and ((heard := usage.cached_audio_tokens) is None or _is_part(heard, given))
-        and ((audio := usage.audio_input_tokens) is None or _is_part(audio, given))
-        and ((image := usage.image_input_tokens) is None or _is_part(image, given))
-        and ((spoken := usage.audio_output_tokens) is None or _is_part(spoken, taken))
-        and ((drawn := usage.image_output_tokens) is None or _is_part(drawn, taken))
+        and (written is None or _is_part(written, given))
+        and (long is None or _is_part(long, given))
+        and (heard is None or _is_part(heard, given))
+        and (audio is None or _is_part(audio, given))
+        and (seen is None or _is_part(seen, given))
+        and (spoken is None or _is_part(spoken, taken))
+        and (drawn is None or _is_part(drawn, taken))
     )
 
 
