@@ -11,8 +11,8 @@ Rule 4: an attempt's hold is taken once and let go once. Ids of those that ended
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, Shortage, Standing, Unit, Window
 from clawproxy.stores.counters import Counter, make_counter
@@ -25,7 +25,7 @@ FEW = 1024
 """Below this many accounts none is forgotten."""
 
 
-class Taken(NamedTuple):
+class Taken(Struct, frozen=True, gc=False):
     """A part of a hold."""
 
     counter: Counter
@@ -34,21 +34,13 @@ class Taken(NamedTuple):
     limited: bool
 
 
-_taken = partial(tuple.__new__, Taken)
-"""From a tuple: half the time of calling the class, and there are several a request."""
-_entry = partial(tuple.__new__, Entry)
-
-
-class Hold(NamedTuple):
+class Hold(Struct, frozen=True, gc=False):
     """All that an attempt holds."""
 
     since: float
     taken: list[Taken]
     is_plain: bool = True
     """It was never topped up: no counter is there twice."""
-
-
-_held = partial(tuple.__new__, Hold)
 
 
 class Accounts:
@@ -89,25 +81,23 @@ class Accounts:
                 short = _later(short, Shortage(claim, counter.used, counter.held, counter.frees_at(amount, limit)))
                 continue
             limited = limit < UNLIMITED
-            for index, other in enumerate(taken):
-                if other[0] is counter:
-                    taken[index] = Taken(counter, counter.period, max(other.amount, amount), other.limited or limited)
-                    break
-            else:
-                taken.append(_taken((counter, counter.period, amount, limited)))
+            part = Taken(counter, counter.period, amount, limited)
+            if not taken or not _merged(part, taken):
+                taken.append(part)
         return taken if short is None else short
 
     def hold(self, id_: str, taken: list[Taken]) -> None:
         """Takes what was planned, for an attempt that may hold something already."""
-        for counter, period, amount, _ in taken:
+        for part in taken:
+            counter = part.counter
             counter.holders += 1
-            if type(counter) is Counter and period == counter.period:  # nearly all: without the call
-                counter.held += amount
+            if type(counter) is Counter and part.period == counter.period:  # nearly all: without the call
+                counter.held += part.amount
             else:
-                counter.hold(period, amount)
+                counter.hold(part.period, part.amount)
         held = self.held.get(id_)
         if held is None:
-            self.held[id_] = _held((self.now, taken, True))
+            self.held[id_] = Hold(self.now, taken)
         else:
             held.taken.extend(taken)  # in place: an answer of many MiB is topped up ten thousands of times
             self.held[id_] = Hold(held.since, held.taken, False)
@@ -143,7 +133,10 @@ class Accounts:
         taken = hold.taken
         entries: list[Entry] = []
         if hold.is_plain and _are_of(charges, taken):  # nearly always: half of the time
-            self._end_plainly(charges, taken, entries)
+            at = 0
+            for charge in charges:
+                _end_plainly(charge, taken[at], entries)
+                at += 1  # noqa: SIM113
             return entries
         merged: dict[Counter, Charge] = {}
         counters = self._counters
@@ -155,35 +148,10 @@ class Accounts:
         for counter, charge in merged.items():
             if charge.unit != "concurrent":
                 self._charge(hold, counter, charge, entries)
-        for counter, period, amount, _ in taken:
-            counter.holders -= 1
-            counter.hold(period, -amount)
+        for part in taken:
+            part.counter.holders -= 1
+            part.counter.hold(part.period, -part.amount)
         return entries
-
-    def _end_plainly(self, charges: Sequence[Charge], taken: list[Taken], entries: list[Entry]) -> None:
-        """Each charge is of the part of the hold in its place."""
-        for charge, (counter, period, amount, limited) in zip(charges, taken, strict=False):  # of one length
-            counter.holders -= 1
-            if charge.unit == "concurrent":
-                counter.hold(period, -amount)
-                continue
-            used, overrun = charge.amount, charge.overrun
-            if not 0 <= used <= MAX_NANO:
-                used = _clamped(used)
-            if not 0 <= overrun <= MAX_NANO:
-                overrun = _clamped(overrun)
-            if limited and used > amount:
-                overrun += used - amount
-                used = amount
-            if type(counter) is Counter:
-                if period == counter.period:
-                    counter.used += used
-                    counter.held -= amount
-                    counter.overrun += overrun
-            else:
-                counter.add(period, used, -amount, overrun)
-            if used or overrun:
-                entries.append(_entry((*counter.account, period, used, overrun)))
 
     def _charge(self, hold: Hold, counter: Counter, charge: Charge, entries: list[Entry]) -> None:
         rest, overrun = charge.amount, charge.overrun
@@ -194,24 +162,24 @@ class Accounts:
         last: Taken | None = None
         limited = False
         for part in hold.taken:
-            if part[0] is not counter:
+            if part.counter is not counter:
                 continue
             if last is not None:  # it was topped up: the earlier parts are used up first
                 used = min(rest, last.amount)
                 rest -= used
                 _book(counter, last.period, used, 0, entries)
             last = part
-            limited = limited or part[3]
+            limited = limited or part.limited
         if last is None:
             account = counter.account
             if self.now >= counter.ends:
                 counter.roll(self.now)
             period = period_of(account.window, account.sliding, hold.since)
         else:
-            period = last[1]
-            if limited and rest > last[2]:
-                overrun += rest - last[2]
-                rest = last[2]
+            period = last.period
+            if limited and rest > last.amount:
+                overrun += rest - last.amount
+                rest = last.amount
         _book(counter, period, rest, overrun, entries)
 
     # --- asking --------------------------------------------------------------------------------------------------------------
@@ -231,8 +199,8 @@ class Accounts:
 
     def restore_held(self, entries: Iterable[Entry]) -> None:
         """What an attempt of another process holds."""
-        for scope, unit, window, sliding, period, amount, _ in entries:
-            self._known(Account(scope, unit, window, sliding)).add(period, 0, amount)
+        for entry in entries:
+            self._known(Account(entry.scope, entry.unit, entry.window, entry.sliding)).add(entry.period, 0, entry.amount)
 
     def _known(self, account: Account) -> Counter:
         counter = self._counters.get(account)
@@ -243,27 +211,71 @@ class Accounts:
 
 
 def _are_of(charges: Sequence[Charge], taken: Sequence[Taken]) -> bool:
+    """Whether each charge is of the part of the hold in its place."""
     if len(charges) != len(taken):
         return False
-    for charge, part in zip(charges, taken, strict=False):
-        if (charge.scope, charge.unit, charge.window, charge.sliding) != part[0].account:
+    at = 0
+    for charge in charges:
+        counter = taken[at].counter
+        at += 1  # noqa: SIM113  # `enumerate` and `zip` cost more than what is done here
+        if charge.scope != counter.scope or charge.unit != counter.unit or charge.window != counter.window:
+            return False
+        if charge.sliding is not counter.sliding:
             return False
     return True
 
 
+def _end_plainly(charge: Charge, part: Taken, entries: list[Entry]) -> None:
+    counter, period, amount = part.counter, part.period, part.amount
+    counter.holders -= 1
+    if counter.unit == "concurrent":
+        counter.hold(period, -amount)
+        return
+    used, overrun = charge.amount, charge.overrun
+    if not 0 <= used <= MAX_NANO:
+        used = _clamped(used)
+    if not 0 <= overrun <= MAX_NANO:
+        overrun = _clamped(overrun)
+    if part.limited and used > amount:
+        overrun += used - amount
+        used = amount
+    if type(counter) is not Counter:
+        counter.add(period, used, -amount, overrun)
+    elif period == counter.period:
+        counter.used += used
+        counter.held -= amount
+        counter.overrun += overrun
+    if used or overrun:
+        entries.append(_entry(counter, period, used, overrun))
+
+
+def _merged(part: Taken, taken: list[Taken]) -> bool:
+    """Whether its counter is there already: it is the same use, so the larger amount counts."""
+    for index, other in enumerate(taken):
+        if other.counter is part.counter:
+            taken[index] = Taken(part.counter, part.period, max(other.amount, part.amount), other.limited or part.limited)
+            return True
+    return False
+
+
 def held_entries(taken: Iterable[Taken]) -> list[Entry]:
     """The books' word for what is held. Things at the same time end with the process, and are not written down."""
-    return [
-        _entry((*counter.account, period, amount, 0))
-        for counter, period, amount, _ in taken
-        if counter.account[1] != "concurrent"
-    ]
+    entries: list[Entry] = []
+    for part in taken:
+        counter = part.counter
+        if counter.unit != "concurrent":
+            entries.append(_entry(counter, part.period, part.amount))  # a comprehension of one costs twice this
+    return entries
+
+
+def _entry(counter: Counter, period: int, amount: int, overrun: int = 0) -> Entry:
+    return Entry(counter.scope, counter.unit, counter.window, counter.sliding, period, amount, overrun)
 
 
 def _book(counter: Counter, period: int, used: int, overrun: int, entries: list[Entry]) -> None:
     if used or overrun:
         counter.add(period, used, 0, overrun)
-        entries.append(_entry((*counter.account, period, used, overrun)))
+        entries.append(_entry(counter, period, used, overrun))
 
 
 def _later(one: Shortage | None, other: Shortage) -> Shortage:

@@ -72,16 +72,16 @@ Booked = tuple[str, Values, Sequence[Entry] | None]
 
 def apply(connection: sqlite3.Connection, lines: Iterable[Booked]) -> None:
     """The entries of journal lines, in their order."""
-    held: dict[str, list[Entry]] = {}
+    held: dict[str, Sequence[Entry]] = {}
     added: list[tuple[str, Sequence[Entry]]] = []
     charges: list[Entry] = []
     for kind, values, entries in lines:
         id_: str = values[0]
         if kind == "o":
-            held.setdefault(id_, list(entries or ()))
+            held.setdefault(id_, entries or ())
         elif kind == "t":
             if id_ in held:
-                held[id_] += entries or ()
+                held[id_] = [*held[id_], *(entries or ())]
             else:
                 added.append((id_, entries or ()))
         elif held.pop(id_, None) is not None or connection.execute(_LET_GO, (id_,)).rowcount > 0:
@@ -95,7 +95,10 @@ def charge(connection: sqlite3.Connection, entries: Iterable[Entry]) -> None:
     sums: dict[tuple[str | int, ...], list[int]] = {}
     for entry in entries:
         if entry.amount or entry.overrun:
-            total = sums.setdefault(entry[:5], [0, 0])
+            key = (entry.scope, entry.unit, entry.window, entry.sliding, entry.period)
+            total = sums.get(key)
+            if total is None:
+                total = sums[key] = [0, 0]
             total[0] += entry.amount
             total[1] += entry.overrun
     connection.executemany(_CHARGE, [(*key, min(used, MOST), min(overrun, MOST)) for key, (used, overrun) in sums.items()])
@@ -121,7 +124,8 @@ def _most(entries: Iterable[Entry], unit: str) -> int | None:
     sums: dict[tuple[str | bool, ...], int] = {}
     for entry in entries:
         if entry.unit == unit:
-            sums[entry[:4]] = sums.get(entry[:4], 0) + entry.amount
+            account = (entry.scope, entry.unit, entry.window, entry.sliding)
+            sums[account] = sums.get(account, 0) + entry.amount
     return max(sums.values(), default=None)
 
 

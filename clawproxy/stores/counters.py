@@ -13,10 +13,11 @@ from clawproxy.stores.windows import FOREVER, PARTS, span
 class Counter:
     """One account in fixed windows; the base of the others."""
 
-    __slots__ = ("account", "ends", "held", "holders", "overrun", "period", "used")
+    __slots__ = ("account", "ends", "held", "holders", "overrun", "period", "scope", "sliding", "unit", "used", "window")
 
     def __init__(self, account: Account) -> None:
         self.account = account
+        self.scope, self.unit, self.window, self.sliding = account
         self.used = self.held = self.overrun = 0
         self.holders = 0
         """Holds that refer to this, in whatever period: it is not forgotten while there are any."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -38,25 +37,17 @@ _PARTS: Final = ("cached_tokens", "reasoning_tokens")
 _LONG: Final = (*_SHORT, *_PARTS)
 _WHOLE: Final = (*_LONG, "number", "reason", *_RARE)
 _CLOSED: Final = (*_SHORT[_SHORT.index("closed") :], *_PARTS, *_RARE)
-_NO_PARTS: Final[Values] = (None,) * len(_PARTS)
 _NO_RARE: Final[Values] = (None,) * len(_RARE)
-_FIRST: Final[Values] = (1, "first")
 _NOT_CLOSED: Final[Values] = (None,) * len(CLOSE_FIELDS)
 
 
-def _part(fields: Sequence[str], first: str, last: str) -> slice:
-    return slice(fields.index(first), fields.index(last) + 1)
-
-
-_LABELS_OF: Final = _part(OPEN_FIELDS, LABELS[0], LABELS[-1])
-_ATTEMPT_OF: Final = _part(OPEN_FIELDS, "number", "reason")
-_RESERVED_OF: Final = _part(OPEN_FIELDS, "reserved_input", "reserved_nano")
-_PARTS_OF: Final = _part(CLOSE_FIELDS, *_PARTS)
-_RARE_OF: Final = _part(CLOSE_FIELDS, _RARE[0], _RARE[-1])
-_OPENED: Final = OPEN_FIELDS.index("opened")
-_CLOSED_AT: Final = CLOSE_FIELDS.index("closed")
-_ending_of = itemgetter(*map(CLOSE_FIELDS.index, ENDING))
-_figures_of = itemgetter(*map(CLOSE_FIELDS.index, ("input_tokens", "output_tokens", "cost_nano")))
+_NUMBER, _REASON, _OPENED = map(OPEN_FIELDS.index, ("number", "reason", "opened"))
+_RESERVED, _OUTPUT, _NANO = map(OPEN_FIELDS.index, ("reserved_input", "reserved_output", "reserved_nano"))
+_INSTANCE, _AFTER_LABELS = OPEN_FIELDS.index(LABELS[0]), OPEN_FIELDS.index(LABELS[-1]) + 1
+_CLOSED_AT, _GIVEN, _TAKEN, _COST = map(CLOSE_FIELDS.index, ("closed", "input_tokens", "output_tokens", "cost_nano"))
+_CACHED, _THOUGHT = map(CLOSE_FIELDS.index, _PARTS)
+_RARE_FROM, _TIER = CLOSE_FIELDS.index(_RARE[0]), CLOSE_FIELDS.index("service_tier")
+_OUTCOME, _SENT, _SOURCE, _CARD = map(CLOSE_FIELDS.index, ("outcome", "sent", "source", "card"))
 
 _encode = msgspec.json.Encoder().encode
 _BAD_VALUES = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError)
@@ -177,28 +168,35 @@ def put(connection: sqlite3.Connection, names: Names, lines: Sequence[books.Book
     if booked:
         books.apply(connection, booked)
     # first, for a closing that comes before its opening closes nothing
-    updates = [(*_ended(connection, names, ended), *ended[_PARTS_OF], *ended[_RARE_OF], ended[0]) for ended in later]
+    updates = [(*_ended(connection, names, ended), *ended[_RARE_FROM:_TIER], ended[0]) for ended in later]
     broken = _execute(connection, _UPDATE, updates)
     short: list[Any] = []
     long: list[Any] = []
     whole: list[Any] = []
     for id_, begun in opened.items():
         ended = closed.get(id_, _NOT_CLOSED)
-        label = names.labels(connection, begun[_LABELS_OF])
-        row = (id_, begun[1], label, begun[_OPENED], *begun[_RESERVED_OF], *_ended(connection, names, ended))
-        parts, rare, attempt = ended[_PARTS_OF], ended[_RARE_OF], begun[_ATTEMPT_OF]
-        if rare != _NO_RARE or attempt != _FIRST:
-            whole += (*row, *parts, *attempt, *rare)
-        elif parts == _NO_PARTS:
+        label = names.labels(connection, begun[_INSTANCE:_AFTER_LABELS])
+        row = (id_, begun[1], label, begun[_OPENED], begun[_RESERVED], begun[_OUTPUT], begun[_NANO])
+        at, ending, given, taken, cost, cached, thought = _ended(connection, names, ended)
+        rare = ended[_RARE_FROM:_TIER]
+        if rare != _NO_RARE or begun[_NUMBER] != 1 or begun[_REASON] != "first":
+            whole += (*row, at, ending, given, taken, cost, cached, thought, begun[_NUMBER], begun[_REASON], *rare)
+        elif cached is None and thought is None:
             short += row
+            short += (at, ending, given, taken, cost)
         else:
-            long += (*row, *parts)
+            long += row
+            long += (at, ending, given, taken, cost, cached, thought)
     return broken + _insert_short(connection, short) + _insert_long(connection, long) + _insert_whole(connection, whole)
 
 
 def _ended(connection: sqlite3.Connection, names: Names, ended: Values) -> Values:
+    """In the order of `_LONG`."""
     at = ended[_CLOSED_AT]
-    return at, None if at is None else names.ending(connection, _ending_of(ended)), *_figures_of(ended)
+    ending = None
+    if at is not None:
+        ending = names.ending(connection, (ended[_OUTCOME], ended[_SENT], ended[_SOURCE], ended[_TIER], ended[_CARD]))
+    return at, ending, ended[_GIVEN], ended[_TAKEN], ended[_COST], ended[_CACHED], ended[_THOUGHT]
 
 
 def _execute(connection: sqlite3.Connection, sql: str, rows: list[Values]) -> int:

@@ -101,10 +101,10 @@ class MemoryStore:
             record = read_line(close_line(row)[:-1])
             assert record is not None
             self._closed[row.id] = LedgerClose(*record[1])
-            for scope, unit, window, sliding, period, used, overrun in self._accounts.end(row.id, charges) or ():
-                account = Account(scope, unit, window, sliding)
+            for entry in self._accounts.end(row.id, charges) or ():
+                account, period = Account(entry.scope, entry.unit, entry.window, entry.sliding), entry.period
                 before = self._totals.get((account, period)) or Total(account, period, 0, 0)
-                self._totals[account, period] = Total(account, period, before.used + used, before.overrun + overrun)
+                self._totals[account, period] = Total(account, period, before.used + entry.amount, before.overrun + entry.overrun)
         return DONE
 
     async def standing(self, accounts: Sequence[Account], now: float) -> Sequence[Standing]:

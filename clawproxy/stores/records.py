@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from zlib import crc32
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import astuple
 
 from clawproxy.stores.base import LedgerClose, LedgerOpen, Unit, Window
@@ -35,7 +36,7 @@ _LONG = 4096
 Values = tuple[Any, ...]
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, array_like=True, gc=False):
     """What a line says of an account: as JSON an array. Of a hold `amount` is held, of a charge it is charged."""
 
     scope: str

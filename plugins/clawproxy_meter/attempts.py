@@ -23,7 +23,7 @@ from clawproxy.hookspecs import DONE
 from clawproxy.messages import ChatRequest, Route, Usage
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy_meter import figures
-from clawproxy_meter.rules import most_cost
+from clawproxy_meter.rules import TIGHT_BYTES, Need
 
 log = logging.getLogger("clawproxy.meter")
 
@@ -121,6 +121,7 @@ class Metered:
         "_exchange",
         "_final",
         "_flagged",
+        "_need",
         "_price",
         "_reported",
         "_request",
@@ -169,6 +170,8 @@ class Metered:
             if request.operation == "chat":
                 output = figures.output_bound(request, route)
         self._reserved_output = output
+        tier = request.extra.get("service_tier") if request.extra else None
+        self._need = Need(self._reserved, -(-self._reserved // TIGHT_BYTES), price, tier if isinstance(tier, str) else None)
         self._books = books_of(exchange)
         self._flagged = False
         self._size = 0
@@ -224,29 +227,31 @@ class Metered:
 
     def __aenter__(self) -> Awaitable[None]:
         """Raises ClawError("store_unavailable"): then nothing may be sent."""
-        exchange, attempt, route = self._exchange, self.attempt, self.route
-        principal = exchange.principal
         self._books.attempts.append(self)  # free until something is sent
-        return self._open(
-            LedgerOpen(  # by place, with every name beside it: 2.0 -> 0.5 us
-                attempt.id,
-                exchange.request_id,
-                attempt.number,
-                attempt.reason,
-                time.time(),  # opened
-                exchange.instance,
-                exchange.generation,
-                principal.key,
-                exchange.user if exchange.user is not None else principal.user,
-                principal.team,
-                exchange.app if exchange.app is not None else principal.app,
-                exchange.requested_model,
-                route.provider,
-                route.model,
-                self._reserved,
-                self._reserved_output,
-                None if self._price is None else self._most_nano(self._reserved_output),
-            )
+        return self._app.store.open_row(self._row(self._reserved_output))
+
+    def _row(self, output: int | None) -> LedgerOpen:
+        """With an answer of so many tokens at most."""
+        exchange, attempt, route = self._exchange, self.attempt, self.route
+        principal, user, app = exchange.principal, exchange.user, exchange.app
+        return LedgerOpen(  # by place, with every name beside it: 2.0 -> 0.5 us
+            attempt.id,
+            exchange.request_id,
+            attempt.number,
+            attempt.reason,
+            time.time(),  # opened
+            exchange.instance,
+            exchange.generation,
+            principal.key,
+            principal.user if user is None else user,
+            principal.team,
+            principal.app if app is None else app,
+            exchange.requested_model,
+            route.provider,
+            route.model,
+            self._reserved,
+            output,
+            None if self._price is None else self._most_nano(output),
         )
 
     def __aexit__(
@@ -301,13 +306,7 @@ class Metered:
             return None
         if self.route.recorded is not None or self._request.operation == "count_tokens":
             return 0
-        extra = self._request.extra
-        tier = extra.get("service_tier") if extra else None
-        longest = self._default_output if output is None else output
-        return most_cost(self._reserved, longest, self._price, tier if isinstance(tier, str) else None)
-
-    def _open(self, row: LedgerOpen) -> Awaitable[None]:
-        return self._app.store.open_row(row)
+        return self._need.cost(self._reserved, self._default_output if output is None else output)
 
     def _close(self, row: LedgerClose) -> Awaitable[None]:
         return self._app.store.close_row(row)

@@ -32,7 +32,7 @@ from clawproxy_meter import figures
 from clawproxy_meter.attempts import Metered
 from clawproxy_meter.budgets import Budgets, Watch, log
 from clawproxy_meter.queues import TICKET, Ticket, leave_line
-from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, TIGHT_BYTES, Applied, Cover, Need, Rule, claim_of
+from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, Applied, Cover, Rule, claim_of
 
 if TYPE_CHECKING:
     from clawproxy.context import App, Attempt, Exchange
@@ -56,7 +56,6 @@ class Budgeted(Metered):
         "_edge",
         "_free",
         "_held",
-        "_need",
         "_output",
         "_ticket",
         "_watched",
@@ -83,9 +82,8 @@ class Budgeted(Metered):
         self._applied = cover.applied
         self._held: list[int] = []
         """Of each budget that applies, in their order."""
-        counted = self._running is not None  # what is reserved for the row are the model's own tokens then
-        given = figures.prompt_bound(request, route.context_tokens) if counted else self._reserved
-        self._need = Need(given, self._reserved if counted else -(-given // TIGHT_BYTES), price, request)
+        if self._running is not None:  # what is reserved for the row are the model's own tokens then
+            self._need = self._need.counted(figures.prompt_bound(request, route.context_tokens))
         self._free = route.recorded is not None or request.operation == "count_tokens"
         self._output = self._edge = 0
         """Tokens of the answer that are held, and the bytes of it up to which they last."""
@@ -108,10 +106,10 @@ class Budgeted(Metered):
 
     # --- before anything is sent ---------------------------------------------------------------------------------------------
 
-    def _open(self, row: LedgerOpen) -> Awaitable[None]:
-        """Raises ClawError("budget.exhausted"), or Detour."""
-        if self._output != self._reserved_output and self._output:
-            row = self._reserving(row)
+    def __aenter__(self) -> Awaitable[None]:
+        """Raises ClawError("budget.exhausted"), or Detour; else as `Metered` does."""
+        row = self._row(self._output or self._reserved_output)
+        self._books.attempts.append(self)
         try:
             if self._budgets.lines.waiting:
                 self._queue_up()
@@ -132,16 +130,14 @@ class Budgeted(Metered):
                 if tries > TRIES:
                     raise self._refused(short)
                 self._output = self._less(short)
-                answer = self._app.store.reserve(self._reserving(row), self._claims())
+                row = replace(row, reserved_output=self._output, reserved_nano=self._most_nano(self._output))
+                answer = self._app.store.reserve(row, self._claims())
             if self._output < asked:
                 self._tell_capped()
             self._granted(row.opened)
         except BaseException:
             self._books.attempts.remove(self)
             raise
-
-    def _reserving(self, row: LedgerOpen) -> LedgerOpen:
-        return replace(row, reserved_output=self._output, reserved_nano=self._most_nano(self._output))
 
     def _claims(self) -> list[Claim]:
         held: list[int] = []
@@ -185,8 +181,10 @@ class Budgeted(Metered):
             leave_line(self._exchange)
         if self._output:
             self._reserved_output = self._output
-            self.attempt.output_limit = max(1, self._output // figures.answers(self._request))
-            self._edge = self._bytes(self._output)
+            self.attempt.output_limit = output = self._output
+            if self._request.extra:  # several answers may be asked for
+                self.attempt.output_limit = max(1, output // figures.answers(self._request))
+            self._edge = self._bytes(output)
         if self._cover.watched:
             self._watch(now)
 
@@ -312,11 +310,11 @@ class Budgeted(Metered):
     # --- what it comes to ----------------------------------------------------------------------------------------------------
 
     def _close(self, row: LedgerClose) -> Awaitable[None]:
-        charges = []
+        charges: list[Charge] = []
         billed = None if self.route.recorded is not None else self.billed
         given, taken = (0, 0) if billed is None else (billed.input_tokens or 0, billed.output_tokens or 0)
-        for (rule, scope), held in zip(self._applied, self._held, strict=True):
-            unit = rule.unit
+        for rule, scope in self._applied:
+            unit, held = rule.unit, self._held[len(charges)]
             if unit == "requests":
                 amount = self._counts(rule, scope)
             elif unit == "concurrent" or billed is None:

@@ -19,7 +19,6 @@ from clawproxy.stores.base import UNLIMITED, Account, Claim, Window
 if TYPE_CHECKING:
     from clawproxy.config import BudgetConfig
     from clawproxy.context import Exchange
-    from clawproxy.messages import ChatRequest
 
 OF_OUTPUT: Final = frozenset({"tokens", "output_tokens", "nano"})
 """Units that the length of an answer counts in."""
@@ -180,20 +179,19 @@ _rates: dict[int, tuple[PriceConfig, int, int]] = {}
 """Pico-dollars of a token at most, of the prompt and of the answer, by the price's identity."""
 
 
+def _rates_of(price: PriceConfig) -> tuple[PriceConfig, int, int]:
+    found = _rates.get(id(price))
+    if found is None or found[0] is not price:
+        if len(_rates) >= COVERS:
+            _rates.clear()
+        found = _rates[id(price)] = price, most_nano(price, 1000, 0) or 0, most_nano(price, 0, 1000) or 0
+    return found
+
+
 def most_cost(given: int, taken: int, price: PriceConfig, tier: str | None = None) -> int:
     """Nano-dollars of so many tokens at most, whatever kinds of tokens the provider takes them for. A service tier that was asked
     for need not be given: the dearest one counts then."""
-    if tier is None and not price.tiers and not price.request:  # nearly all prices: 12 -> 1 us
-        own = _rates.get(id(price))
-        if own is None or own[0] is not price:
-            if len(_rates) >= COVERS:
-                _rates.clear()
-            own = _rates[id(price)] = price, most_nano(price, 1000, 0) or 0, most_nano(price, 0, 1000) or 0
-        return -((given * own[1] + taken * own[2]) // -1000)
-    most = most_nano(price, given, taken) or 0
-    if tier is not None:
-        most = max(most, *(most_nano(price, given, taken, each) or 0 for each in (tier, *price.service)))
-    return most
+    return Need(given, given, price, tier).cost(given, taken)
 
 
 class Need:
@@ -202,17 +200,24 @@ class Need:
     Args:
         given: upper bound of the prompt, in tokens, as `strict` takes it.
         tight: as `tight` does.
-        price: None only where no budget counts dollars.
+        price: None where there is none; then no budget counts dollars.
+        tier: the service tier that was asked for.
     """
 
-    __slots__ = ("_given", "_price", "_tier", "_tight")
+    __slots__ = ("_given", "_price", "_rates", "_tier", "_tight")
 
-    def __init__(self, given: int, tight: int, price: PriceConfig | None, request: ChatRequest) -> None:
+    def __init__(self, given: int, tight: int, price: PriceConfig | None, tier: str | None = None) -> None:
         self._given = given
         self._tight = tight
         self._price = price
-        tier = request.extra.get("service_tier") if request.extra else None
-        self._tier = tier if isinstance(tier, str) else None
+        self._tier = tier
+        self._rates = None
+        if price is not None and tier is None and not price.tiers and not price.request:  # nearly all prices: 12 -> 1 us
+            self._rates = _rates_of(price)
+
+    def counted(self, given: int) -> Need:
+        """The same, where what was given to this one are the model's own tokens, and `given` is the bound."""
+        return Need(given, self._given, self._price, self._tier)
 
     def amount(self, rule: Rule, output: int) -> int:
         unit = rule.unit
@@ -220,9 +225,20 @@ class Need:
             return 1
         given = self._tight if rule.tight else self._given
         if unit == "nano":
-            assert self._price is not None
-            return most_cost(given, output, self._price, self._tier)
+            return self.cost(given, output)
         return given + output if unit == "tokens" else given if unit == "input_tokens" else output
+
+    def cost(self, given: int, output: int) -> int:
+        """Nano-dollars at most."""
+        rates = self._rates
+        if rates is not None:
+            return -((given * rates[1] + output * rates[2]) // -1000)
+        price = self._price
+        assert price is not None
+        most = most_nano(price, given, output) or 0
+        if self._tier is not None:
+            most = max(most, *(most_nano(price, given, output, each) or 0 for each in (self._tier, *price.service)))
+        return most
 
     def longest(self, rule: Rule, room: int, output: int) -> int:
         """The longest answer up to `output` that fits in `room`; below 0 where none does."""
