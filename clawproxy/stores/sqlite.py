@@ -4,11 +4,10 @@
     state_dir/clawproxy.db     keys, attempts, and how far each journal segment is folded (WAL)
     state_dir/journal/*.journal
 
-Rule 1: the request path (`open_row`, `reserve`, `top_up`, `close_row`) decides in memory, appends one line and returns: no
-        thread, no await, no database.
+Rule 1: the request path (`open_row`, `reserve`, `top_up`, `close_row`) decides in memory, hands one line to the journal
+        (`writer`) and returns: no thread, no await, no database.
 Rule 2: every connection has its own thread limiter of one, so that a long query delays neither folding nor authentication.
-Rule 3: while the database can not be written, or the journal can not, nothing new is admitted; what runs may still close, into a
-        bounded spool.
+Rule 3: while the database can not be written, or the journal can not, nothing new is admitted; what runs may still close.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,11 +42,11 @@ from clawproxy.stores.base import (
     UsageRow,
     Where,
 )
-from clawproxy.stores.journal import Segment, segment_name
 from clawproxy.stores.lane import Lane
 from clawproxy.stores.ledger import Names
 from clawproxy.stores.records import Entry, close_record, open_record, top_up_line
 from clawproxy.stores.statedir import Lock, make_private_dir
+from clawproxy.stores.writer import Writer
 
 log = logging.getLogger("clawproxy.store")
 
@@ -56,13 +54,6 @@ FOLD_EVERY = 0.25
 """Seconds between folds."""
 BUSY = 2.0
 """Seconds to wait for another process's lock on the database."""
-SEGMENT_BYTES = 16 * 1024 * 1024
-"""A segment longer than this is followed by a new one."""
-UNFOLDED_BYTES = 64 * 1024 * 1024
-"""Beyond this much unfolded journal nothing new is admitted: it bounds the disk, and the time the next start takes."""
-FRESH_ROWS = 8192
-"""Records kept in memory between two folds; beyond that many the fold reads the journal."""
-SPOOL_ROWS = 10_000
 PRUNE_EVERY = 3600.0
 """Seconds between forgetting old totals."""
 _CLOSE_WITHIN = 10.0
@@ -76,27 +67,12 @@ class SqliteStore:
     def __init__(self, state_dir: Path, lock: Lock | None, instance: str) -> None:
         """Not for callers: use `open` or `open_tool`."""
         self._folder = state_dir / "journal"
-        self._instance = instance
         self._lock = lock
         self._lanes: list[Lane] = []
-        self._segment: Segment | None = None
+        self._writer = Writer(self._folder, instance)
         self._accounts = Accounts()
         self._names = Names()
-        self._spool: deque[tuple[LedgerClose, Sequence[Entry] | None]] = deque()
-        self._fresh: list[books.Booked] = []
-        """What was appended to the active segment from byte `_fresh_from` on, `_fresh_bytes` in all."""
-        self._fresh_from = self._fresh_bytes = 0
-        self._dropped = 0
         self._pruned = time.time()
-        self._sick = False
-        """The last fold failed."""
-        self._journal_failed = False
-        """The last append failed."""
-        self._folded = 0
-        """Bytes of the active segment that are folded."""
-        self._behind = 0
-        """Bytes of earlier segments that are not."""
-        self._dirty = trio.Event()
         self._closed = False
 
         path = state_dir / "clawproxy.db"
@@ -108,7 +84,7 @@ class SqliteStore:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError([f"server.state_dir: {path} can not be opened ({error.strerror})."]) from error
-        self._writer, self._reader, self._keys = self._lanes
+        self._folds, self._reader, self._keys = self._lanes
 
     @classmethod
     def open(cls, state_dir: Path, instance: str) -> SqliteStore:
@@ -139,7 +115,7 @@ class SqliteStore:
         return cls(state_dir, None, "")
 
     def _recover(self) -> None:
-        connection = self._writer.connection
+        connection = self._folds.connection
         try:
             database.fold(connection, self._names, self._folder)
             now = time.time()
@@ -150,7 +126,7 @@ class SqliteStore:
             self._accounts = books.load(connection, now)
             books.prune(connection, self._accounts.now)
             database.remove_folded(connection, self._folder, None)
-            self._begin_segment(database.next_number(connection, self._folder))
+            self._writer.begin(database.next_number(connection, self._folder))
         except (sqlite3.Error, OSError):
             self._abandon()
             raise
@@ -160,21 +136,12 @@ class SqliteStore:
         for lane in self._lanes:
             lane.connection.close()
 
-    def _begin_segment(self, number: int) -> None:
-        new = Segment(self._folder / segment_name(number, self._instance))
-        if self._segment is not None:
-            self._behind += self._segment.size - self._folded
-            self._segment.close()
-        self._segment, self._folded = new, 0
-        self._fresh, self._fresh_from, self._fresh_bytes = [], 0, 0
-
     # --- the request path ----------------------------------------------------------------------------------------------------
 
     def open_row(self, row: LedgerOpen, held: Sequence[Entry] | None = None) -> Awaitable[None]:
         """Does not checkpoint: its caller is about to open a connection. `held`: what the attempt holds, for `reserve`."""
         kept, line = open_record(row, held)
-        self._append(line)
-        self._remember(("o", astuple(kept), held), len(line))
+        self._writer.open(("o", astuple(kept), held), line)
         return DONE
 
     def reserve(self, row: LedgerOpen, claims: Sequence[Claim]) -> Awaitable[Shortage | None]:
@@ -198,117 +165,55 @@ class SqliteStore:
             return Ready(plan)
         line = top_up_line(attempt, entries := held_entries(plan))
         with suppress(ClawError):  # running streams finish; their closing, from the spool, says what they were charged
-            self._append(line)
-            self._remember(("t", (attempt,), entries), len(line))
+            self._writer.open(("t", (attempt,), entries), line)
         self._accounts.hold(attempt, plan)
         return DONE
-
-    def _append(self, line: bytes) -> None:
-        """Raises ClawError("store_unavailable"); then nothing may be sent."""
-        segment = self._segment
-        if (
-            segment is None
-            or self._sick
-            or segment.size - self._folded + self._behind > UNFOLDED_BYTES
-            or (self._spool and not self._unspool())
-        ):
-            raise ClawError("store_unavailable")
-        try:
-            segment.append(line)
-        except OSError as error:
-            if not self._journal_failed:
-                self._journal_failed = True
-                log.error("the journal can not be written (%s): new requests are refused until it can", error)
-            raise ClawError("store_unavailable") from error
-        if self._journal_failed:
-            self._journal_failed = False
-            log.warning("the journal can be written again")
 
     def close_row(self, row: LedgerClose, charges: Sequence[Charge] = ()) -> Awaitable[None]:
         """Raises nothing. Does not checkpoint: the books are closed even where their exchange is cancelled."""
         charged = self._accounts.end(row.id, charges) if row.id in self._accounts.held else None
-        if self._spool or not self._append_close(row, charged):
-            self._spool.append((row, charged))
-            self._dirty.set()
-            if not self._unspool() and len(self._spool) > SPOOL_ROWS:
-                self._spool.popleft()
-                self._dropped += 1
-        return DONE
-
-    def _append_close(self, row: LedgerClose, charged: Sequence[Entry] | None) -> bool:
-        segment = self._segment
-        if segment is None:
-            return False
         kept, line = close_record(row, charged)
-        try:
-            segment.append(line)
-        except OSError:
-            return False
-        self._remember(("c", astuple(kept), charged), len(line))
-        return True
-
-    def _remember(self, kept: books.Booked, size: int) -> None:
-        """It is in the journal. For the fold it is at hand, too, unless there are too many."""
-        fresh = self._fresh
-        if not fresh:  # since the last fold
-            self._dirty.set()
-        if len(fresh) < FRESH_ROWS:
-            fresh.append(kept)
-            self._fresh_bytes += size
-
-    def _unspool(self) -> bool:
-        """Write what waits in the spool; whether all of it is written."""
-        spool = self._spool
-        while spool:
-            if not self._append_close(*spool[0]):
-                return False
-            spool.popleft()
-        return True
+        self._writer.close(("c", astuple(kept), charged), line)
+        return DONE
 
     # --- folding -------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Fold every 250 ms what was written since. Runs until cancelled, beside the service; `aclose` folds the rest."""
-        while True:
-            await self._dirty.wait()
-            await trio.sleep(FOLD_EVERY)
-            self._dirty = trio.Event()
-            self._unspool()
-            try:
-                await self._fold()
-            except ClawError:
-                self._dirty.set()
-            if self._spool:
-                self._dirty.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._writer.keep_closing)
+            while True:
+                await self._writer.dirty.wait()
+                await trio.sleep(FOLD_EVERY)
+                self._writer.dirty = trio.Event()
+                try:
+                    await self._fold()
+                except ClawError:
+                    self._writer.dirty.set()
 
     async def _fold(self) -> None:
         """Raises ClawError("store_unavailable")."""
-        segment = self._segment
-        was_sick = self._sick
-        if segment is not None and segment.size > SEGMENT_BYTES and not was_sick:
-            segment = self._next_segment(segment)
-        fresh = None
-        if segment is not None:
-            known = self._fresh_bytes == segment.size - self._fresh_from  # else there is more in the file than we know of
-            fresh = database.Fresh(segment.path.name, self._fresh_from, segment.size, self._fresh if known else None)
-            self._fresh, self._fresh_from, self._fresh_bytes = [], segment.size, 0
+        writer = self._writer
+        was_sick = writer.sick
+        writer.write_closings()
+        fresh = writer.take()
         try:
-            folded = await self._writer.run(self._fold_now, fresh)
+            folded = await self._folds.run(self._fold_now, fresh)
         except Exception as error:  # a defect, too: what runs finishes
-            self._sick = True
+            writer.sick = True
             if not was_sick:
                 why = error.__cause__ or type(error).__name__
                 log.error("the ledger can not be written (%s): new requests are refused until it can", why)
             raise ClawError("store_unavailable") from error
-        self._sick = False
+        writer.sick = False
         if was_sick:
             log.warning("the ledger can be written again")
-        if self._dropped:
-            log.error(_NOT_CLOSED, self._dropped)
-            self._dropped = 0
-        if segment is not None and segment is self._segment:
-            self._folded = folded.get(segment.path.name, self._folded)
-            self._behind = 0
+        if writer.lost:
+            log.error(_NOT_CLOSED, writer.lost)
+            writer.lost = 0
+        if fresh is not None and writer.segment is not None and writer.segment.path.name == fresh.name:
+            writer.folded = folded.get(fresh.name, writer.folded)
+            writer.behind = 0
 
     def _fold_now(self, connection: sqlite3.Connection, fresh: database.Fresh | None) -> dict[str, int]:
         """In the writer's thread."""
@@ -321,17 +226,7 @@ class SqliteStore:
                 books.prune(connection, min(now, self._accounts.now))
         return folded
 
-    def _next_segment(self, segment: Segment) -> Segment:
-        number = int(segment.path.name.partition(".")[0]) + 1
-        try:
-            self._begin_segment(number)
-        except OSError as error:
-            log.error("no new journal segment can be made: %s", error)
-        assert self._segment is not None
-        return self._segment
-
     async def flush(self) -> None:
-        self._unspool()
         await self._fold()
 
     # --- queries -------------------------------------------------------------------------------------------------------------
@@ -385,10 +280,8 @@ class SqliteStore:
             return
         self._closed = True
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_WITHIN):
-            self._unspool()
-            segment, self._segment = self._segment, None
-            if segment is not None:
-                segment.close()
+            self._writer.write_closings()
+            self._writer.end()
             try:
                 if self._lock is not None:
                     await self._fold()
@@ -396,7 +289,7 @@ class SqliteStore:
                 log.error("the journal could not be folded: the next start does it")
             for lane in self._lanes:
                 await lane.aclose()
-        if self._spool:
-            log.error(_NOT_CLOSED, len(self._spool))
+        if self._writer.closings:
+            log.error(_NOT_CLOSED, self._writer.closings)
         if self._lock is not None:
             self._lock.release()

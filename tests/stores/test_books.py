@@ -131,6 +131,7 @@ async def test_a_closing_line_folded_twice_is_charged_once(tmp_path: Path) -> No
     row = make_open(opened=time.time())
     await store.reserve(row, claims())
     await store.close_row(make_close(row.id), charges())
+    store._writer.write_closings()
     [path] = segments(tmp_path / "journal")
     closing = path.read_bytes().splitlines(keepends=True)[1]
     crash(store)
@@ -145,8 +146,8 @@ async def test_a_reservation_that_can_not_be_written_holds_nothing(tmp_path: Pat
     store = SqliteStore.open(tmp_path, "one")
     running = make_open(opened=time.time())
     await store.reserve(running, claims())
-    assert store._segment is not None
-    real, store._segment._fd = store._segment._fd, os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+    assert store._writer.segment is not None
+    real, store._writer.segment._fd = store._writer.segment._fd, os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
     with pytest.raises(ClawError):
         await store.reserve(make_open(opened=time.time()), claims())
     assert await used(store) == [(0, 10), (0, 1000)]
@@ -154,8 +155,8 @@ async def test_a_reservation_that_can_not_be_written_holds_nothing(tmp_path: Pat
     assert await used(store) == [(0, 20), (0, 2000)]
     await store.close_row(make_close(running.id), charges())
     assert await used(store) == [(4, 0), (400, 0)], "settled at once, written when it can be"
-    os.close(store._segment._fd)
-    store._segment._fd = real
+    os.close(store._writer.segment._fd)
+    store._writer.segment._fd = real
     await store.aclose()
     store = SqliteStore.open(tmp_path, "one")
     assert await used(store) == [(4, 0), (400, 0)]
@@ -175,7 +176,7 @@ async def test_lines_without_claims_are_as_before(tmp_path: Path) -> None:
 async def test_a_start_does_not_look_at_the_ledger(tmp_path: Path) -> None:
     """However big it is: every question a start asks is answered by an index."""
     store = SqliteStore.open(tmp_path, "one")
-    connection = store._writer.connection
+    connection = store._folds.connection
     asked: list[str] = []
     connection.set_trace_callback(asked.append)
     books.settle_orphans(connection, time.time(), Names().orphaned(connection))

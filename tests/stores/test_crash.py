@@ -20,8 +20,8 @@ import pytest
 import trio
 
 from clawproxy.errors import ConfigError
-from clawproxy.stores import sqlite
-from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim
+from clawproxy.stores import sqlite, writer
+from clawproxy.stores.base import UNLIMITED, Account, Charge, Claim, LedgerOpen
 from clawproxy.stores.sqlite import SqliteStore
 
 from .conftest import make_close, make_key, make_open
@@ -32,22 +32,26 @@ HELD, USED = 40, 3
 
 
 async def write_until_killed(state_dir: Path) -> None:
-    """Say each id after it was opened, and again after it was closed. Folds and rotates as often as it can."""
+    """Say each id after it was opened, and again when its closing is written: with the next opening. Folds and rotates as often
+    as it can."""
     sqlite.FOLD_EVERY = 0.002
-    sqlite.SEGMENT_BYTES = 10_000
+    writer.SEGMENT_BYTES = 10_000
     store = SqliteStore.open(state_dir, f"pid-{os.getpid()}")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(store.run)
+        closed: list[LedgerOpen] = []
         while True:
             rows = [make_open(opened=time.time()) for _ in range(5)]
             for row in rows:
                 assert await store.reserve(row, [Claim(*account, HELD, UNLIMITED - 1, "b") for account in ACCOUNTS]) is None
                 os.write(1, b"o %b\n" % row.id.encode())
+            for row in closed:
+                os.write(1, b"c %b\n" % row.id.encode())
             await trio.lowlevel.checkpoint()
             for row in rows[:4]:
                 used = [Charge(*account, USED) for account in ACCOUNTS]
                 await store.close_row(make_close(row.id, input_tokens=2, output_tokens=1, cost_nano=USED), used)
-                os.write(1, b"c %b\n" % row.id.encode())
+            closed = rows[:4]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import trio.testing
 
 from clawproxy.errors import ClawError, ConfigError
 from clawproxy.secrets import Secret
-from clawproxy.stores import database, schema, sqlite
+from clawproxy.stores import database, schema, sqlite, writer
 from clawproxy.stores.sqlite import SqliteStore
 
 from .conftest import eventually, make_close, make_key, make_open
@@ -38,9 +38,11 @@ async def reopened(store: SqliteStore, state_dir: Path) -> SqliteStore:
 
 
 def crash(store: SqliteStore) -> None:
-    """What kill -9 leaves behind, without the process: nothing folded, nothing closed properly. The descriptors go away."""
-    assert store._segment is not None
-    store._segment.close()
+    """What kill -9 leaves behind some milliseconds after the last closing, without the process: nothing folded, nothing ended
+    properly. The descriptors go away."""
+    store._writer.write_closings()
+    assert store._writer.segment is not None
+    store._writer.segment.close()
     for lane in store._lanes:
         lane.connection.close()
     assert store._lock is not None
@@ -244,7 +246,7 @@ async def test_tools_work_without_a_gateway_and_leave_the_journal_to_it(state_di
 
 async def test_many_fold_at_once_and_each_record_counts_once(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "CHUNK", 2048)
-    monkeypatch.setattr(sqlite, "SEGMENT_BYTES", 20_000)
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 20_000)
     monkeypatch.setattr(sqlite, "FOLD_EVERY", 0.001)
     store = SqliteStore.open(state_dir, "one")
     tools = [SqliteStore.open_tool(state_dir) for _ in range(2)]
@@ -295,7 +297,7 @@ async def test_a_record_is_applied_once_even_if_the_row_is_gone(state_dir: Path)
 
 
 async def test_the_journal_is_rotated_and_removed(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(writer, "SEGMENT_BYTES", 1000)
     store = SqliteStore.open(state_dir, "one")
     names = set()
     for number in range(50):

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from clawproxy.errors import ClawError
-from clawproxy.stores import sqlite
+from clawproxy.stores import sqlite, writer
 from clawproxy.stores.sqlite import SqliteStore
 
 from .conftest import eventually, make_close, make_open
@@ -42,7 +42,7 @@ async def test_nothing_is_admitted_while_the_database_is_locked(state_dir: Path,
             await store.open_row(make_open())
         await store.close_row(make_close(running.id))
         other.execute("ROLLBACK")
-        await eventually(lambda: not (store._sick))
+        await eventually(lambda: not (store._writer.sick))
         await store.open_row(make_open())
         nursery.cancel_scope.cancel()
     other.close()
@@ -53,7 +53,7 @@ async def test_nothing_is_admitted_while_the_database_is_locked(state_dir: Path,
 
 
 async def test_too_much_unfolded_journal_admits_nothing_more(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "UNFOLDED_BYTES", 1000)
+    monkeypatch.setattr(writer, "UNFOLDED_BYTES", 1000)
     store = SqliteStore.open(state_dir, "one")
     admitted = 0
     with pytest.raises(ClawError, match="store_unavailable"):  # noqa: PT012
@@ -107,7 +107,7 @@ async def fill_the_disk(state_dir: Path) -> None:
         assert len(running) > 100
         for row in running:
             await store.close_row(make_close(row.id))
-        assert store._spool
+        assert store._writer.closings
         nursery.start_soon(store.run)
         await trio.sleep(0.1)
         try:
@@ -117,7 +117,7 @@ async def fill_the_disk(state_dir: Path) -> None:
         else:
             raise AssertionError("admitted with a spool that can not be written")
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        await eventually(lambda: not (store._spool or store._sick))
+        await eventually(lambda: not (store._writer.closings or store._writer.sick))
         await store.open_row(make_open())
         nursery.cancel_scope.cancel()
     rows = await store.rows()
@@ -143,15 +143,15 @@ def test_a_full_disk_refuses_what_is_new_and_recovers(state_dir: Path) -> None:
 async def test_the_spool_is_bounded_and_says_what_it_lost(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sqlite, "SPOOL_ROWS", 3)
+    monkeypatch.setattr(writer, "MOST_CLOSINGS", 3)
     store = SqliteStore.open(state_dir, "one")
     rows = [make_open(opened=float(number)) for number in range(5)]
     for row in rows:
         await store.open_row(row)
-    segment, store._segment = store._segment, None  # nothing can be written
+    segment, store._writer.segment = store._writer.segment, None  # nothing can be written
     for row in rows:
         await store.close_row(make_close(row.id))
-    store._segment = segment
+    store._writer.segment = segment
     assert [bool(row.closed) for row in await store.rows()] == [False, False, True, True, True]
     assert "2 attempts could not be closed" in caplog.text
     await store.aclose()
