@@ -23,7 +23,7 @@ from clawproxy.hookspecs import DONE
 from clawproxy.messages import ChatRequest, Route, Usage
 from clawproxy.stores.base import LedgerClose, LedgerOpen
 from clawproxy_meter import figures
-from clawproxy_meter.rules import TIGHT_BYTES, Need
+from clawproxy_meter.rules import most_cost
 
 log = logging.getLogger("clawproxy.meter")
 
@@ -73,10 +73,10 @@ def books_of(exchange: Exchange) -> Books:
 
 def metered_of(exchange: Exchange, attempt: Attempt) -> Metered | None:
     """What stands in the books for this attempt; None where it was never opened."""
-    for metered in reversed(books_of(exchange).attempts):
-        if metered.attempt is attempt:
-            return metered
-    return None
+    attempts = books_of(exchange).attempts
+    if attempts and attempts[-1].attempt is attempt:  # nearly always
+        return attempts[-1]
+    return next((metered for metered in attempts if metered.attempt is attempt), None)
 
 
 def _sum(usages: list[Usage]) -> Usage | None:
@@ -121,7 +121,6 @@ class Metered:
         "_exchange",
         "_final",
         "_flagged",
-        "_need",
         "_price",
         "_reported",
         "_request",
@@ -129,6 +128,7 @@ class Metered:
         "_reserved_output",
         "_running",
         "_size",
+        "_tier",
         "attempt",
         "billed",
         "closed",
@@ -171,7 +171,7 @@ class Metered:
                 output = figures.output_bound(request, route)
         self._reserved_output = output
         tier = request.extra.get("service_tier") if request.extra else None
-        self._need = Need(self._reserved, -(-self._reserved // TIGHT_BYTES), price, tier if isinstance(tier, str) else None)
+        self._tier = tier if isinstance(tier, str) else None
         self._books = books_of(exchange)
         self._flagged = False
         self._size = 0
@@ -212,8 +212,8 @@ class Metered:
                     self._running.add(text)
             elif kind is Finish or kind is End:
                 self._final = True
-            elif isinstance(event, UsageReport):
-                self._reported = event.usage
+            elif kind is UsageReport:
+                self._reported = event.usage  # type: ignore[union-attr]
             elif isinstance(event, ToolCallDelta):
                 self._size += figures.text_bytes(event.arguments) + figures.text_bytes(event.name or "")
                 if self._running is not None:
@@ -251,7 +251,7 @@ class Metered:
             route.model,
             self._reserved,
             output,
-            None if self._price is None else self._most_nano(output),
+            self._most_nano(output),
         )
 
     def __aexit__(
@@ -272,7 +272,8 @@ class Metered:
         attempt = self.attempt
         usage = self.reckon(outcome)
         self.closed = True
-        self._books.settle(self._exchange)
+        if usage is not self._exchange.usage or len(self._books.attempts) > 1:  # else `end` has said all
+            self._books.settle(self._exchange)
         source: Source = usage.source if usage is not None else "none"
         spent = _FREE if usage is None or source == "cache" else usage
         self._app.count("clawproxy_ledger_rows_total", source=source, outcome=outcome)
@@ -302,11 +303,12 @@ class Metered:
 
     def _most_nano(self, output: int | None) -> int | None:
         """What the attempt may cost at most, with an answer of so many tokens; None where there is no price."""
-        if self._price is None:
+        price = self._price
+        if price is None:
             return None
         if self.route.recorded is not None or self._request.operation == "count_tokens":
             return 0
-        return self._need.cost(self._reserved, self._default_output if output is None else output)
+        return most_cost(self._reserved, self._default_output if output is None else output, price, self._tier)
 
     def _close(self, row: LedgerClose) -> Awaitable[None]:
         return self._app.store.close_row(row)

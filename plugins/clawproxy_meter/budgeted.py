@@ -32,7 +32,7 @@ from clawproxy_meter import figures
 from clawproxy_meter.attempts import Metered
 from clawproxy_meter.budgets import Budgets, Watch, log
 from clawproxy_meter.queues import TICKET, Ticket, leave_line
-from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, Applied, Cover, Rule, claim_of
+from clawproxy_meter.rules import AT_ONCE, OF_OUTPUT, TIGHT_BYTES, Applied, Cover, Need, Rule, claim_of
 
 if TYPE_CHECKING:
     from clawproxy.context import App, Attempt, Exchange
@@ -56,6 +56,7 @@ class Budgeted(Metered):
         "_edge",
         "_free",
         "_held",
+        "_need",
         "_output",
         "_ticket",
         "_watched",
@@ -82,8 +83,9 @@ class Budgeted(Metered):
         self._applied = cover.applied
         self._held: list[int] = []
         """Of each budget that applies, in their order."""
-        if self._running is not None:  # what is reserved for the row are the model's own tokens then
-            self._need = self._need.counted(figures.prompt_bound(request, route.context_tokens))
+        counted = self._running is not None  # what is reserved for the row are the model's own tokens then
+        given = figures.prompt_bound(request, route.context_tokens) if counted else self._reserved
+        self._need = Need(given, self._reserved if counted else -(-given // TIGHT_BYTES), price, self._tier)
         self._free = route.recorded is not None or request.operation == "count_tokens"
         self._output = self._edge = 0
         """Tokens of the answer that are held, and the bytes of it up to which they last."""

@@ -176,22 +176,23 @@ def _words(limit: str, unit: Unit, window: str | None, sliding: bool) -> str:
 
 
 _rates: dict[int, tuple[PriceConfig, int, int]] = {}
-"""Pico-dollars of a token at most, of the prompt and of the answer, by the price's identity."""
-
-
-def _rates_of(price: PriceConfig) -> tuple[PriceConfig, int, int]:
-    found = _rates.get(id(price))
-    if found is None or found[0] is not price:
-        if len(_rates) >= COVERS:
-            _rates.clear()
-        found = _rates[id(price)] = price, most_nano(price, 1000, 0) or 0, most_nano(price, 0, 1000) or 0
-    return found
+"""Pico-dollars of a token at most, of the prompt and of the answer, by the identity of a price without tiers."""
 
 
 def most_cost(given: int, taken: int, price: PriceConfig, tier: str | None = None) -> int:
     """Nano-dollars of so many tokens at most, whatever kinds of tokens the provider takes them for. A service tier that was asked
     for need not be given: the dearest one counts then."""
-    return Need(given, given, price, tier).cost(given, taken)
+    own = _rates.get(id(price))
+    if own is not None and own[0] is price and tier is None:  # nearly always: 12 -> 0.5 us
+        return -((given * own[1] + taken * own[2]) // -1000)
+    if tier is None and not price.tiers and not price.request:
+        if len(_rates) >= COVERS:
+            _rates.clear()
+        _rates[id(price)] = price, most_nano(price, 1000, 0) or 0, most_nano(price, 0, 1000) or 0
+    most = most_nano(price, given, taken) or 0
+    if tier is not None:
+        most = max(most, *(most_nano(price, given, taken, each) or 0 for each in (tier, *price.service)))
+    return most
 
 
 class Need:
@@ -204,20 +205,13 @@ class Need:
         tier: the service tier that was asked for.
     """
 
-    __slots__ = ("_given", "_price", "_rates", "_tier", "_tight")
+    __slots__ = ("_given", "_price", "_tier", "_tight")
 
     def __init__(self, given: int, tight: int, price: PriceConfig | None, tier: str | None = None) -> None:
         self._given = given
         self._tight = tight
         self._price = price
         self._tier = tier
-        self._rates = None
-        if price is not None and tier is None and not price.tiers and not price.request:  # nearly all prices: 12 -> 1 us
-            self._rates = _rates_of(price)
-
-    def counted(self, given: int) -> Need:
-        """The same, where what was given to this one are the model's own tokens, and `given` is the bound."""
-        return Need(given, self._given, self._price, self._tier)
 
     def amount(self, rule: Rule, output: int) -> int:
         unit = rule.unit
@@ -225,20 +219,9 @@ class Need:
             return 1
         given = self._tight if rule.tight else self._given
         if unit == "nano":
-            return self.cost(given, output)
+            assert self._price is not None
+            return most_cost(given, output, self._price, self._tier)
         return given + output if unit == "tokens" else given if unit == "input_tokens" else output
-
-    def cost(self, given: int, output: int) -> int:
-        """Nano-dollars at most."""
-        rates = self._rates
-        if rates is not None:
-            return -((given * rates[1] + output * rates[2]) // -1000)
-        price = self._price
-        assert price is not None
-        most = most_nano(price, given, output) or 0
-        if self._tier is not None:
-            most = max(most, *(most_nano(price, given, output, each) or 0 for each in (self._tier, *price.service)))
-        return most
 
     def longest(self, rule: Rule, room: int, output: int) -> int:
         """The longest answer up to `output` that fits in `room`; below 0 where none does."""
