@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trustme
+from attrs import define, field
 
 from clawproxy.config.load import Loaded, load
 from clawproxy.config.schema import Duration, OAuthConfig, ProviderTLSConfig, SecretRef
@@ -58,6 +60,29 @@ def test_all_of_it(tmp_path: Path, pair: str) -> None:
     assert tls.names[0].hosts == ("api.test", "*.api.test")
     assert config.keys["k"].secret is None
     assert files_read(config) == {tmp_path / name for name in ("c.pem", "k.pem", "secret", "claw.toml")}
+
+
+@define
+class Inner:
+    secret: SecretRef
+    more: tuple[SecretRef, ...] = ()
+    by_name: Mapping[str, SecretRef] = field(factory=dict)
+
+
+@define
+class Section:
+    inner: Inner | None = None
+    several: Mapping[str, Inner] = field(factory=dict)
+    own: object = field(init=False, factory=lambda: SecretRef("file", "/none"))
+
+
+def test_files_that_plugins_sections_name_are_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "claw.toml").write_text(
+        '[plugins.x.inner]\nsecret = "file:a"\nmore = ["file:b", "env:B"]\nby_name.n = "file:c"\n'
+        '[plugins.x.several.s]\nsecret = "file:d"\n'
+    )
+    found = load(tmp_path / "claw.toml", settings={**PLUGINS.settings, "x": Section}, environ={})
+    assert files_read(found.config, found.settings) == {tmp_path / name for name in ("a", "b", "c", "d", "claw.toml")}
 
 
 @pytest.mark.parametrize(
