@@ -59,6 +59,7 @@ def test_all_of_it(tmp_path: Path, pair: str) -> None:
     assert tls is not None
     assert tls.names[0].hosts == ("api.test", "*.api.test")
     assert config.keys["k"].secret is None
+    assert config.keys["k"].certificates == (f"sha256:{'a' * 64}", "san:uri:spiffe://mesh/app", "cn:app")
     assert files_read(config) == {tmp_path / name for name in ("c.pem", "k.pem", "secret", "claw.toml")}
 
 
@@ -124,6 +125,13 @@ def test_what_is_wrong_with_a_key(text: str, expected: str, tmp_path: Path) -> N
         ('["spiffe://x"]', "is no identity"),
         ('["cn:"]', "is no identity"),
         ('["cn:x", "cn:x"]', "is the same as keys.k.certificates[0]"),
+        ('["san:A.test", "san:dns:a.test"]', "is the same as keys.k.certificates[0]"),
+        ('["san:dns:"]', '"san:dns:" names nothing; write "sha256:HEX", "san:dns:NAME"'),
+        ('["san: a.test"]', "is no identity"),
+        ('["san:dns:spiffe://x"]', '"spiffe://x" is no DNS name; write "san:uri:spiffe://x"'),
+        ('["san:email:a.test"]', '"a.test" is no mail address; write "san:dns:a.test"'),
+        ('["san:ip:10.0.0"]', '"10.0.0" is no IP address; write "san:dns:10.0.0"'),
+        ('["san:uri:::1"]', '"::1" is no URI; write "san:ip:::1"'),
     ],
 )
 def test_what_is_wrong_with_an_identity(certificates: str, expected: str, tmp_path: Path, pair: str) -> None:
