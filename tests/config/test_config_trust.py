@@ -9,28 +9,15 @@ import pytest
 import trustme
 from attrs import define, field
 
-from clawproxy.config.load import Loaded, load
+from clawproxy.config.load import load
 from clawproxy.config.schema import Duration, OAuthConfig, ProviderTLSConfig, SecretRef
 from clawproxy.config.secretrefs import files_read, resolve_secret
 from clawproxy.errors import ConfigError
-from clawproxy.pipeline import Plugins
+from tests.config.files import PLUGINS, loaded, problems
 
-PLUGINS = Plugins(["audit", "auth", "sanitize", "truncate", "router", "meter"]).registry
 PROVIDER = '[providers.p]\nbase_url = "https://provider.test/v1"\n'
 KEY = '[keys.k]\nsecret = "env:K"\n'
 PIN = "sha256/" + "A" * 43 + "="
-
-
-def loaded(tmp_path: Path, text: str) -> Loaded:
-    file = tmp_path / "claw.toml"
-    file.write_text(text)
-    return load(file, settings=PLUGINS.settings, environ={})
-
-
-def problems(tmp_path: Path, text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        loaded(tmp_path, text)
-    return [problem.replace(str(tmp_path), "").lstrip("/") for problem in caught.value.problems]
 
 
 @pytest.fixture
