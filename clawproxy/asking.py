@@ -1,8 +1,9 @@
 """What a plugin asks a model itself: `App.ask`. A whole exchange of the same principal: hooks, a ledger row, an audit row.
 
 Rule 1: it runs inside the exchange it is asked for, in the same generation, and takes no place of its own in the queue: what ends
-        the outer one ends it too, and no limit on requests at work can make the outer one wait for itself.
-Rule 2: how long it may take is its caller's to say (`trio.move_on_after`). While it runs no hook's time budget does.
+        the outer one ends it too, for the same cause, and no limit on requests at work can make the outer one wait for itself.
+Rule 2: how long it may take is its caller's to say (`trio.move_on_after`): one that stops waiting is a client that left. While it
+        runs no hook's time budget does.
 Rule 3: a question asks no further one.
 """
 
@@ -48,12 +49,31 @@ class _Listener:
         self.error = error
 
 
+class _Within(Lifetime):
+    """Its scope is inside of another lifetime's: what cancels that one is the cause here, too, before anything is unwound."""
+
+    __slots__ = ("_outer", "_own")
+
+    def __init__(self, outer: Lifetime | None) -> None:
+        self._outer = outer
+        super().__init__()
+
+    @property
+    def cause(self) -> ClawError | None:
+        return self._own if self._own is not None or self._outer is None else self._outer.cause
+
+    @cause.setter
+    def cause(self, cause: ClawError | None) -> None:
+        self._own = cause
+
+
 async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) -> str:
     """The text of the answer, which may be empty. Raises ClawError, as a client would be told; RuntimeError for a question within
     a question."""
     if exchange.parent is not None:
         raise RuntimeError("a question of the gateway's own may not ask another")
     listener = _Listener()
+    outer = next((each.lifetime for each in generation.gateway.calls if each.request_id == exchange.request_id), None)
     call = Call(
         request_id=new_id(),
         surface=exchange.surface,
@@ -66,7 +86,7 @@ async def ask(generation: Generation, exchange: Exchange, request: ChatRequest) 
             grants=_with_model(exchange.principal.grants, request.model),
         ),
         decode=lambda: request,
-        lifetime=Lifetime(),
+        lifetime=_Within(outer),
         peer=exchange.peer,
         client_request_id=exchange.request_id,
         attribution=exchange.attribution,

@@ -71,8 +71,9 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
         outcome = Outcome("internal", ClawError("internal"))
     finally:
         story.leave()
-        if outcome is None:  # cancelled from outside: the connection is being torn down
-            outcome = Outcome("client_gone", ClawError("client_gone"))
+        if outcome is None:  # cancelled from outside: the connection is being torn down, or what it is asked in has ended
+            cause = call.lifetime.cause or ClawError("client_gone")
+            outcome = Outcome(cause.kind.outcome, cause)
         exchange.timing.total = generation.alarms.now() - exchange.started
         if not story.told:
             await story.tell(outcome)  # noqa: ASYNC102  # shielded and bounded inside, as is the next

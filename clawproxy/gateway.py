@@ -22,7 +22,6 @@ from clawproxy.alarms import Alarms
 from clawproxy.asking import ask
 from clawproxy.clocks import CLOCK_SLUGS, Deadlines
 from clawproxy.config import Config, Residences, action_of, authorized
-from clawproxy.config.groups import flat_routes
 from clawproxy.context import Alert, App, Checked, Exchange
 from clawproxy.errors import KINDS, ClawError
 from clawproxy.events import Outcome
@@ -36,7 +35,7 @@ from clawproxy.ops.logs import log_event, log_exception
 from clawproxy.ops.metrics import Metrics
 from clawproxy.ops.standings import BudgetStanding, own_budget
 from clawproxy.pipeline import Pipeline, Plugins, compile_pipeline
-from clawproxy.reach import candidates_for, reached, shown_provider
+from clawproxy.reach import candidates_for, reached, shown
 from clawproxy.service import Call, Client
 from clawproxy.stores.base import ALL, UsageRow, Where
 from clawproxy.upstream.base import Upstream
@@ -144,6 +143,10 @@ class Generation:
         grants = principal.granting(request.model, action)
         places = reached(self.config, request.model, grants)
         exchange.candidates = [route for route in exchange.candidates if (route.provider, route.model) in places]
+
+    def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
+        where = None if self._residences is None else self._residences.of(principal, principal.user, principal.app, None)
+        return shown(self.config, principal, where)
 
     def deadlines_for(self, route: Route, exchange: Exchange) -> Deadlines:
         known = self._deadlines.get((exchange.requested_model, route.provider))
@@ -323,14 +326,7 @@ class Gateway:
         self._changed = trio.Event()
 
     def models(self, principal: Principal) -> Sequence[tuple[str, str]]:
-        config = self.current.config
-        if config.models:
-            pairs = [(name, flat_routes(config.models, name)[0].provider or "") for name in config.models]
-        else:
-            pairs = [(f"{name}/{model}", name) for name, provider in config.providers.items() for model in provider.models]
-        if principal.grants is not None:
-            return [(model, first) for model, provider in pairs if (first := shown_provider(config, principal, model, provider))]
-        return [(model, provider) for model, provider in pairs if principal.may_use(model)]
+        return self.current.models(principal)
 
     def forget_credentials(self) -> None:
         """Whoever comes next is looked up anew: a key was made or revoked."""

@@ -223,7 +223,7 @@ class ClientCertificate:
     digest: str
     """SHA-256 of all of it, in lower-case hexadecimal."""
     identities: tuple[str, ...]
-    """`sha256:HEX`, then `san:NAME` and `cn:NAME` for what it says."""
+    """`sha256:HEX`, then for what it says `san:KIND:NAME` (`dns`, `uri`, `email`, `ip`) and `cn:NAME`."""
     expires: float
     """Unix time."""
 

@@ -128,7 +128,7 @@ class Reloader:
     async def begin(self, config: Config, settings: Mapping[str, Any]) -> None:
         """The first generation. Raises ConfigError."""
         self._started = Loaded(config, [], settings)
-        self._files = dict.fromkeys(files_read(config))
+        self._files = dict.fromkeys(files_read(config, settings))
         self._files = await self._look()
         with_lifespan = {impl.plugin_name for impl in self.plugins.implementations("lifespan", self.plugins.names)}
         self._ready = [*config.pipeline.order, *(name for name in self.plugins.names if name not in with_lifespan)]
@@ -205,7 +205,8 @@ class Reloader:
         self._files = look(self._files)
         loaded = self._load(running)
         config, registry = loaded.config, self.plugins.registry
-        files = {**look(files_read(config) - self._files.keys()), **self._files}
+        wanted = files_read(config, loaded.settings)
+        files = {**look(wanted - self._files.keys()), **self._files}
         # What a broken configuration needs is looked at too: it may come later. What is not needed any more is forgotten then.
         self._files = files
         problems, warnings = loaded.secret_problems(registry.secret_schemes)
@@ -224,7 +225,6 @@ class Reloader:
             tls = tls_context(config.server.tls) if config.server.tls is not None else None
         except ConfigError as error:
             raise ConfigError([loaded.source.located(problem) for problem in error.problems]) from None
-        wanted = files_read(config)
         return _Read(loaded, [*loaded.warnings, *warnings], {file: seen for file, seen in files.items() if file in wanted}, tls)
 
     def _load(self, running: Config) -> Loaded:

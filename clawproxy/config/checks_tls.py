@@ -12,6 +12,7 @@ from pathlib import Path
 
 from clawproxy.config.certificates import validity_of_file
 from clawproxy.config.findings import Findings, check_file
+from clawproxy.config.identities import identity_problem
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted
 from clawproxy.config.schema import Config, ProviderConfig
@@ -21,7 +22,6 @@ from clawproxy.config.units import shown
 _LABELS = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*"
 _HOST = re.compile(rf"(?:\*\.)?{_LABELS}")
 _SERVER_NAME = re.compile(rf"{_LABELS}|[0-9a-fA-F:.]+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_tls(tls: TLSConfig, found: Findings) -> None:
@@ -126,12 +126,3 @@ def check_certificates(config: Config, found: Findings) -> None:
             elif identity in taken:
                 found.wrong(where, f"is the same as {dotted(taken[identity])}; a certificate is one key")
             taken.setdefault(identity, where)
-
-
-def identity_problem(identity: str) -> str | None:
-    kind, _, rest = identity.partition(":")
-    if kind not in ("sha256", "san", "cn") or not rest or rest != rest.strip():
-        return f'"{shown(identity)}" is no identity; write "sha256:HEX", "san:NAME" or "cn:NAME"'
-    if kind == "sha256" and not _SHA256.fullmatch(rest):
-        return "is no digest of a certificate; write 64 hexadecimal digits in lower case, without colons"
-    return None

@@ -15,6 +15,7 @@ from typing import Any, Literal, NewType
 from attrs import field, frozen
 
 from clawproxy.clocks import Deadlines
+from clawproxy.config.identities import all_canonical
 from clawproxy.config.policies import PolicyConfig
 from clawproxy.config.prices import PriceConfig, RatesConfig
 from clawproxy.config.residency import ResidencyConfig
@@ -230,8 +231,8 @@ class KeyConfig:
     expires: float | None = None
     """A TOML date-time in the file; Unix time here."""
     may_assert: bool = False
-    certificates: tuple[str, ...] = ()
-    """What a client certificate must say to be this key: `sha256:HEX`, `san:NAME` or `cn:NAME`, any of them."""
+    certificates: tuple[str, ...] = field(default=(), converter=all_canonical)
+    """What a client certificate must say to be this key, any of them: as in `identities`."""
 
 
 @frozen

@@ -12,6 +12,8 @@ from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
+from attrs import fields, has
+
 from clawproxy.config.locate import Path as KeyPath
 from clawproxy.config.locate import dotted
 from clawproxy.config.schema import FETCHED, Config, SecretRef
@@ -22,6 +24,7 @@ from clawproxy.secrets import Secret
 
 Schemes = Mapping[str, Callable[[str], str]]
 NO_SCHEMES: Schemes = MappingProxyType({})
+NO_SETTINGS: Mapping[str, object] = MappingProxyType({})
 _MOST = 64 * 1024
 SHORT_KEY = 20
 """Characters below which a static client key is worth a warning: 20 of base64 are 120 bits."""
@@ -111,10 +114,32 @@ def references(config: Config) -> Iterator[tuple[KeyPath, SecretRef]]:
             yield ("server", name), ref
 
 
-def files_read(config: Config) -> set[Path]:
-    """The files whose content is part of the configuration: itself, secrets, certificates."""
+def _in_section(value: object) -> Iterator[SecretRef]:
+    """Those in a plugin's settings, wherever its class has them."""
+    kind = type(value)
+    if isinstance(value, SecretRef):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _in_section(each)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for each in value:
+            yield from _in_section(each)
+    elif has(kind):
+        for part in fields(kind):
+            if part.init:  # the others are the class's own, and no settings
+                yield from _in_section(getattr(value, part.name))
+
+
+def files_read(config: Config, settings: Mapping[str, object] = NO_SETTINGS) -> set[Path]:
+    """The files whose content is part of the configuration: itself, secrets, certificates.
+
+    Args:
+        settings: plugins' sections, whose secrets count too.
+    """
     tls = config.server.tls
-    named: list[Path | None] = [Path(ref.value) for _, ref in references(config) if ref.scheme == "file"]
+    refs = [*(ref for _, ref in references(config)), *_in_section(settings)]
+    named: list[Path | None] = [Path(ref.value) for ref in refs if ref.scheme == "file"]
     for provider in config.providers.values():
         named.append(provider.ca_file)
         if provider.tls is not None:

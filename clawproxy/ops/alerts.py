@@ -226,9 +226,12 @@ class Alerts:
             if watching is None:
                 await trio.sleep(1.0)
                 continue
-            await watching.begin(self._app)
+            try:
+                await watching.begin(self._app)
+                watching.look(trio.current_time())
+            except Exception as error:  # a ledger that can not be read, or a defect: the service goes on, and so does the watch
+                log_exception("alert.crashed", error)
             await trio.sleep(watching.step)
-            watching.look(trio.current_time())
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,7 +1,7 @@
 """The certificate a client showed in its handshake, and how it travels from there to `authenticate`.
 
 Rule 1: only what OpenSSL verified against `server.tls.client_ca` is read: without that nothing here believes a certificate.
-Rule 2: what a certificate says is compared as text, exactly, in one case for host names; nothing in it is a pattern.
+Rule 2: what a certificate says is compared as text, exactly, and by its kind (`config.identities`); nothing in it is a pattern.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import trio
 
+from clawproxy.config.identities import san
 from clawproxy.messages import ClientCertificate, Credentials
 
 MOST: Final = 64
 """Names that are read of one certificate."""
+_KINDS: Final = {"DNS": "dns", "URI": "uri", "email": "email", "IP Address": "ip"}
 
 
 class Peer(str):
@@ -51,9 +53,9 @@ def read(said: Any, whole: bytes | None) -> ClientCertificate | None:
     if not said or not whole:
         return None
     digest = hashlib.sha256(whole).hexdigest()
-    names = [(kind, text) for kind, text in said.get("subjectAltName", ()) if kind in ("DNS", "URI", "email", "IP Address")]
+    names = [(_KINDS[kind], text) for kind, text in said.get("subjectAltName", ()) if kind in _KINDS]
     common = [text for part in said.get("subject", ()) for kind, text in part if kind == "commonName"]
-    identities = [f"sha256:{digest}", *(f"san:{text.lower() if kind == 'DNS' else text}" for kind, text in names[:MOST])]
+    identities = [f"sha256:{digest}", *(san(kind, text) for kind, text in names[:MOST])]
     if len(common) == 1:  # two say nothing
         identities.append(f"cn:{common[0]}")
     return ClientCertificate(digest, tuple(dict.fromkeys(identities)), ssl.cert_time_to_seconds(said["notAfter"]))

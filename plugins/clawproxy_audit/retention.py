@@ -4,7 +4,8 @@
 
 Rule 1: a row's place and its MAC stay, its text goes; `cut`, under the chain's key, says that this is what retention left of the
         row with that MAC. So nobody else can cut one, and `verify` tells the two apart. Content alone is cut the same way.
-Rule 2: nothing is changed in place: the rest is written beside the file, and takes its place whole (`Cutting`).
+Rule 2: nothing is changed in place: the rest is written beside the file, and takes its place whole (`Cutting`). A row at a time
+        is in memory, however large the file is.
 Rule 3: a file that has nothing due is not read again before something in it is.
 
 All functions block. They raise OSError.
@@ -18,7 +19,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 from attrs import define, field, frozen
@@ -33,6 +34,8 @@ _CUT: Final = re.compile(rb',"cut":"([0-9a-f]{64})"\Z')
 _CONTENT: Final = re.compile(rb',"content":\{"alg":"[A-Z0-9]{1,16}","key":"[0-9a-f]{1,64}","data":"[A-Za-z0-9+/=]*"\}\Z')
 _SEQ: Final = re.compile(rb'\{"seq":\d{1,18},"prev":"[0-9a-f]{%d}"' % len(FIRST))
 _NEVER: Final = float("inf")
+_PIECE: Final = 64 * 1024
+"""Bytes copied at once."""
 
 
 class _Known(msgspec.Struct, gc=False):
@@ -125,29 +128,37 @@ class Cutting:
 
     @classmethod
     def begin(cls, path: Path, beside: Path, key: bytes, terms: Terms, now: float) -> Cutting:
-        """Reads all whole rows. Where nothing is due nothing is written to `beside`."""
+        """Reads all whole rows, one at a time. Where nothing is due nothing is written to `beside`."""
         cut, size, due = 0, 0, _NEVER
-        out: list[bytes] = []
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # being written, or torn
-                size += len(line)
-                left, next_due = terms.row(line[:-1], now)
-                due = min(due, next_due)
-                row = None if left is None else read_row(line[:-1])
-                if left is not None and row is not None:
-                    cut += 1
-                    line = cut_to(key, left, row[3]) + b"\n"
-                out.append(line)
-        if cut:
-            fd = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "wb") as file_beside:
-                file_beside.writelines(out)
-                file_beside.flush()
-                os.fsync(fd)
-                os.utime(fd, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # by which the oldest files are told
+        rest: BinaryIO | None = None
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # being written, or torn
+                    left, next_due = terms.row(line[:-1], now)
+                    due = min(due, next_due)
+                    row = None if left is None else read_row(line[:-1])
+                    at, size = size, size + len(line)
+                    if left is not None and row is not None:
+                        if rest is None:
+                            rest = _beginning(beside, file.fileno(), at)
+                        cut += 1
+                        line = cut_to(key, left, row[3]) + b"\n"
+                    if rest is not None:
+                        rest.write(line)
+            if rest is not None:
+                rest.flush()
+                os.fsync(rest.fileno())
+                os.utime(rest.fileno(), ns=(stat.st_atime_ns, stat.st_mtime_ns))  # by which the oldest files are told
+        except BaseException:  # a full disk: the half of it would take the room that is missing
+            if rest is not None:
+                beside.unlink(missing_ok=True)
+            raise
+        finally:
+            if rest is not None:
+                rest.close()
         return cls(path, beside, stat.st_ino, size, cut, due)
 
     def is_current(self) -> bool:
@@ -167,3 +178,17 @@ class Cutting:
     def drop(self) -> None:
         if self.cut:
             self.beside.unlink(missing_ok=True)
+
+
+def _beginning(beside: Path, fd: int, size: int) -> BinaryIO:
+    """A new file with the first `size` bytes of another, which are as they are to be."""
+    file = os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb")
+    try:
+        at = 0
+        while at < size and (piece := os.pread(fd, min(_PIECE, size - at), at)):
+            at += file.write(piece)
+    except BaseException:
+        file.close()
+        beside.unlink(missing_ok=True)
+        raise
+    return file

@@ -157,8 +157,9 @@ class Writer:
                     except trio.Cancelled:  # not begun
                         cutting.drop()
                         raise
-        except OSError as error:
-            log.error("what retention says is due could not be cut out of the audit log: %s", error)
+        except Exception as error:  # a defect, too: it is looked after again when the pause is over
+            why = error if isinstance(error, OSError) else type(error).__name__
+            log.error("what retention says is due could not be cut out of the audit log: %s", why)
 
     async def _anchor_if_due(self) -> None:
         chain = self._chain
@@ -175,7 +176,7 @@ class Writer:
         seq, mac = chain.seq, chain.prev
         try:
             await trio.to_thread.run_sync(anchors.write, chain.name, "anchor", seq, mac, limiter=self._limiter)
-        except OSError as error:
+        except Exception as error:
             self._complain(error)
             return
         self._anchored, self._anchored_at = seq, trio.current_time()

@@ -29,6 +29,7 @@ from clawproxy.stores.base import KeyRecord
 from clawproxy_auth.introspection import Introspection
 from clawproxy_auth.issuers import IssuerSettings, parse, principal_of
 from clawproxy_auth.keyring import AuthSettings, Keyring, is_credential
+from clawproxy_auth.places import Places
 from clawproxy_auth.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ async def _by_token(token: str, peer: str, state: Keyring, app: App) -> Principa
         # can not let anyone in.
         if record is not None and hmac.compare_digest(record.digest, mark):
             return _stored(record)
-        principal = await _vouched(token, state, app)
+        principal = await _vouched(token, mark, peer, state, app)
         if principal is not None:
             return principal
     wait = _throttle(app, state.settings).failed(peer, token, trio.current_time())
@@ -129,7 +130,7 @@ async def prepare_request(exchange: Exchange, request: ChatRequest) -> ChatReque
     return evolve(request, max_tokens=cap)
 
 
-async def _vouched(token: str, state: Keyring, app: App) -> Principal | None:
+async def _vouched(token: str, mark: bytes, peer: str, state: Keyring, app: App) -> Principal | None:
     """Whom an issuer, or the introspection endpoint, says it is. Raises ClawError: auth.expired, overloaded."""
     if state.issuers:
         try:
@@ -142,7 +143,10 @@ async def _vouched(token: str, state: Keyring, app: App) -> Principal | None:
             if error.slug != "auth.invalid":
                 raise
             return None
-    return None if state.introspection is None else await state.introspection.principal(token)
+    if state.introspection is None:
+        return None
+    places: Places = app.shared.setdefault("auth.places", Places())
+    return await state.introspection.principal(token, mark, peer, places)
 
 
 def _keys(app: App, name: str, settings: AuthSettings) -> KeySet:
@@ -210,7 +214,7 @@ def _introspection(config: AuthSettings, app: App, problems: list[str]) -> Intro
     if not _installed("httpcore2"):
         problems.append("plugins.auth.introspection: needs the package httpcore2; run `pip install clawproxy[control]`.")
     try:
-        return Introspection(settings, app.resolve_secret(settings.client_secret))
+        return Introspection(settings, app.resolve_secret(settings.client_secret), app.nursery)
     except LookupError as error:
         problems.append(f"plugins.auth.introspection.client_secret: {error.args[0] if error.args else 'not found'}")
         return None

@@ -38,7 +38,7 @@ class Keyring:
     introspection: Introspection | None = None
     _known: dict[bytes, tuple[bytes, Principal]] = field(factory=dict, repr=False)
     certificates: dict[str, Principal] = field(factory=dict)
-    """By identity: `sha256:HEX`, `san:NAME`, `cn:NAME`."""
+    """By identity: `sha256:HEX`, `san:KIND:NAME`, `cn:NAME`."""
     caps: bool = False
     """Whether any role limits its answers."""
 

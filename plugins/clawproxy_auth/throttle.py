@@ -30,7 +30,7 @@ class Throttle:
         """Note a failed attempt at `now` (seconds, any steady clock). Returns how long to wait where there were too many."""
         prefix = hashlib.blake2b(token[:PREFIX].encode("utf-8", "surrogatepass"), key=self._key, digest_size=16).digest()
         waits = (
-            self._note(self._addresses, _network(peer), now),
+            self._note(self._addresses, network(peer), now),
             self._note(self._prefixes, prefix, now),
         )
         return max((wait for wait in waits if wait is not None), default=None)
@@ -48,7 +48,7 @@ class Throttle:
         return len(self._addresses) + len(self._prefixes)
 
 
-def _network(peer: str) -> bytes:
+def network(peer: str) -> bytes:
     """Who counts as one: an IPv4 address, an IPv6 /64 (one customer's line has all of it), else the text as it is."""
     try:
         address = ipaddress.ip_address(peer)

@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from clawproxy.config import Residences
-from clawproxy.config.load import Loaded, load
-from clawproxy.config.schema import PipelineConfig
-from clawproxy.errors import ConfigError
+from clawproxy.config.load import Loaded
 from clawproxy.messages import Principal
-from clawproxy.pipeline import Plugins
+from tests.config import files
+from tests.config.files import problems
 
-PLUGINS = Plugins(PipelineConfig().order).registry
 BASE = """\
 [providers.a]
 base_url = "https://a.example"
@@ -25,9 +23,8 @@ routes = [{ provider = "a", model = "m" }, { provider = "b", model = "m", region
 """
 
 
-def loaded(tmp_path: Path, text: str) -> Loaded:
-    (tmp_path / "c.toml").write_text(BASE + text)
-    return load(tmp_path / "c.toml", settings=PLUGINS.settings, environ={})
+def loaded(folder: Path, text: str) -> Loaded:
+    return files.loaded(folder, BASE + text)
 
 
 @pytest.mark.parametrize(
@@ -52,10 +49,8 @@ def loaded(tmp_path: Path, text: str) -> Loaded:
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str, problem: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        loaded(tmp_path, text)
-    (said,) = caught.value.problems
-    assert said.startswith(f"{tmp_path}/c.toml:{problem}"), said
+    [said] = problems(tmp_path, BASE + text)
+    assert said.startswith(f"claw.toml:{problem}"), said
 
 
 def test_a_route_is_where_it_says_else_where_its_provider_is(tmp_path: Path) -> None:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import trustme
+from attrs import define, field
 
-from clawproxy.config.load import Loaded, load
+from clawproxy.config.load import load
 from clawproxy.config.schema import Duration, OAuthConfig, ProviderTLSConfig, SecretRef
 from clawproxy.config.secretrefs import files_read, resolve_secret
 from clawproxy.errors import ConfigError
-from clawproxy.pipeline import Plugins
+from tests.config.files import PLUGINS, loaded, problems
 
-PLUGINS = Plugins(["audit", "auth", "sanitize", "truncate", "router", "meter"]).registry
 PROVIDER = '[providers.p]\nbase_url = "https://provider.test/v1"\n'
 KEY = '[keys.k]\nsecret = "env:K"\n'
 PIN = "sha256/" + "A" * 43 + "="
-
-
-def loaded(tmp_path: Path, text: str) -> Loaded:
-    file = tmp_path / "claw.toml"
-    file.write_text(text)
-    return load(file, settings=PLUGINS.settings, environ={})
-
-
-def problems(tmp_path: Path, text: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        loaded(tmp_path, text)
-    return [problem.replace(str(tmp_path), "").lstrip("/") for problem in caught.value.problems]
 
 
 @pytest.fixture
@@ -57,7 +46,31 @@ def test_all_of_it(tmp_path: Path, pair: str) -> None:
     assert tls is not None
     assert tls.names[0].hosts == ("api.test", "*.api.test")
     assert config.keys["k"].secret is None
+    assert config.keys["k"].certificates == (f"sha256:{'a' * 64}", "san:uri:spiffe://mesh/app", "cn:app")
     assert files_read(config) == {tmp_path / name for name in ("c.pem", "k.pem", "secret", "claw.toml")}
+
+
+@define
+class Inner:
+    secret: SecretRef
+    more: tuple[SecretRef, ...] = ()
+    by_name: Mapping[str, SecretRef] = field(factory=dict)
+
+
+@define
+class Section:
+    inner: Inner | None = None
+    several: Mapping[str, Inner] = field(factory=dict)
+    own: object = field(init=False, factory=lambda: SecretRef("file", "/none"))
+
+
+def test_files_that_plugins_sections_name_are_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "claw.toml").write_text(
+        '[plugins.x.inner]\nsecret = "file:a"\nmore = ["file:b", "env:B"]\nby_name.n = "file:c"\n'
+        '[plugins.x.several.s]\nsecret = "file:d"\n'
+    )
+    found = load(tmp_path / "claw.toml", settings={**PLUGINS.settings, "x": Section}, environ={})
+    assert files_read(found.config, found.settings) == {tmp_path / name for name in ("a", "b", "c", "d", "claw.toml")}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,13 @@ def test_what_is_wrong_with_a_key(text: str, expected: str, tmp_path: Path) -> N
         ('["spiffe://x"]', "is no identity"),
         ('["cn:"]', "is no identity"),
         ('["cn:x", "cn:x"]', "is the same as keys.k.certificates[0]"),
+        ('["san:A.test", "san:dns:a.test"]', "is the same as keys.k.certificates[0]"),
+        ('["san:dns:"]', '"san:dns:" names nothing; write "sha256:HEX", "san:dns:NAME"'),
+        ('["san: a.test"]', "is no identity"),
+        ('["san:dns:spiffe://x"]', '"spiffe://x" is no DNS name; write "san:uri:spiffe://x"'),
+        ('["san:email:a.test"]', '"a.test" is no mail address; write "san:dns:a.test"'),
+        ('["san:ip:10.0.0"]', '"10.0.0" is no IP address; write "san:dns:10.0.0"'),
+        ('["san:uri:::1"]', '"::1" is no URI; write "san:ip:::1"'),
     ],
 )
 def test_what_is_wrong_with_an_identity(certificates: str, expected: str, tmp_path: Path, pair: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import ipaddress
 import json
 import ssl
 import warnings
@@ -15,6 +17,9 @@ import attrs
 import pytest
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from clawproxy.clocks import Deadlines
 from clawproxy.config import KeyConfig, SecretRef, ServerConfig, TLSConfig, TLSNameConfig
@@ -119,6 +124,61 @@ async def test_a_certificate_is_a_credential(tmp_path: Path) -> None:
         store = running.server.gateway.app.store
         await store.flush()
         assert {row.opened.key for row in await store.rows()} == {"bob"}
+
+
+def naming(*names: x509.GeneralName) -> trustme.LeafCert:
+    """A client's certificate with names of any kind: `trustme` itself makes kinds of their forms."""
+    signer = serialization.load_pem_private_key(CLIENTS.private_key_pem.bytes(), None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    authority, now = x509.load_pem_x509_certificate(CLIENTS.cert_pem.bytes()), datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(authority.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return trustme.LeafCert(private, made.public_bytes(pem), [])
+
+
+async def test_kinds_of_names_are_told_apart(tmp_path: Path) -> None:
+    """An authority that lets its clients choose a URI or a mail address has vouched for no host name of the same letters."""
+    dns, uri, email, ip = x509.DNSName, x509.UniformResourceIdentifier, x509.RFC822Name, x509.IPAddress
+    identities = {
+        "host": ("san:host.internal", "san:dns:Other.Internal"),
+        "mesh": ("san:spiffe://mesh/ns/a", "san:uri:urn:b"),
+        "mail": ("san:ann@example.com", "san:email:Ben@example.com"),
+        "address": ("san:2001:db8::1", "san:ip:192.0.2.7"),
+    }
+    keys = {name: KeyConfig(certificates=each) for name, each in identities.items()}
+    async with gateway(tmp_path, server=server_of(tmp_path, client_auth="optional"), keys=keys) as running:
+        for name, who in (
+            (dns("HOST.internal"), "host"),
+            (dns("other.internal"), "host"),
+            (uri("host.internal"), None),
+            (email("host.internal"), None),
+            (dns("dns:host.internal"), None),
+            (uri("spiffe://mesh/ns/a"), "mesh"),
+            (uri("urn:b"), "mesh"),
+            (dns("spiffe://mesh/ns/a"), None),
+            (email("ann@example.com"), "mail"),
+            (email("Ben@example.com"), "mail"),
+            (uri("ann@example.com"), None),
+            (dns("ann@example.com"), None),
+            (ip(ipaddress.ip_address("2001:db8::1")), "address"),
+            (ip(ipaddress.ip_address("192.0.2.7")), "address"),
+            (dns("192.0.2.7"), None),
+        ):
+            reply = await ask(running, naming(name))
+            assert (reply.status, reply.json().get("key")) == ((200, who) if who else (401, None)), name
 
 
 async def test_the_verdict_on_a_token_is_kept_for_the_certificate_it_came_with(tmp_path: Path) -> None:

@@ -229,10 +229,12 @@ async def test_hanging_up_twice(world: World) -> None:
 
 
 async def test_a_secret_that_is_replaced_in_its_file(tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
+    secret, plugins = tmp_path / "secret", tmp_path / "plugins"
     secret.write_text(KEY + "\n")
+    plugins.write_text("a content key of a plugin's section")
     async with ScriptedProvider.running() as provider:
         text = settings(tmp_path, provider.base_url).replace("env:TEST_CLIENT_KEY", f"file:{secret}")
+        text += '\n[plugins.audit]\ncontent = "full"\ncontent_key = "file:plugins"\n'
         async with served(tmp_path, text, **SECRETS) as running:
             world = World(running, provider, tmp_path / "clawproxy.toml", text)
             assert (await world.ask()).status == 200
@@ -242,6 +244,8 @@ async def test_a_secret_that_is_replaced_in_its_file(tmp_path: Path) -> None:
             await world.until("ok", 1)
             assert (await world.ask()).status == 401, "no verdict of before is kept"
             assert (await world.ask(key=OTHER_KEY)).status == 200
+            plugins.write_text("another content key of a plugin's section")
+            await world.until("ok", 2)
             secret.unlink()
             await world.until("failed", 1)
             assert (await world.ask(key=OTHER_KEY)).status == 200

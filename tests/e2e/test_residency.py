@@ -18,10 +18,12 @@ from clawproxy.config import (
     KeyConfig,
     ModelConfig,
     PipelineConfig,
+    PolicyConfig,
     ProviderConfig,
     ResidencyConfig,
     RouteConfig,
     SecretRef,
+    WhenConfig,
     Words,
 )
 from clawproxy.context import App, Attempt, Exchange
@@ -34,6 +36,7 @@ from clawproxy_router import PriorityPlan
 from tests.matrix.expected import BASE
 
 from .harness import Running, gateway
+from .http_client import fetch
 from .test_admin_keys import chat
 
 US = RouteConfig("openai_chat", "m-us", region="us")
@@ -135,6 +138,46 @@ async def test_every_rule_that_is_somebodys_holds(tmp_path: Path) -> None:
     async with bound(tmp_path / "2", residency=unlimited) as running:  # what a client asserts takes nothing away
         assert (await chat(running, ASSERTS, model="both", user="carl")).status == 200
         assert asked(running) == ["m-eu"]
+
+
+async def names(running: Running, token: str, path: str = "/v1/models") -> set[str]:
+    async with await running.connect() as connection:
+        reply = await fetch(connection, "GET", path, headers={"authorization": f"Bearer {token}"})
+    document = reply.json()
+    if "providers" in document:
+        return {f"{provider['id']} {model['id']}" for provider in document["providers"] for model in provider["models"]}
+    return {each.get("id") or each["name"] for each in document.get("data", document.get("models"))}
+
+
+async def test_lists_name_what_it_may_ask_for(tmp_path: Path) -> None:
+    async with bound(tmp_path) as running:
+        for token in (FREE, BOUND, ASSERTS, STRICT):
+            may = {model for model in MODELS if (await chat(running, token, model=model)).status == 200}
+            assert await names(running, token) == may
+        assert may == set(), "nothing of it fits both rules"
+        may = {"both", "drawn", "group"}
+        assert await names(running, BOUND) == await names(running, BOUND, "/api/tags") == may
+        assert await names(running, BOUND, "/v1/catalog") == {f"anthropic {model}" for model in may}
+        async with await running.connect() as connection:
+            reply = await fetch(connection, "GET", "/v1/models/us-only", headers={"authorization": f"Bearer {BOUND}"})
+        assert reply.status == 404
+        assert await names(running, FREE, "/v1/catalog") == {f"openai_chat {model}" for model in MODELS}
+
+
+@pytest.mark.parametrize(
+    ("policy", "there"),
+    [
+        (PolicyConfig(WhenConfig(model=Words(("us-*",))), model="both"), True),
+        (PolicyConfig(choose="both"), True),
+        (PolicyConfig(WhenConfig(model=Words(("drawn",))), model="both"), False),
+        (PolicyConfig(model="both", shadow=True), False),
+        (PolicyConfig(cap=5), False),
+    ],
+)
+async def test_a_model_that_a_policy_leads_elsewhere_is_named(tmp_path: Path, policy: PolicyConfig, there: bool) -> None:
+    async with bound(tmp_path, policies={"elsewhere": policy}) as running:
+        assert ("us-only" in await names(running, BOUND)) == there
+        assert (await chat(running, BOUND, model="us-only")).status == (200 if there else 403)
 
 
 @frozen

@@ -11,11 +11,13 @@ import trio
 from attrs import evolve, field, frozen
 from trio.testing import MockClock
 
+from clawproxy.clocks import Deadlines
 from clawproxy.config import Config, ModelConfig, PipelineConfig, PriceConfig, ProviderConfig, RouteConfig
 from clawproxy.config.prices import Price
 from clawproxy.config.schema import LimitsConfig
 from clawproxy.context import App, Exchange
 from clawproxy.errors import ClawError
+from clawproxy.events import Outcome
 from clawproxy.hookspecs import hookimpl
 from clawproxy.lifetime import Lifetime
 from clawproxy.messages import ChatRequest, Message
@@ -159,6 +161,58 @@ async def test_what_ends_the_request_ends_it(autojump_clock: MockClock) -> None:
         assert answer.outcome.label == "client_gone"
         assert plugin.state.said == []
         assert trio.current_time() < 2.1 + running.gateway.app.config.deadlines.total
+
+
+class Notes(Asks):
+    """Begins later than the request, and notes what each exchange, and its last attempt, came to: the question's first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed: list[tuple[bool, str, str | None]] = []
+
+    @hookimpl
+    async def prepare_request(self, exchange: Exchange, request: ChatRequest, state: State) -> ChatRequest | None:
+        if exchange.parent is None:
+            await trio.sleep(0.3)
+        return await super().prepare_request(exchange, request, state)
+
+    @hookimpl
+    async def exchange_closed(self, exchange: Exchange, outcome: Outcome, state: State) -> None:
+        last = exchange.attempts[-1].outcome if exchange.attempts else None
+        self.closed.append((exchange.parent is not None, outcome.label, last))
+
+
+CAUSES = {
+    "timeout.total": None,
+    "client_gone": ClawError("client_gone"),
+    "cancelled": ClawError("cancelled"),
+    "shutting_down": ClawError("shutting_down"),
+    "refused.auth": ClawError("auth.expired"),
+}
+
+
+@pytest.mark.parametrize("label", CAUSES)
+async def test_it_is_booked_as_what_ended_the_request(label: str, autojump_clock: MockClock) -> None:
+    plugin = Notes()
+    async with asking(plugin, deadlines=Deadlines(total=5.0)) as running:
+        running.upstream.will_say(Pause(60.0), "well")
+        lifetime = Lifetime()
+
+        async def end() -> None:
+            await trio.sleep(2.0)
+            cause = CAUSES[label]
+            if cause is not None:
+                lifetime.cancel(cause)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end)
+            answer = await running.ask(lifetime=lifetime)
+        assert answer.outcome is not None
+        assert answer.outcome.label == label
+        assert plugin.closed == [(True, label, label), (False, label, None)]
+        [row] = await running.store.rows()
+        assert row.closed is not None
+        assert row.closed.outcome == label
 
 
 async def test_a_hook_that_only_waits_is_still_stopped(autojump_clock: MockClock) -> None:

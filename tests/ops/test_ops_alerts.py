@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from clawproxy.config import AlertsConfig, Config, Duration
 from clawproxy.context import Alert, App
@@ -181,3 +182,37 @@ async def test_a_file_that_can_not_be_written_stops_nothing(tmp_path: Path) -> N
     with trio.move_on_after(0.05):
         await alerts.write()
     assert len(seen) == 1
+
+
+class Broken(MemoryStore):
+    async def usage(self, *_: object, **__: object) -> list[UsageRow]:
+        await trio.lowlevel.checkpoint()
+        raise OSError("disk I/O error")
+
+
+async def test_a_ledger_that_breaks_and_a_defect_end_no_watch(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AlertsConfig(unusual_use=3.0, error_rate="10%", least=10, window=Duration(100.0))
+    seen: list[Alert] = []
+    alerts = Alerts(App(Config(alerts=config), Broken(), "one", tmp_path), seen.append)
+    alerts.configure(config)
+    watch = alerts.watching
+    assert watch is not None
+    looks = 0
+
+    def look(now: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise ZeroDivisionError
+        Watch.look(watch, now)
+
+    monkeypatch.setattr(watch, "look", look)
+    filled(10, 10, trio.current_time(), watch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(alerts.watch)
+        await trio.sleep(35)
+        nursery.cancel_scope.cancel()
+    assert looks >= 3
+    assert [each.event for each in seen] == ["error_rate"]

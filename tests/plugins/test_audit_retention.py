@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import time
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -197,6 +199,45 @@ def test_whatever_is_cut_when_the_chain_is_whole(
     chain.close()
 
 
+@pytest.mark.parametrize("due", ["first", "last"])
+def test_a_file_is_never_in_memory(tmp_path: Path, due: str) -> None:
+    kept = [row(number, "law", 0) for number in range(6000)]
+    chain = chain_of(tmp_path, [row(1, "clinic", 11), *kept] if due == "first" else [*kept, row(1, "clinic", 11)])
+    size = chain.path.stat().st_size
+    assert size > 2_000_000
+    tracemalloc.start()
+    try:
+        cutting = retention.Cutting.begin(chain.path, tmp_path / "beside", KEY, retention.Terms.of(OWN), NOW)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert cutting.cut == 1
+    assert peak < size / 10
+    assert chain.replace(cutting.beside, cutting.inode, cutting.size)
+    chain.close()
+    report = checked(tmp_path)
+    assert (report.intact, report.rows, report.cut) == (True, 6001, 1), report.findings
+
+
+def test_a_disk_that_fills_up_keeps_no_half_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = chain_of(tmp_path, [row(1, "clinic", 11), row(2, None, 1)])
+    before = chain.path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clawproxy_audit.retention.os.fsync", full)
+        with pytest.raises(OSError, match="space"):
+            clean(chain)
+    assert [path.name for path in (tmp_path / "audit").iterdir()] == ["gw.jsonl"]
+    assert chain.path.read_bytes() == before
+    clean(chain)
+    chain.close()
+    assert ["removed" in each for each in left(chain.path)] == [True, False]
+    assert checked(tmp_path).intact
+
+
 def test_other_files_are_cut_unless_somebody_holds_them(tmp_path: Path) -> None:
     old = chain_of(tmp_path, [row(1, "clinic", 11)], "old")
     aside = old.path.with_name("old.000001.jsonl")
@@ -281,6 +322,36 @@ async def test_it_begins_without_a_request(tmp_path: Path, monkeypatch: pytest.M
                 while "removed" not in left(chain.path)[0]:
                     await trio.sleep(0.005)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_defect_in_cutting_stops_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(retention, "LEAST_PAUSE", 0.01)
+    monkeypatch.setattr(writer, "WRITE_EVERY", 0.001)
+    begun = 0
+    whole = retention.Cutting.begin
+
+    def begin(*args: Any) -> retention.Cutting:
+        nonlocal begun
+        begun += 1
+        if begun <= 2:
+            raise ZeroDivisionError
+        return whole(*args)
+
+    monkeypatch.setattr(retention.Cutting, "begin", begin)
+    async with trio.open_nursery() as nursery:
+        app = App(Config(), MemoryStore(), "gw", tmp_path, pepper=PEPPER, nursery=nursery)
+        state = audit.configure(AuditSettings(teams={"clinic": AuditTeam(Duration(0.02))}), app)
+        async with audit.lifespan(app):
+            path = tmp_path / "audit" / "gw.jsonl"
+            closing = audit.exchange_closed(make_exchange(instance="gw", principal=Principal("k", team="clinic")), DONE, state)
+            assert closing is not None
+            await closing
+            with trio.fail_after(10):
+                while not any("removed" in each for each in left(path)):
+                    await trio.sleep(0.002)
+        nursery.cancel_scope.cancel()
+    assert checked(tmp_path).intact
 
 
 def test_a_team_is_not_kept_longer_than_its_files() -> None:

@@ -7,9 +7,13 @@ many calls as the row says (none, mostly), and descriptors and tasks are where t
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import re
+import sys
 import time
+import types
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -17,6 +21,8 @@ from typing import Any
 import attrs
 import trio
 
+from clawproxy.alarms import Alarms
+from clawproxy.scripted import ScriptedProvider
 from tests.e2e.harness import KEY, Running, descriptors
 from tests.e2e.http_client import chat
 
@@ -165,6 +171,31 @@ def longest_step() -> Iterator[Step]:
         yield step
     finally:
         trio.lowlevel.remove_instrument(step)
+
+
+_NO_TABLES = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.FrameType)
+
+
+def entries(running: Running) -> int:
+    """How many entries all tables have that the gateway holds: its own, its plugins', and those of their modules. What it keeps
+    of each request, label or name, is one at least; how memory was had from the system does not show. Alarms are left out: those
+    of requests that are over go when their time comes."""
+    modules = [module for name, module in tuple(sys.modules.items()) if name.partition(".")[0].startswith("clawproxy")]
+    count, seen = 0, set[int]()
+    todo: list[object] = [running.server, *(vars(module) for module in modules if "scripted" not in module.__name__)]
+    while todo:
+        each = todo.pop()
+        if (
+            id(each) in seen
+            or isinstance(each, (*_NO_TABLES, ScriptedProvider, Alarms))
+            or type(each).__module__.startswith("trio")
+        ):
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict | list | set | deque):
+            count += len(each)
+        todo += gc.get_referents(each)
+    return count
 
 
 async def _well(running: Running) -> None:

@@ -27,12 +27,12 @@ from clawproxy.scripted import ScriptedProvider
 from tests.e2e.harness import KEY, PROVIDER_KEY
 from tests.e2e.process import CLI, Served, served
 from tests.e2e.test_reload import World
-from tests.e2e.websocket_client import masked
 from tests.matrix import asking
 from tests.matrix.asking import Ask
-from tests.matrix.expected import BASE, PROVIDERS
+from tests.matrix.expected import PROVIDERS
 from tests.threats.kit import document, get, leaks, post, say
 from tests.threats.left import found_in
+from tests.threats.surroundings import ONCE, ORDER, every_dialect, installed, over_websocket
 
 PLUGIN = '''
 import os
@@ -79,24 +79,8 @@ def canaries() -> dict[str, str]:
     return {f"CANARY_{name}": secrets.token_urlsafe(24) for name in names}
 
 
-def install(folder: Path) -> Path:
-    """The clumsy plugin, with an entry point, where PYTHONPATH finds it."""
-    place = folder / "site"
-    info = place / "clumsy-1.dist-info"
-    info.mkdir(parents=True)
-    (place / "clumsy.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clumsy\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[clawproxy]\nclumsy = clumsy:plugin\n")
-    return place
-
-
 def settings(folder: Path, url: str, closed_port: int, *, level: str = "debug") -> str:
     base = url.removesuffix("/v1")
-    providers = "".join(
-        f'[providers.{name}]\ndialect = "{name}"\nbase_url = "{base}{path}"\napi_key = "env:CANARY_PROVIDER"\n'
-        f'[models.via-{name}]\nroutes = [{{ provider = "{name}", model = "scripted-1" }}]\n'
-        for name, path in BASE.items()
-    )
     return f"""
 [server]
 listen = "127.0.0.1:0"
@@ -106,8 +90,7 @@ admin_token = "env:CANARY_ADMIN"
 pepper = "env:CANARY_PEPPER"
 [log]
 level = "{level}"
-[pipeline]
-order = ["audit", "auth", "clumsy", "sanitize", "truncate", "router", "meter"]
+{ORDER}
 [plugins.audit]
 content = "full"
 content_key = "env:CANARY_CONTENT"
@@ -115,15 +98,10 @@ content_key = "env:CANARY_CONTENT"
 issuer = "https://login.test"
 audiences = ["gateway"]
 jwks = "file:{folder}/keys.json"
-[plugins.router.retries]
-most = 0
-[plugins.router.breaker]
-enabled = false
-[plugins.router.credentials]
-enabled = false
+{ONCE}
 [deadlines]
 first_token = "1s"
-{providers}
+{every_dialect(url, "env:CANARY_PROVIDER")}
 [providers.tls]
 base_url = "{base.replace("http:", "https:")}/v1"
 api_key = "env:CANARY_PROVIDER"
@@ -163,19 +141,7 @@ class Run:
         return raw.data
 
     async def websocket(self, path: str, token: str, *frames: object) -> None:
-        head = f"GET {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        head += f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {token}\r\n\r\n"
-        sent = head.encode() + b"".join(masked(json.dumps(frame).encode()) for frame in frames)
-        async with await trio.open_tcp_stream(*self.it.address) as stream:
-            await stream.send_all(sent)
-            received = b""
-            with trio.move_on_after(1.5):
-                while b"_end" not in received and b'"error"' not in received and b"response.completed" not in received:
-                    chunk = await stream.receive_some(65536)
-                    if not chunk:
-                        break
-                    received += chunk
-            self.said.append(received)
+        self.said.append(await over_websocket(self.it.address, path, token, *frames))
 
 
 def token_of(folder: Path) -> str:
@@ -310,7 +276,7 @@ async def reload(run: Run, world: World, folder: Path) -> None:
 async def the_world(tmp_path: Path, held: Mapping[str, str]) -> AsyncIterator[tuple[Run, World]]:
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
-        site = install(tmp_path)
+        site = installed(tmp_path, PLUGIN)
         async with ScriptedProvider.running() as provider:
             text = settings(tmp_path, provider.url, unused.getsockname()[1])
             environ = {**held, "PYTHONPATH": f"{site}:{os.environ.get('PYTHONPATH', '')}"}

@@ -19,11 +19,11 @@ import trio
 
 from clawproxy.scripted import ScriptedProvider
 from tests.e2e.process import Served, served
-from tests.e2e.websocket_client import masked
 from tests.matrix import asking
 from tests.matrix.asking import Ask
-from tests.matrix.expected import BASE, PROVIDERS
+from tests.matrix.expected import PROVIDERS
 from tests.threats.kit import get, leaks, post, say
+from tests.threats.surroundings import ONCE, ORDER, every_dialect, installed, over_websocket
 
 KEY, PROVIDER_KEY = "sk-client-0918273645abcdef", "sk-provider-5a6b7c8d9e0f1122"
 ENVIRON = {"TEST_CLIENT_KEY": KEY, "TEST_PROVIDER_KEY": PROVIDER_KEY}
@@ -90,23 +90,7 @@ class Canaries:
         return self.known.setdefault(place, f"Z{secrets.token_hex(12)}")
 
 
-def install(folder: Path) -> Path:
-    place = folder / "site"
-    info = place / "clumsy-1.dist-info"
-    info.mkdir(parents=True)
-    (place / "clumsy.py").write_text(PLUGIN)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: clumsy\nVersion: 1\n")
-    (info / "entry_points.txt").write_text("[clawproxy]\nclumsy = clumsy:plugin\n")
-    return place
-
-
 def settings(folder: Path, url: str, level: str) -> str:
-    base = url.removesuffix("/v1")
-    providers = "".join(
-        f'[providers.{name}]\ndialect = "{name}"\nbase_url = "{base}{path}"\napi_key = "env:TEST_PROVIDER_KEY"\n'
-        f'[models.via-{name}]\nroutes = [{{ provider = "{name}", model = "scripted-1" }}]\n'
-        for name, path in BASE.items()
-    )
     return f"""
 [server]
 listen = "127.0.0.1:0"
@@ -114,20 +98,13 @@ admin = "127.0.0.1:0"
 state_dir = "{folder}/state"
 [log]
 level = "{level}"
-[pipeline]
-order = ["audit", "auth", "clumsy", "sanitize", "truncate", "router", "meter"]
-[plugins.router.retries]
-most = 0
-[plugins.router.breaker]
-enabled = false
-[plugins.router.credentials]
-enabled = false
+{ORDER}{ONCE}
 [plugins.truncate]
 http = "truncate"
 [policies.no]
 when = {{ content = "refuse-me" }}
 refuse = "No."
-{providers}
+{every_dialect(url, "env:TEST_PROVIDER_KEY")}
 [models.small]
 routes = [{{ provider = "openai_chat", model = "scripted-1", context_tokens = 200 }}]
 [keys.bench]
@@ -138,7 +115,7 @@ may_assert = false
 
 @asynccontextmanager
 async def world(folder: Path, level: str) -> AsyncIterator[tuple[Served, ScriptedProvider]]:
-    environ = {**ENVIRON, "PYTHONPATH": f"{install(folder)}:{os.environ.get('PYTHONPATH', '')}"}
+    environ = {**ENVIRON, "PYTHONPATH": f"{installed(folder, PLUGIN)}:{os.environ.get('PYTHONPATH', '')}"}
     async with (
         ScriptedProvider.running() as provider,
         served(folder, settings(folder, provider.url, level), **environ) as it,
@@ -205,21 +182,6 @@ def scripts(held: Canaries) -> list[str]:
     ]
 
 
-async def speak(it: Served, path: str, *frames: object) -> None:
-    head = f"GET {path} HTTP/1.1\r\nHost: gw\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    head += f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {KEY}\r\n\r\n"
-    async with await trio.open_tcp_stream(*it.address) as stream:
-        data = [each if isinstance(each, bytes) else json.dumps(each).encode() for each in frames]
-        await stream.send_all(head.encode() + b"".join(map(masked, data)))
-        received = b""
-        with trio.move_on_after(1.0):
-            while b"_end" not in received and b'"error"' not in received and b"response.completed" not in received:
-                chunk = await stream.receive_some(65536)
-                if not chunk:
-                    break
-                received += chunk
-
-
 async def use(it: Served, provider: ScriptedProvider, held: Canaries) -> None:
     """Every surface, well and badly."""
     auth = {"Authorization": f"Bearer {KEY}"}
@@ -241,10 +203,18 @@ async def use(it: Served, provider: ScriptedProvider, held: Canaries) -> None:
     await say(it.address, post(b"--x\r\n" + held["multipart"].encode(), headers=form))
     await say(it.address, get(f"/v1/models?q={held['query']}", f"Authorization: Bearer {KEY}\r\n"))
     asked = {"type": "llm_request", "id": "a", "model": "via-openai_chat"}
-    await speak(it, "/websocket", {**asked, "prompt": held["socket prompt"]})
-    await speak(it, "/websocket", {**asked, "prompt": 5, "note": held["socket unknown"]})
-    await speak(it, "/websocket", {"type": held["socket type"], "text": held["socket text"]}, b"{" + held["socket JSON"].encode())
-    await speak(it, "/v1/responses", {"type": "response.create", "model": "via-openai_responses", "input": held["responses"]})
+    await over_websocket(it.address, "/websocket", KEY, {**asked, "prompt": held["socket prompt"]})
+    await over_websocket(it.address, "/websocket", KEY, {**asked, "prompt": 5, "note": held["socket unknown"]})
+    await over_websocket(
+        it.address,
+        "/websocket",
+        KEY,
+        {"type": held["socket type"], "text": held["socket text"]},
+        b"{" + held["socket JSON"].encode(),
+    )
+    await over_websocket(
+        it.address, "/v1/responses", KEY, {"type": "response.create", "model": "via-openai_responses", "input": held["responses"]}
+    )
 
 
 @pytest.mark.slow
