@@ -193,20 +193,23 @@ class Metered:
 
     def see(self, batch: Batch) -> None:
         events = batch.events
-        end = len(events)
-        if end > 4 and self._running is None:  # tokens that were read together, and perhaps what follows the last
-            while end and type(events[end - 1]) is not Text:
+        if len(events) > 8 and self._running is None:  # tokens that were read together, between what begins and ends an answer
+            first, end = 0, len(events)
+            while first < end and type(events[first]) is not Text:
+                first += 1
+            while first < end and type(events[end - 1]) is not Text:
                 end -= 1
             try:
-                self._size += figures.text_bytes("".join([event.text for event in events[:end]]))  # type: ignore[union-attr]
+                text = "".join([event.text for event in events[first:end]])  # type: ignore[union-attr]
             except AttributeError:
                 pass  # something else is among them: one by one, then
             else:
-                events = events[end:]
+                self._size += figures.text_bytes(text)
+                events = (*events[:first], *events[end:])
         for event in events:
             kind = type(event)
             if kind is Text or kind is Reasoning or kind is Refused:
-                text: str = event.text  # type: ignore[union-attr]
+                text = event.text  # type: ignore[union-attr]
                 self._size += len(text) if text.isascii() else figures.text_bytes(text)
                 if self._running is not None:
                     self._running.add(text)
