@@ -115,7 +115,7 @@ class Budgeted(Metered):
         try:
             if self._budgets.lines.waiting:
                 self._queue_up()
-            answer = self._app.store.reserve(row, self._claims())
+            answer = self._app.store.reserve(row, self._claims(row))
             if answer is DONE:
                 self._granted(row.opened)
                 return DONE
@@ -133,7 +133,7 @@ class Budgeted(Metered):
                     raise self._refused(short)
                 self._output = self._less(short)
                 row = replace(row, reserved_output=self._output, reserved_nano=self._most_nano(self._output))
-                answer = self._app.store.reserve(row, self._claims())
+                answer = self._app.store.reserve(row, self._claims(row))
             if self._output < asked:
                 self._tell_capped()
             self._granted(row.opened)
@@ -141,7 +141,8 @@ class Budgeted(Metered):
             self._books.attempts.remove(self)
             raise
 
-    def _claims(self) -> list[Claim]:
+    def _claims(self, row: LedgerOpen) -> list[Claim]:
+        nano = row.reserved_nano if self._running is None else None  # then it is what `strict` holds, too
         held: list[int] = []
         claims: list[Claim] = []
         counted = self._exchange.state.get("budgets")
@@ -151,6 +152,8 @@ class Budgeted(Metered):
                 amount = 0 if counted is not None and (rule.name, scope) in counted else 1
             elif unit == "concurrent":
                 amount = 1
+            elif unit == "nano" and nano is not None and not rule.tight:
+                amount = nano
             else:
                 amount = 0 if self._free else self._need.amount(rule, self._output)
             held.append(amount)
@@ -285,7 +288,7 @@ class Budgeted(Metered):
                     break
                 left -= size
             elif not isinstance(event, Finish | End):
-                size = _size_of(event)
+                size = figures.other_bytes(event)
                 if size > left:
                     break
                 left -= size
@@ -390,11 +393,3 @@ class Budgeted(Metered):
             if standing.resets_at is not None:
                 details["resets_at"] = standing.resets_at
             self._exchange.notice(code, words, **details)
-
-
-def _size_of(event: Event) -> int:
-    """Bytes of content, as `Metered.see` counts them."""
-    arguments = getattr(event, "arguments", None)
-    if arguments is None:
-        return 0
-    return figures.text_bytes(arguments) + figures.text_bytes(getattr(event, "name", None) or "")

@@ -10,6 +10,7 @@ from attrs import evolve, frozen
 from clawproxy.counting import estimate as estimate
 from clawproxy.counting import prompt_bound as prompt_bound
 from clawproxy.counting import text_bytes as text_bytes
+from clawproxy.events import Event
 from clawproxy.messages import ChatRequest, Route, TextPart, Usage
 
 CLAMP_FACTOR = 4
@@ -135,3 +136,11 @@ def _count(value: object, most: int) -> int | None:
     if type(value) is not int or value < 0:  # the provider's word: it can be anything
         return None
     return min(value, most)
+
+
+def other_bytes(event: Event) -> int:
+    """Bytes of content of an event that is no text, as a meter counts them."""
+    arguments = getattr(event, "arguments", None)
+    if arguments is None:
+        return 0
+    return text_bytes(arguments) + text_bytes(getattr(event, "name", None) or "")

@@ -314,6 +314,7 @@ class OnDisk(Machine):
     @rule()
     def a_tool_sees_the_same(self) -> None:
         async def look() -> Any:
+            assert isinstance(self.store, SqliteStore)
             self.store._writer.write_closings()  # which takes milliseconds
             tool = SqliteStore.open_tool(Path(self.folder.name))
             try:
