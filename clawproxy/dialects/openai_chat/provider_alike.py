@@ -34,10 +34,10 @@ _PROBE_JSON = msgspec.json.encode(_PROBE)
 class Alike:
     """What the chunks of one stream have in common, once `study` has found it."""
 
-    __slots__ = ("_head", "_tail", "tries")
+    __slots__ = ("_between", "_head", "_tail", "tries")
 
     def __init__(self) -> None:
-        self._head = self._tail = b""
+        self._head = self._tail = self._between = b""
         self.tries = TRIES
 
     def study(self, wire: bytes) -> None:
@@ -55,7 +55,7 @@ class Alike:
         if delta is not None and not chunk.choices[0].finish_reason:
             content_events(delta, events)
         if events == [Text(_PROBE)]:
-            self._head, self._tail = head, tail
+            self._head, self._tail, self._between = head, tail, tail + head
 
     def read(self, data: bytes, place: int, events: list[Event]) -> int:
         """Append the texts of the events from `place` on that are alike; where they end, `place` if there is none."""
@@ -83,22 +83,23 @@ class Alike:
         return end
 
     def _several(self, data: bytes, first: int, events: list[Event]) -> int:
-        """The row of alike events from `first` on at once, as one array of strings; 0 where what should be a string is none.
+        """The row of alike events from `first` on at once, as one array of strings; 0 where it is not one row.
 
         That there are as many strings as pieces means that each is one, for a piece that was not would leave its own chunk no
-        JSON. (`data.split(tail + head)` is shorter, and ten times as dear: so long a text is prepared anew before each piece.)
+        JSON. (`data.split(between)` is shorter, and ten times as dear: so long a text is prepared anew before each piece.)
         """
         head, tail = self._head, self._tail[:-2]
         begin, end = len(head), -len(tail)
-        after = first - begin
-        blocks = data[after:].split(b"\n\n")
+        blocks = data[first - begin :].split(b"\n\n")
         blocks.pop()  # what no blank line has ended
-        pieces: list[bytes] = []
-        for block in blocks:
-            if not (block.startswith(head) and block.endswith(tail)):
-                break
-            pieces.append(block[begin:end])
-            after += len(block) + 2
+        while not (blocks[-1].startswith(head) and blocks[-1].endswith(tail)):
+            blocks.pop()  # what ends the row: a finish, the figures, the marker
+            if not blocks:
+                return 0
+        pieces = [block[begin:end] for block in blocks]
+        row = self._between.join(pieces)
+        if not data.startswith(row, first):
+            return 0
         try:
             texts = _strings(b"[%b]" % b",".join(pieces))
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -106,4 +107,4 @@ class Alike:
         if len(texts) != len(pieces) or "" in texts:
             return 0
         events.extend(map(Text, texts))
-        return after
+        return first + len(row) + len(self._tail)
