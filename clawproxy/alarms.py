@@ -43,6 +43,10 @@ class Alarm:
             self._next = due
             self._alarms.add(due, self)
 
+    def set_in(self, seconds: float) -> None:
+        """`set`, from now on."""
+        self.set(self._alarms.now() + seconds)
+
     def end(self) -> None:
         """Never again; the heap may hold this object a while longer, but not its connection."""
         self.due = math.inf
