@@ -56,7 +56,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
     story = _Story(generation, exchange, call, client)
     outcome: Outcome | None = None
     try:
-        with call.lifetime.scope:
+        with call.lifetime:
             outcome = await story.run()
         # One attempt's clock ran out, or the client said more: go on with the next attempt.
         while outcome is None and story.goes_on():
@@ -150,7 +150,7 @@ class _Story:
             assert request is not None
             assert plan is not None
             tried = len(leg)
-            if leg and self.call.lifetime.scope.cancel_called:
+            if leg and self.call.lifetime.ended:
                 # Interrupted in the moment it failed: the next one needs a renewed scope, and what a plan gives is taken by then.
                 await trio.lowlevel.checkpoint()
             route = self._next(plan, leg)

@@ -30,7 +30,7 @@ from clawproxy.http1 import response
 from clawproxy.http1.engine import EngineFactory
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import risky_target
-from clawproxy.lifetime import Lifetime
+from clawproxy.lifetime import KeptScope, Lifetime
 from clawproxy.messages import Credentials
 from clawproxy.service import Call, Service
 from clawproxy.transport import access, origins
@@ -110,6 +110,7 @@ class Connection:
         self._alarm = Alarm(front.alarms, self._clock.cancel)
         self._reader = RequestReader(self._wire, self._alarm, self._clock, engine, "tls" if secure else "new")
         self._asked: Asked | None = None
+        self._kept = KeptScope()
         self._lifetime: Lifetime | None = None
         self._client: HttpClient | None = None
         self._gone = False
@@ -150,7 +151,8 @@ class Connection:
             with self._clock:
                 if await self._handshake():
                     monitor.watch(sock, self)
-                    linger = await self._serve()
+                    with self._kept:
+                        linger = await self._serve()
             if self._clock.cancelled_caught:
                 linger = await self._out_of_time()
             monitor.unwatch(sock)
@@ -268,7 +270,7 @@ class Connection:
             body = await self._reader.body(head, self._limits.body, config.deadlines)
         except ClawError as error:
             return await self._refuse(error, head)
-        self._lifetime = lifetime = Lifetime()
+        self._lifetime = lifetime = Lifetime(self._kept)
         self._client = client = HttpClient(
             self._wire,
             self._front.pulse,
