@@ -126,7 +126,8 @@ class _Story:
         if (self.call.size or limits.frame) > limits.media:
             bound_media(request, limits.media)
         clock.end_after(exchange.deadlines.total)
-        await self._admit()
+        if not self._admitted():
+            await self._queue()
         await self._prepare(request)
         return await self.attempt_until_done()
 
@@ -320,18 +321,20 @@ class _Story:
         self.told = True
         return outcome
 
-    async def _admit(self) -> None:
+    def _admitted(self) -> bool:
+        """Whether there is a place at once. Who is asked within another exchange has that one's."""
+        if self.call.parent is None:
+            self.ticket = self.generation.admission.try_enter(self.exchange.principal.key)
+            return self.ticket is not None
+        return True
+
+    async def _queue(self) -> None:
         """Wait for a place, fairly by key, under the `queue` clock."""
-        if self.call.parent is not None:
-            return  # it has the place of the exchange it is asked in
-        admission, key = self.generation.admission, self.exchange.principal.key
-        self.ticket = admission.try_enter(key)
-        if self.ticket is None:
-            began = trio.current_time()
-            self.clock.wait_for_place()
-            self.ticket = await admission.enter(key)
-            self.clock.place_found()
-            self.exchange.timing.queue = trio.current_time() - began
+        began = trio.current_time()
+        self.clock.wait_for_place()
+        self.ticket = await self.generation.admission.enter(self.exchange.principal.key)
+        self.clock.place_found()
+        self.exchange.timing.queue = trio.current_time() - began
 
     def interrupted(self) -> Outcome:
         """The scope was cancelled for a cause."""

@@ -170,7 +170,7 @@ class Gateway:
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self.app = app
-        app.gauge = metrics.gauge
+        app.gauge, app.count = metrics.gauge, metrics.count
         self.metrics = metrics
         declare(metrics)
         limits = app.config.limits
