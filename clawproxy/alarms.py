@@ -103,6 +103,7 @@ class Alarms:
             with self._sleep:
                 await trio.sleep_forever()
             now = trio.current_time()
-            while self._heap and self._heap[0][0] <= now:
+            # Those that have ended leave with those that are reached: else each exchange woke this task once more.
+            while self._heap and (self._heap[0][0] <= now or self._heap[0][2].over):
                 at, _, alarm = heapq.heappop(self._heap)
                 alarm.reached(at, now)
