@@ -150,7 +150,7 @@ class ExchangeClock:
             self._entered = now
             self._slice = math.inf
             self._sliced = False
-            if Reasoning in map(type, batch.events):
+            if Reasoning in {*map(type, batch.events)}:
                 self._stall = "stall_reasoning"
         if self._rate is not None:
             self._rate.count(batch.events, self._now())

@@ -174,15 +174,15 @@ class Scanner:
     def may_hold(self, data: bytes) -> bool:
         """Whether it may hold a match; False is certain."""
         hits = self._quick.Match(data)
-        return bool(hits and any(hits)) or (not data.isascii() and self._may_hide(data))
+        return bool(hits and any(hits)) or self._may_hide(data)
 
     def _may_hide(self, data: bytes) -> bool:
-        return self.hidden is not None and _gate().search(data) is not None
+        return self.hidden is not None and not data.isascii() and _gate().search(data) is not None
 
     def holds(self, data: bytes, counts: dict[str, int]) -> bool:
         """Whether it holds a match of a rule that does more than flag. What was not counted before counts once. Raises Refusal
         where a rule blocks."""
-        if not data.isascii() and self._may_hide(data):
+        if self._may_hide(data):
             if INVISIBLE not in counts:
                 self._hidden_found(1, counts)
             if self.hidden == "strip":
@@ -202,7 +202,7 @@ class Scanner:
 
     def is_clean(self, data: bytes) -> bool:
         """Neither holds a match nor ends with what must wait."""
-        return not self._quick.Match(data) and (data.isascii() or not self._may_hide(data))
+        return not self._quick.Match(data) and not self._may_hide(data)
 
     def find(self, data: bytes, start: int) -> int | None:
         """Where the first match begins, at `start` or later; what stands before `start` is seen by `\\b` only."""
