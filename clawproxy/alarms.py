@@ -43,6 +43,10 @@ class Alarm:
             self._next = due
             self._alarms.add(due, self)
 
+    def set_in(self, seconds: float) -> None:
+        """`set`, from now on."""
+        self.set(self._alarms.now() + seconds)
+
     def end(self) -> None:
         """Never again; the heap may hold this object a while longer, but not its connection."""
         self.due = math.inf
@@ -99,6 +103,7 @@ class Alarms:
             with self._sleep:
                 await trio.sleep_forever()
             now = trio.current_time()
-            while self._heap and self._heap[0][0] <= now:
+            # Those that have ended leave with those that are reached: else each exchange woke this task once more.
+            while self._heap and (self._heap[0][0] <= now or self._heap[0][2].over):
                 at, _, alarm = heapq.heappop(self._heap)
                 alarm.reached(at, now)

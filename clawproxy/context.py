@@ -69,6 +69,9 @@ class Timing:
     total: float | None = None
     prompt: float | None = None
     """The client streaming its prompt."""
+    _told: Mapping[str, float] | None = field(default=None, init=False, repr=False, eq=False)
+    """What `milliseconds` made of all this for `_told_of`."""
+    _told_of: float = field(default=0.0, init=False, repr=False, eq=False)
 
     def gateway(self) -> float | None:
         """What the gateway itself added: total less what was spent waiting for others."""
@@ -77,8 +80,10 @@ class Timing:
         others = (self.queue or 0.0) + (self.connect or 0.0) + (self.upstream or 0.0) + (self.prompt or 0.0)
         return max(0.0, self.total - others)
 
-    def milliseconds(self) -> dict[str, float]:
-        """`{"queue": 0.1, ...}`, phases not reached left out."""
+    def milliseconds(self) -> Mapping[str, float]:
+        """`{"queue": 0.1, ...}`, phases not reached left out. Nothing changes once there is a `total`: then it is made once."""
+        if self._told is not None and self._told_of == self.total:
+            return self._told
         out: dict[str, float] = {}  # no loop, no round(): they took half of the time
         if (queue := self.queue) is not None:
             out["queue"] = int(queue * 1e6 + 0.5) / 1000
@@ -96,6 +101,7 @@ class Timing:
             others = (queue or 0.0) + (connect or 0.0) + (upstream or 0.0) + (prompt or 0.0)
             out["gateway"] = int(max(0.0, total - others) * 1e6 + 0.5) / 1000
             out["total"] = int(total * 1e6 + 0.5) / 1000
+            self._told, self._told_of = out, total
         return out
 
 

@@ -56,7 +56,7 @@ async def run_exchange(generation: Generation, call: Call, client: Client) -> Ou
     story = _Story(generation, exchange, call, client)
     outcome: Outcome | None = None
     try:
-        with call.lifetime.scope:
+        with call.lifetime:
             outcome = await story.run()
         # One attempt's clock ran out, or the client said more: go on with the next attempt.
         while outcome is None and story.goes_on():
@@ -127,7 +127,8 @@ class _Story:
         if (self.call.size or limits.frame) > limits.media:
             bound_media(request, limits.media)
         clock.end_after(exchange.deadlines.total)
-        await self._admit()
+        if not self._admitted():
+            await self._queue()
         await self._prepare(request)
         return await self.attempt_until_done()
 
@@ -151,7 +152,7 @@ class _Story:
             assert request is not None
             assert plan is not None
             tried = len(leg)
-            if leg and self.call.lifetime.scope.cancel_called:
+            if leg and self.call.lifetime.ended:
                 # Interrupted in the moment it failed: the next one needs a renewed scope, and what a plan gives is taken by then.
                 await trio.lowlevel.checkpoint()
             route = self._next(plan, leg)
@@ -321,18 +322,20 @@ class _Story:
         self.told = True
         return outcome
 
-    async def _admit(self) -> None:
+    def _admitted(self) -> bool:
+        """Whether there is a place at once. Who is asked within another exchange has that one's."""
+        if self.call.parent is None:
+            self.ticket = self.generation.admission.try_enter(self.exchange.principal.key)
+            return self.ticket is not None
+        return True
+
+    async def _queue(self) -> None:
         """Wait for a place, fairly by key, under the `queue` clock."""
-        if self.call.parent is not None:
-            return  # it has the place of the exchange it is asked in
-        admission, key = self.generation.admission, self.exchange.principal.key
-        self.ticket = admission.try_enter(key)
-        if self.ticket is None:
-            began = trio.current_time()
-            self.clock.wait_for_place()
-            self.ticket = await admission.enter(key)
-            self.clock.place_found()
-            self.exchange.timing.queue = trio.current_time() - began
+        began = trio.current_time()
+        self.clock.wait_for_place()
+        self.ticket = await self.generation.admission.enter(self.exchange.principal.key)
+        self.clock.place_found()
+        self.exchange.timing.queue = trio.current_time() - began
 
     def interrupted(self) -> Outcome:
         """The scope was cancelled for a cause."""

@@ -131,7 +131,8 @@ class ExchangeClock:
     def enter(self, clock: str) -> None:
         """`queue`, `connect` or `first_token` begins."""
         now = self._now()
-        self._account(now)
+        if self._running:
+            self._account(now)
         self._running = clock
         self._entered = now
         due = now + getattr(self._deadlines, clock)
@@ -149,9 +150,8 @@ class ExchangeClock:
             self._entered = now
             self._slice = math.inf
             self._sliced = False
-            for event in batch.events:
-                if type(event) is Reasoning:
-                    self._stall = "stall_reasoning"
+            if Reasoning in {*map(type, batch.events)}:
+                self._stall = "stall_reasoning"
         if self._rate is not None:
             self._rate.count(batch.events, self._now())
 

@@ -9,6 +9,8 @@ Rule 3: None is "not said". It never stands for zero.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -237,6 +239,15 @@ class Credentials:
     """The address it came from."""
     surface: str = ""
     certificate: ClientCertificate | None = None
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What a verdict on it is known by; b"" where nothing was shown."""
+        if self.token is None and self.certificate is None:
+            return b""
+        shown = "" if self.certificate is None else self.certificate.digest
+        seen = f"{self.surface}\0{self.peer}\0{shown}\0{self.token or ''}"
+        return blake2b(seen.encode("utf-8", "surrogateescape"), digest_size=32).digest()
 
 
 @value

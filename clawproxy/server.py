@@ -156,7 +156,6 @@ class Server:
         app.resolve_secret = self._resolve
         app.pepper = self._pepper(state_dir)
         self.gateway = gateway = Gateway(app, self.metrics)
-        app.count = gateway.count
         async with trio.open_nursery() as service:
             app.nursery = service
             self.reloader = reloader = Reloader(gateway, self.plugins, self._resolve, self.limits, service, tls)

@@ -91,3 +91,29 @@ async def test_an_earlier_one_wakes_the_sleeper(autojump_clock: MockClock) -> No
         await trio.sleep(100)
         assert rings == ["early"]
         nursery.cancel_scope.cancel()
+
+
+class Wakings(trio.abc.Instrument):
+    """How often the sleeper ran."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name.endswith("Alarms.run")
+
+
+async def test_those_that_ended_do_not_wake_the_sleeper_one_by_one(autojump_clock: MockClock) -> None:
+    book, steps = Alarms(), Wakings()
+    trio.lowlevel.add_instrument(steps)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(book.run)
+        for _ in range(100):
+            alarm = Alarm(book, lambda: None)
+            alarm.set(trio.current_time() + 10)
+            await trio.sleep(0.01)
+            alarm.end()
+        await trio.sleep(100)
+        nursery.cancel_scope.cancel()
+    assert not len(book)
+    assert steps.count < 10

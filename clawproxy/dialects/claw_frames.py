@@ -291,7 +291,7 @@ def grouped(events: Sequence[Event]) -> list[list[Event]]:
     return groups
 
 
-def _timing(exchange: Exchange) -> dict[str, float]:
+def _timing(exchange: Exchange) -> Mapping[str, float]:
     """The phases; `total` is set before the last frame is made."""
     timing: Timing = exchange.timing
     return timing.milliseconds()

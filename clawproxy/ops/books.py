@@ -218,7 +218,8 @@ def short_line(exchange: Exchange, outcome: Outcome, log: Log) -> bytes | None:
 
 @frozen(slots=True)
 class _Plan:
-    """Where a good exchange of one attempt is counted: the series that grow by one, by tokens, and the histograms."""
+    """Where a good exchange of one attempt is counted: the series that grow by one, by tokens (none where nobody meters), and the
+    histograms."""
 
     ones: tuple[Cell, ...]
     tokens: tuple[Cell, ...]
@@ -230,13 +231,13 @@ class _Plan:
 def count(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
     """Count a finished exchange."""
     attempts, usage, timing = exchange.attempts, exchange.usage, exchange.timing
-    usual = len(attempts) == 1 and usage is not None and outcome.error is None and timing.prompt is None
-    if not usual or usage is None or timing.total is None or timing.first_token is None:
+    usual = len(attempts) == 1 and outcome.error is None and timing.prompt is None
+    if not usual or timing.total is None or timing.first_token is None:
         count_in_full(exchange, outcome, metrics)
         return
     attempt = attempts[0]
     provider = attempt.route.provider
-    kind = (exchange.surface, outcome.label, provider, attempt.outcome, attempt.reason)
+    kind = (exchange.surface, outcome.label, provider, attempt.outcome, attempt.reason, usage is None)
     plan: _Plan | None = metrics.plans.get(kind)
     if plan is None or exchange.route is not attempt.route:
         count_in_full(exchange, outcome, metrics)
@@ -246,10 +247,11 @@ def count(exchange: Exchange, outcome: Outcome, metrics: Metrics) -> None:
         return
     for series, key in plan.ones:
         series[key] += 1
-    (series, sent), (_, received), (_, cached) = plan.tokens
-    series[sent] += usage.input_tokens or 0
-    series[received] += usage.output_tokens or 0
-    series[cached] += usage.cached_tokens or 0
+    if usage is not None:
+        (series, sent), (_, received), (_, cached) = plan.tokens
+        series[sent] += usage.input_tokens or 0
+        series[received] += usage.output_tokens or 0
+        series[cached] += usage.cached_tokens or 0
     total, first_token = timing.total, timing.first_token
     gateway = max(0.0, total - (timing.queue or 0.0) - (timing.connect or 0.0) - (timing.upstream or 0.0))
     plan.total[bisect_left(SECONDS, total)] += 1
@@ -267,8 +269,9 @@ def _plan(exchange: Exchange, outcome: Outcome, attempt: Attempt, metrics: Metri
         metrics.cell("clawproxy_requests_total", surface=surface, outcome=outcome.label),
         metrics.cell("clawproxy_attempts_total", provider=provider, outcome=attempt.outcome or "internal"),
         metrics.cell("clawproxy_routes_total", provider=provider, reason=attempt.reason),
-        *(metrics.cell("clawproxy_tokens_total", direction=direction) for direction in ("input", "output", "cached")),
     ]
+    if exchange.usage is not None:
+        cells += [metrics.cell("clawproxy_tokens_total", direction=direction) for direction in ("input", "output", "cached")]
     known = [cell for cell in cells if cell is not None]
     total = metrics.row("clawproxy_request_seconds", surface=surface)
     gateway = metrics.row("clawproxy_gateway_seconds", surface=surface)

@@ -117,7 +117,7 @@ class Metrics:
     _undeclared: int = 0
     _seen: dict[tuple[Any, ...], Cell] = field(factory=dict)
     """Counters by name and labels as they were given, where those needed no change: no larger than the series there are."""
-    plans: dict[tuple[str | None, ...], Any] = field(factory=dict)
+    plans: dict[tuple[str | bool | None, ...], Any] = field(factory=dict)
     """What `books` counts for each kind of good exchange."""
 
     def declare(

@@ -8,10 +8,8 @@ Rule 3: what a raising hook means is decided here, as the table in docs/plugins.
 
 from __future__ import annotations
 
-import functools
-import operator
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -323,22 +321,11 @@ def _configure(plugins: Plugins, order: Sequence[str], settings: Mapping[str, An
 
 
 def bind(impl: pluggy.HookImpl, given: Sequence[str], bound: Mapping[str, Any]) -> Callable[..., Any]:
-    """A callable that takes `given` positionally and passes on what the implementation asked for, `bound` values included."""
-    function: Callable[..., Any] = impl.function
-    wanted: Iterable[str] = impl.argnames
-    if tuple(wanted) == tuple(given):
-        return function
-    own = [name for name in wanted if name in given]
-    if own == list(given[: len(own)]) and len(own) == len(given):
-        # All it is given, in order, then constants: the common form, and a call in C.
-        return functools.partial(function, **{name: bound[name] for name in wanted if name in bound})
-    constants = tuple(bound.values())
-    names = [*given, *bound]
-    picked = [names.index(name) for name in wanted]
-    if not picked:
-        return lambda *_: function()
-    if len(picked) == 1:
-        index = picked[0]
-        return lambda *args: function((args + constants)[index])
-    pick = operator.itemgetter(*picked)
-    return lambda *args: function(*pick(args + constants))
+    """A callable that takes `given` positionally and passes on what the implementation asked for, `bound` values included. It is
+    compiled from one line, as a partial with keywords takes twice as long to call."""
+    wanted = tuple(impl.argnames)
+    if wanted == tuple(given):
+        return impl.function
+    line = f"lambda {', '.join(given)}: function({', '.join(wanted)})"
+    made: Callable[..., Any] = eval(line, {**bound, "function": impl.function})
+    return made

@@ -142,7 +142,6 @@ async def claw(
     store = MemoryStore()
     app = App(config, store, "test", None)
     gateway = Gateway(app, Metrics())
-    app.count = gateway.count
     loaded = Plugins(names, plugins)
     upstream = ScriptedUpstream()
     generation = Generation(1, config, gateway, loaded, settings_of(config, loaded.registry.settings), upstream)

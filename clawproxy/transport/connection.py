@@ -30,7 +30,7 @@ from clawproxy.http1 import response
 from clawproxy.http1.engine import EngineFactory
 from clawproxy.http1.head import Head
 from clawproxy.http1.headcheck import risky_target
-from clawproxy.lifetime import Lifetime
+from clawproxy.lifetime import KeptScope, Lifetime
 from clawproxy.messages import Credentials
 from clawproxy.service import Call, Service
 from clawproxy.transport import access, origins
@@ -110,6 +110,7 @@ class Connection:
         self._alarm = Alarm(front.alarms, self._clock.cancel)
         self._reader = RequestReader(self._wire, self._alarm, self._clock, engine, "tls" if secure else "new")
         self._asked: Asked | None = None
+        self._kept = KeptScope()
         self._lifetime: Lifetime | None = None
         self._client: HttpClient | None = None
         self._gone = False
@@ -150,7 +151,8 @@ class Connection:
             with self._clock:
                 if await self._handshake():
                     monitor.watch(sock, self)
-                    linger = await self._serve()
+                    with self._kept:
+                        linger = await self._serve()
             if self._clock.cancelled_caught:
                 linger = await self._out_of_time()
             monitor.unwatch(sock)
@@ -178,11 +180,10 @@ class Connection:
         """Requests, one after another. Returns whether there is somebody to linger for."""
         service = self._service
         while True:
-            self._limits = service.config.limits
+            config = service.config
+            self._limits = limits = config.limits
             try:
-                head = await self._reader.head(
-                    self._limits, service.deadlines, first=not self._requests, draining=self._front.draining
-                )
+                head = await self._reader.head(limits, config.deadlines, first=not self._requests, draining=self._front.draining)
             except ClawError as error:
                 self._begin(None)
                 await self._refuse(error, close=True)
@@ -215,7 +216,7 @@ class Connection:
             self._extra, self._dialect = asked.extra, asked.dialect
             if self._reader.varied:
                 self._asked = asked = evolve(asked, client_request_id=access.client_request_id(head))
-            return await self._exchange(head, asked.dialect, asked)
+            return await self._exchange(head, asked.dialect, asked, config)
         refused = surfaces.check(head, config, self._secure)
         if refused is not None:
             return await self._refuse(refused, head)
@@ -224,7 +225,7 @@ class Connection:
             dialect = surfaces.http.get(head.path) or surfaces.by_pattern(head.path)
             if dialect is not None:
                 self._dialect = dialect
-                return await self._exchange(head, dialect, None)
+                return await self._exchange(head, dialect, None, config)
         self._dialect = surfaces.speaker(head)
         try:
             if head.method == "GET" and (websocket := surfaces.upgrade_at(head.path)) is not None:
@@ -235,11 +236,10 @@ class Connection:
 
     # --- exchanges ---------------------------------------------------------------------------------------------------------
 
-    def _ask(self, head: Head, dialect: ClientDialect, credentials: Credentials) -> Asked:
+    def _ask(self, head: Head, dialect: ClientDialect, credentials: Credentials, config: Config) -> Asked:
         """Raises ClawError: unsupported_media_type, invalid_request."""
         access.check_content(head)
         deadline = access.client_deadline(head)
-        config = self._service.config
         limits = access.decode_limits(config.limits)
         asked = Asked(
             config,
@@ -256,7 +256,7 @@ class Connection:
         self._asked = asked if self._reader.remember(head) else None
         return asked
 
-    async def _exchange(self, head: Head, dialect: ClientDialect, asked: Asked | None) -> bool:
+    async def _exchange(self, head: Head, dialect: ClientDialect, asked: Asked | None, config: Config) -> bool:
         """Args: asked: None where this head is not the one before."""
         service = self._service
         try:
@@ -266,11 +266,11 @@ class Connection:
             if refused is not None:
                 raise refused
             if asked is None:
-                asked = self._ask(head, dialect, credentials)
-            body = await self._reader.body(head, self._limits.body, service.deadlines)
+                asked = self._ask(head, dialect, credentials, config)
+            body = await self._reader.body(head, self._limits.body, config.deadlines)
         except ClawError as error:
             return await self._refuse(error, head)
-        self._lifetime = lifetime = Lifetime()
+        self._lifetime = lifetime = Lifetime(self._kept)
         self._client = client = HttpClient(
             self._wire,
             self._front.pulse,
@@ -280,7 +280,7 @@ class Connection:
             extra=self._extra,
             close=not self._keep,
             close_on_error=self._errors + 1 >= self._limits.errors_per_connection,
-            write_limit=service.deadlines.write,
+            write_limit=config.deadlines.write,
         )
         call = Call(
             self._request_id,

@@ -86,18 +86,19 @@ class RequestReader:
         self._content = None
         self.taken = False
         data, self.leftover = self.leftover, b""
-        collector = HeadCollector(limits.head)
+        collector: HeadCollector | None = None
         raw: bytes | None = None
         if data:
             if self.known is not None and self._recognise(data, limits.head):
                 return self.known.head
+            collector = HeadCollector(limits.head)
             raw = collector.feed(data)
         if raw is None and not first:
             if draining:
                 return None
             self.phase = "head" if data else "idle"
-            self._alarm.set(trio.current_time() + (deadlines.head if data else deadlines.idle))
-        while raw is None:
+            self._alarm.set_in(deadlines.head if data else deadlines.idle)
+        while raw is None or collector is None:
             idle = self.phase == "idle"
             more = await self._wire.receive(wait_first=idle)
             if not more:
@@ -106,19 +107,19 @@ class RequestReader:
                 await trio.lowlevel.checkpoint()  # ended in the very moment it came: nothing of it was begun
             if idle and self.known is not None and self._recognise(more, limits.head):
                 return self.known.head
+            collector = collector or HeadCollector(limits.head)
             raw = collector.feed(more)
             if raw is None and self.phase != "head":
                 if idle:
-                    self._alarm.set(trio.current_time() + deadlines.head)
+                    self._alarm.set_in(deadlines.head)
                 self.phase = "head"
         self.leftover = collector.rest
         self._raw = raw
         self._engine = self._make_engine()
-        head = parse_head(raw, self._engine, collector.match)
-        self.at_work()
-        return head
+        return parse_head(raw, self._engine, collector.match)
 
     def at_work(self) -> None:
+        """A request has begun."""
         self.phase = "request"
         self._alarm.due = math.inf
 
@@ -134,7 +135,6 @@ class RequestReader:
         self._content = data[begin:end]
         self.leftover = data[end:]
         self.taken = True
-        self.at_work()
         return True
 
     def remember(self, head: Head) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,7 +113,7 @@ class Row(msgspec.Struct, gc=False):
     error: str | None
     usage: _Usage | None
     cost_nano: int | None
-    timing_ms: dict[str, float]
+    timing_ms: Mapping[str, float]
     notices: list[str]
     operation: str
     considered: list[_Considered] | msgspec.UnsetType = msgspec.UNSET

@@ -29,6 +29,7 @@ Key = type[Text] | type[Reasoning] | type[Refused] | str | int
 """A kind of text, a kind of `Opaque`, or a tool call's index."""
 MACHINES = frozenset({"type", "id", "item_id", "obfuscation", "tool_use_id"})
 """Of an `Opaque`: strings that stand between the pieces of a text and are none of it."""
+_ENDS = frozenset({Finish, End, Failed})
 TEXTS = 128
 """Texts remembered at once: a provider may make up any number of tool calls."""
 
@@ -102,19 +103,14 @@ class Answer:
 
     def _is_clean(self, events: Sequence[Event]) -> bool:
         """Whether nothing is held, and all the text of this batch may go on: one look, however many tokens it is."""
-        said = []
-        over = False
-        for event in events:
-            kind = type(event)
-            if kind is self._key:
-                if over:
-                    return False  # the text before its end is a text of its own
-                said.append(event.text)  # type: ignore[union-attr]
-            elif kind in CONTENT:
-                return False
-            elif kind is Finish or kind is End or kind is Failed:
-                over = True
-        return self._current.passes(said[0] if len(said) == 1 else "".join(said))
+        key, kinds = self._key, [*map(type, events)]
+        others = {*kinds} - {key}
+        if not others.isdisjoint(CONTENT):
+            return False
+        over = min(map(kinds.index, others & _ENDS), default=len(kinds))
+        if key in kinds[over:]:
+            return False  # the text before its end is a text of its own
+        return self._current.passes("".join([event.text for event in events if type(event) is key]))
 
     def end(self) -> Sequence[Event]:
         out: list[Event] = []

@@ -186,9 +186,9 @@ class Small:
         self.started.set()
         outcome = Outcome("internal")
         try:
-            with call.lifetime.scope:
+            with call.lifetime as scope:
                 outcome = await self._run(call, client)
-            if call.lifetime.scope.cancelled_caught:
+            if scope.cancelled_caught:
                 cause = call.lifetime.cause or ClawError("internal")
                 outcome = Outcome(cause.kind.outcome, cause)
                 with trio.move_on_after(1, shield=True):

@@ -18,6 +18,8 @@ _VALUE = re.compile(r"(?:[a-z_]+;dur=[0-9]+\.[0-9]{3}(?:, |\Z))*")
 @given(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS, SECONDS)
 @example(None, 0.1, 0.2, 0.3, 0.4, None)
 @example(None, 0.1, 0.2, 0.3, 0.4, 0.5)
+@example(None, 0.1, None, 0.2, 0.3, None)
+@example(None, 0.1, None, 0.2, 0.3, 0.5)
 @example(None, None, None, None, None, None)
 def test_the_header_holds_every_phase_that_was_reached(
     queue: float | None,

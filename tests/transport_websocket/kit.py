@@ -80,10 +80,10 @@ class FakeService:
         exchange.timing.total = 0.001
         outcome = Outcome("internal")
         try:
-            with call.lifetime.scope:
+            with call.lifetime as scope:
                 outcome = await self._answer(call, client, exchange)
             cause = call.lifetime.cause
-            if call.lifetime.scope.cancelled_caught and cause is not None:
+            if scope.cancelled_caught and cause is not None:
                 exchange.attempts[-1].closed_at = 1234.5
                 outcome = Outcome(cause.kind.outcome, cause)
                 await client.fail(cause)

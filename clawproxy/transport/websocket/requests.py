@@ -13,7 +13,7 @@ import trio
 from clawproxy.clocks import Deadlines
 from clawproxy.errors import ClawError
 from clawproxy.events import Outcome
-from clawproxy.lifetime import Lifetime
+from clawproxy.lifetime import KeptScope, Lifetime
 from clawproxy.messages import ChatRequest, Credentials
 from clawproxy.service import Call, Client, Service
 from clawproxy.transport.websocket.revoking import turn_down
@@ -100,9 +100,9 @@ class Spare:
 async def serve(session: Session, spare: Spare, job: Job | None) -> None:
     """A task of the connection: one request after another. What a request leaves in context variables the next one finds, as on
     an HTTP connection that is kept alive."""
-    with trio.CancelScope() as scope:
+    with trio.CancelScope() as scope, KeptScope() as kept:
         while job is not None and not scope.cancel_called:
-            await run(session, scope, *job)
+            await run(session, scope, kept, *job)
             job = None  # nothing of it is kept while nothing is asked
             job = await spare.wait()
 
@@ -110,6 +110,7 @@ async def serve(session: Session, spare: Spare, job: Job | None) -> None:
 async def run(
     session: Session,
     scope: trio.CancelScope,
+    kept: KeptScope,
     client: Asker,
     decode: Decode,
     deadline: float | None,
@@ -119,6 +120,7 @@ async def run(
 
     Args:
         scope: this task's own; cancelled only where the request is given up before the exchange has it.
+        kept: the scope of this task's exchanges.
     """
     service = session.service
     client.gate = scope
@@ -147,6 +149,7 @@ async def run(
         )
         if client.steering is not None:
             client.steering.authenticate = partial(_again, session, client, credentials)
+        client.lifetime.keep(kept)
         client.settle(await service.handle(call, client))
     except ClawError as error:
         client.end_with(error)
