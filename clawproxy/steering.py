@@ -132,6 +132,25 @@ class Steering:
     def close(self) -> None:
         self.closed = True
 
+    def let_go(self) -> None:
+        """The request is over. It has this, and this has it: as a circle all of it would wait for the collector."""
+        self.closed = True
+        self.authenticate = None
+        self._heard = _nothing
+
+
+@frozen(slots=True)
+class _Silence:
+    text: str = ""
+    calls: Sequence[int] = ()
+
+
+_silence = _Silence()
+
+
+def _nothing() -> Heard:
+    return _silence
+
 
 @frozen(slots=True)
 class StaysWith:

@@ -50,7 +50,7 @@ class Books:
         if len(self.attempts) == 1:  # nearly always
             exchange.usage, exchange.cost_nano = metered.billed, metered.cost
             return
-        exchange.usage = _sum([metered.billed for metered in self.attempts if metered.billed is not None])
+        exchange.usage = figures.summed([metered.billed for metered in self.attempts if metered.billed is not None])
         exchange.cost_nano = self._cost()
 
     def _cost(self) -> int | None:
@@ -79,37 +79,11 @@ def metered_of(exchange: Exchange, attempt: Attempt) -> Metered | None:
     return next((metered for metered in attempts if metered.attempt is attempt), None)
 
 
-def _sum(usages: list[Usage]) -> Usage | None:
-    if len(usages) < 2:
-        return usages[0] if usages else None
-    return Usage(
-        input_tokens=_add([usage.input_tokens for usage in usages]),
-        output_tokens=_add([usage.output_tokens for usage in usages]),
-        cached_tokens=_add([usage.cached_tokens for usage in usages]),
-        cache_write_tokens=_add([usage.cache_write_tokens for usage in usages]),
-        reasoning_tokens=_add([usage.reasoning_tokens for usage in usages]),
-        source="measured" if all(usage.source == "measured" for usage in usages) else "estimated",
-        raw=usages[-1].raw,
-        cache_write_1h_tokens=_add([usage.cache_write_1h_tokens for usage in usages]),
-        cached_audio_tokens=_add([usage.cached_audio_tokens for usage in usages]),
-        audio_input_tokens=_add([usage.audio_input_tokens for usage in usages]),
-        audio_output_tokens=_add([usage.audio_output_tokens for usage in usages]),
-        image_input_tokens=_add([usage.image_input_tokens for usage in usages]),
-        image_output_tokens=_add([usage.image_output_tokens for usage in usages]),
-        service_tier=usages[0].service_tier if len({usage.service_tier for usage in usages}) == 1 else None,
-    )
-
-
-def _add(counts: list[int | None]) -> int | None:
-    said = [count for count in counts if count is not None]
-    return sum(said) if said else None
-
-
 class Metered:
     """One attempt: what was reserved, what the provider delivered (`see`), and what that comes to (`billed`).
 
     It is the attempt's context, too: entering opens the row, leaving closes it. Left shielded and bounded by the core, so both
-    decide synchronously and hand out the store's own coroutine.
+    decide synchronously and hand out the store's own coroutine. Once closed it knows its exchange no more.
     """
 
     __slots__ = (
@@ -224,7 +198,8 @@ class Metered:
 
     def end(self) -> None:
         """Before the transport reports usage to its client; leaving the attempt settles it finally."""
-        self._books.settle(self._exchange)
+        if not self.closed:
+            self._books.settle(self._exchange)
 
     # --- the row -------------------------------------------------------------------------------------------------------------
 
@@ -280,7 +255,7 @@ class Metered:
         source: Source = usage.source if usage is not None else "none"
         spent = _FREE if usage is None or source == "cache" else usage
         self._app.count("clawproxy_ledger_rows_total", source=source, outcome=outcome)
-        return self._close(
+        closing = self._close(
             LedgerClose(
                 attempt.id,
                 time.time() if attempt.closed_at is None else attempt.closed_at,
@@ -303,6 +278,9 @@ class Metered:
                 None if self._price is None or spent is _FREE else self._price.origin,
             )
         )
+        # the exchange has its books, and they have this: as a circle all of a request would wait for the collector
+        del self._exchange, self._books
+        return closing
 
     def _most_nano(self, output: int | None) -> int | None:
         """What the attempt may cost at most, with an answer of so many tokens; None where there is no price."""

@@ -144,3 +144,30 @@ def other_bytes(event: Event) -> int:
     if arguments is None:
         return 0
     return text_bytes(arguments) + text_bytes(getattr(event, "name", None) or "")
+
+
+def summed(usages: list[Usage]) -> Usage | None:
+    """Of several attempts; None of none. What nobody said is not known."""
+    if len(usages) < 2:
+        return usages[0] if usages else None
+    return Usage(
+        input_tokens=_add([usage.input_tokens for usage in usages]),
+        output_tokens=_add([usage.output_tokens for usage in usages]),
+        cached_tokens=_add([usage.cached_tokens for usage in usages]),
+        cache_write_tokens=_add([usage.cache_write_tokens for usage in usages]),
+        reasoning_tokens=_add([usage.reasoning_tokens for usage in usages]),
+        source="measured" if all(usage.source == "measured" for usage in usages) else "estimated",
+        raw=usages[-1].raw,
+        cache_write_1h_tokens=_add([usage.cache_write_1h_tokens for usage in usages]),
+        cached_audio_tokens=_add([usage.cached_audio_tokens for usage in usages]),
+        audio_input_tokens=_add([usage.audio_input_tokens for usage in usages]),
+        audio_output_tokens=_add([usage.audio_output_tokens for usage in usages]),
+        image_input_tokens=_add([usage.image_input_tokens for usage in usages]),
+        image_output_tokens=_add([usage.image_output_tokens for usage in usages]),
+        service_tier=usages[0].service_tier if len({usage.service_tier for usage in usages}) == 1 else None,
+    )
+
+
+def _add(counts: list[int | None]) -> int | None:
+    said = [count for count in counts if count is not None]
+    return sum(said) if said else None

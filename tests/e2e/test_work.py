@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from clawproxy.scripted.script import parse
 from clawproxy.testing import claw
@@ -17,6 +19,7 @@ from clawproxy.transport import wire as clients
 from clawproxy.upstream import wire as providers
 from tests.e2e.harness import KEY, gateway
 from tests.e2e.http_client import fetch
+from tests.e2e.websocket_client import Frames, masked, open_raw
 
 HOOKS = ("_authenticate", "_prepare", "_choose", "_open", "_tap", "_attempt_finished", "_closed")
 
@@ -116,3 +119,37 @@ async def test_a_whole_answer_is_one_write(tmp_path: Path, monkeypatch: pytest.M
         reply = await fetch(client, "POST", "/v1/chat/completions", headers=HEADERS, body=body(False))
     assert reply.status == 200
     assert len(sizes) == 1
+
+
+async def test_no_request_waits_for_the_collector(tmp_path: Path) -> None:
+    """What a request is made of goes with its last reference. As a circle it would stay until the collector comes by, and each
+    request would be made of memory that no cache has seen for long (a third of what metering cost)."""
+    async with gateway(tmp_path) as running:
+        running.provider.by_model["scripted-1"] = parse("tokens 5")
+
+        async def ask() -> None:
+            for stream in (False, True):
+                async with await running.connect() as client:
+                    await fetch(client, "POST", "/v1/chat/completions", headers=HEADERS, body=body(stream))
+            async with await running.connect() as stream_:
+                frames = Frames(stream_, await open_raw(stream_, KEY))
+                for number in range(2):
+                    asked = {"type": "llm_request", "id": f"r{number}", "model": "test-model", "prompt": "go"}
+                    await stream_.send_all(masked(json.dumps(asked).encode()))
+                    while (await frames.next())["type"] != "llm_response_end":
+                        pass
+
+        await ask()  # connects, and makes what is made once
+        gc.collect()
+        gc.disable()
+        try:
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            await ask()
+            await trio.testing.wait_all_tasks_blocked()
+            gc.collect()
+            left = Counter(type(each).__name__ for each in gc.garbage)
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left.keys() & {"Exchange", "Attempt", "ChatRequest", "Metered", "Lifetime", "ClawClient"}, left

@@ -163,6 +163,8 @@ async def run(
         client.end_with(ClawError("internal"))
     finally:
         client.gate = None
+        if client.steering is not None:
+            client.steering.let_go()
         session.finished(client)
 
 
