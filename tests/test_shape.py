@@ -45,6 +45,7 @@ SIBLINGS_APART = [("clawproxy.transport", "clawproxy.upstream"), ("clawproxy.htt
 NURSERIES = {
     "clawproxy/hedging.py",  # two attempts of one request, and only where it may be hedged
     "clawproxy/server.py",
+    "clawproxy/stores/sqlite.py",  # the service's own: folding, and closings that wait for company
     "clawproxy/transport/front.py",  # the service's own tickers, not a request's
     "clawproxy/transport/pulse.py",
     "clawproxy/upstream/providers.py",  # a task for each credential that is fetched
