@@ -126,7 +126,10 @@ async def test_a_defect_ends_neither_the_service_nor_what_the_others_are_asked_f
         "key-2": True,
     }
     lines = [json.loads(line) for line in log.getvalue().splitlines()]
-    assert [(line["event"], line["error_type"]) for line in lines] == [("recheck.crashed", "ZeroDivisionError")], "said once"
+    crashes = [
+        line["error_type"] for line in lines if line["event"] == "recheck.crashed"
+    ]  # a slow machine says other things, too
+    assert crashes == ["ZeroDivisionError"], "said once"
 
 
 async def test_a_round_that_fails_as_a_whole_is_tried_again(log: io.StringIO, autojump_clock: MockClock) -> None:

@@ -151,6 +151,7 @@ def test_j07_nul_in_a_value_is_a_character() -> None:
     assert jsonio.decode(b'{"a":"\\u0000"}') == {"a": "\0"}
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "data",
     [
