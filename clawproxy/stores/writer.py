@@ -138,8 +138,9 @@ class Writer:
             await self._waiting.wait()
             await trio.sleep(CLOSINGS_WITHIN)
             self._waiting = trio.Event()
-            while not self.write_closings():
+            if not self.write_closings():
                 await trio.sleep(_AGAIN_AFTER)
+                self._waiting.set()
 
     # --- segments ------------------------------------------------------------------------------------------------------------
 
