@@ -37,10 +37,11 @@ async def reopened(store: SqliteStore, state_dir: Path) -> SqliteStore:
     return SqliteStore.open(state_dir, "one")
 
 
-def crash(store: SqliteStore) -> None:
-    """What kill -9 leaves behind some milliseconds after the last closing, without the process: nothing folded, nothing ended
-    properly. The descriptors go away."""
-    store._writer.write_closings()
+def crash(store: SqliteStore, *, at_once: bool = False) -> None:
+    """What kill -9 leaves behind some milliseconds after the last closing, or at once, without the process: nothing folded,
+    nothing ended properly. The descriptors go away."""
+    if not at_once:
+        store._writer.write_closings()
     assert store._writer.segment is not None
     store._writer.segment.close()
     for lane in store._lanes:

@@ -14,6 +14,7 @@ from clawproxy.stores.sqlite import SqliteStore
 from clawproxy.stores.writer import CLOSINGS_WITHIN
 
 from .conftest import make_close, make_open
+from .test_sqlite import crash
 
 
 @pytest.fixture
@@ -76,12 +77,7 @@ async def test_a_crash_in_between_settles_at_what_was_reserved(tmp_path: Path) -
     row = make_open(reserved_input=40, reserved_output=7, reserved_nano=99)
     await store.open_row(row)
     await store.close_row(make_close(row.id, cost_nano=5))
-    assert store._writer.segment is not None
-    store._writer.segment.close()
-    for lane in store._lanes:
-        lane.connection.close()
-    assert store._lock is not None
-    store._lock.release()
+    crash(store, at_once=True)
     store = SqliteStore.open(tmp_path, "two")
     [found] = await store.rows()
     assert found.closed is not None
